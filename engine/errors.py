@@ -1,0 +1,139 @@
+"""The errors of the server, sorted by whose fault they are.
+
+    TaskForgeError
+    ├── CallerError          the request is wrong: repeating it as it is changes nothing (4xx)
+    ├── EnvironmentalError   a server that we need, or our capacity, is short: try again (429, 503)
+    └── InternalError        our own fault (500)
+
+Every error carries a stable `code` that a program may compare, a message that says what to do, and,
+where one input is at fault, the name of its field. `FrameError` and `ShardLost` stay below the API.
+"""
+
+# ruff: noqa: N818 - the names say what happened; every one is an error by its base class.
+
+
+class TaskForgeError(Exception):
+    """Anything that the server refuses or fails to do, with a stable code."""
+
+    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+
+    def __str__(self) -> str:
+        return self.message if self.field is None else f"{self.field}: {self.message}"
+
+
+class CallerError(TaskForgeError):
+    """The caller's fault."""
+
+
+class InvalidInput(CallerError):
+    """A value that breaks a rule; `field` is its path in the input, such as `settings.timeout`."""
+
+    def __init__(self, message: str, field: str | None = None, code: str = "invalid_input") -> None:
+        super().__init__(code, message, field)
+
+
+class NotFound(CallerError):
+    """No such thing, or none that this caller may know of."""
+
+    def __init__(self, message: str, field: str | None = None, code: str = "not_found") -> None:
+        super().__init__(code, message, field)
+
+
+class Conflict(CallerError):
+    """The thing exists already, or is in a state that forbids the move."""
+
+    def __init__(self, message: str, field: str | None = None, code: str = "conflict") -> None:
+        super().__init__(code, message, field)
+
+
+class KeyConflict(Conflict):
+    """An idempotency key was used before with another body."""
+
+    def __init__(
+        self, message: str = "this Idempotency-Key was used before with another body"
+    ) -> None:
+        super().__init__(message, "Idempotency-Key", "idempotency_key_reused")
+
+
+class Unauthenticated(CallerError):
+    """No credentials, or wrong ones."""
+
+    def __init__(self, message: str = "give a valid API key as `Authorization: Bearer …`") -> None:
+        super().__init__("unauthenticated", message)
+
+
+class PermissionDenied(CallerError):
+    """Known, but not allowed to do this."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("permission_denied", message)
+
+
+class TooLarge(CallerError):
+    """More bytes, items or levels than a bound allows."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__("too_large", message, field)
+
+
+class EnvironmentalError(TaskForgeError):
+    """Nobody's fault in the request: the same call may succeed after `retry_after_s`."""
+
+    def __init__(self, code: str, message: str, retry_after_s: float) -> None:
+        super().__init__(code, message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(EnvironmentalError):
+    """Postgres is away, a shard is moving, or the node is stopping (503)."""
+
+    def __init__(
+        self, retry_after_s: float = 1.0, message: str = "not available now: try again"
+    ) -> None:
+        super().__init__("unavailable", message, retry_after_s)
+
+
+class Overloaded(EnvironmentalError):
+    """A bound on memory, backlog or lag is reached (429)."""
+
+    def __init__(
+        self, retry_after_s: float = 1.0, message: str = "more work than the server can take now"
+    ) -> None:
+        super().__init__("overloaded", message, retry_after_s)
+
+
+class InternalError(TaskForgeError):
+    """Our fault; what happened stands in the server's log, not in the message."""
+
+    def __init__(self, message: str = "the server failed; its log says why") -> None:
+        super().__init__("internal", message)
+
+
+class FrameError(Exception):
+    """A frame of the worker stream that makes no sense; `reason` goes into the close frame."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ShardLost(Exception):
+    """This node no longer owns the shard: nothing that it decided since its last commit counts."""
+
+    def __init__(self, shard: int) -> None:
+        super().__init__(f"shard {shard} belongs to another owner")
+        self.shard = shard
+
+
+class ConfigError(Exception):
+    """An option of the configuration that stops the start; names it and says what is accepted."""
+
+    def __init__(self, option: str, source: str, problem: str) -> None:
+        super().__init__(f"option {option} (from {source}): {problem}")
+        self.option = option
+        self.source = source
+        self.problem = problem

@@ -1,0 +1,146 @@
+"""Every bound of the server, in one place, with why it has this value and how bounds relate.
+
+A bound's name ends in its unit: `_bytes_max`, `_s`, `_max` for a count. The asserts at the end hold
+the relations between bounds; they run at import, so a change that breaks one stops the start.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# Jobs
+
+PRIORITY_MIN: Final = 0
+PRIORITY_MAX: Final = 9
+"""Ten lanes: a heap key has four bits for them, and people cannot tell more apart."""
+
+PAYLOAD_BYTES_MAX_DEFAULT: Final = 256 * KIB
+PAYLOAD_BYTES_MAX: Final = MIB
+"""A payload stays in memory while the job waits; what is larger belongs in an object store."""
+
+RESULT_BYTES_MAX: Final = MIB
+"""A result is stored twice, with the job and with its execution."""
+
+ERROR_BYTES_MAX: Final = 64 * KIB
+"""A traceback of some hundred frames; kept for every attempt."""
+
+JSON_DEPTH_MAX: Final = 64
+"""Bounds the recursion of every decoder, ours and those of the workers."""
+
+JOB_TYPE_BYTES_MAX: Final = 255
+KEY_BYTES_MAX: Final = 255
+"""`varchar(255)` in the tables, counted in bytes, so that it holds in every encoding."""
+
+TAGS_MAX: Final = 32
+TAG_BYTES_MAX: Final = 64
+"""Labels to search by, not a second payload."""
+
+ATTEMPTS_MAX: Final = 1_000
+CRASHES_MAX: Final = 100
+"""int2 columns; and one history row for each attempt."""
+
+RETRY_DELAY_S_MAX: Final = 7 * 86_400
+"""The longest pause between two attempts; with ATTEMPTS_MAX no job is forgotten by its policy."""
+
+BACKOFF_MULTIPLIER_MAX: Final = 10.0
+TIMEOUT_S_MAX: Final = 7 * 86_400
+SCHEDULE_AHEAD_S_MAX: Final = 5 * 366 * 86_400
+"""How far in the future a job may be due: catches milliseconds given as seconds."""
+
+# Configuration rows
+
+NAME_BYTES_MAX: Final = 255
+DESCRIPTION_BYTES_MAX: Final = 4 * KIB
+EMAIL_BYTES_MAX: Final = 255
+SETTINGS_BYTES_MAX: Final = 16 * KIB
+PERMISSIONS_MAX: Final = 64
+ASSIGNMENT_WEIGHT_MAX: Final = 1_000
+API_KEY_BYTES_MAX: Final = 128
+"""Longer credentials are refused before they are hashed."""
+
+QUEUES_PER_PROJECT_MAX: Final = 10_000
+"""All queues of a project fit in a node's cache."""
+
+# Requests
+
+BATCH_JOBS_MAX: Final = 1_000
+BATCH_JOBS_MSGPACK_MAX: Final = 10_000
+"""Jobs in one request; one turn of the loop decodes them, so this bounds its lag."""
+
+REQUEST_BYTES_MAX: Final = 32 * MIB
+PAGE_ROWS_MAX: Final = 1_000
+PAGE_ROWS_DEFAULT: Final = 100
+CURSOR_BYTES_MAX: Final = 256
+WAIT_S_MAX: Final = 60.0
+"""A waiting request holds a connection; proxies commonly cut one after 60 s."""
+
+# Shards and the log
+
+SHARDS_MAX: Final = 4_096
+"""A job id has 12 bits for its shard."""
+
+SHARDS_DEFAULT: Final = 64
+
+LOG_READ_ROWS_MAX: Final = 1_000
+"""Log rows of one read during replay; a body may hold megabytes."""
+
+# Store
+
+POOL_CONNECTIONS_MIN: Final = 1
+POOL_CONNECTIONS_MAX: Final = 100
+CONNECT_TIMEOUT_S: Final = 5.0
+ACQUIRE_TIMEOUT_S: Final = 5.0
+STATEMENT_TIMEOUT_S: Final = 30.0
+"""A dead socket or a lock must not hang a request: acquire + statement stays below WAIT_S_MAX."""
+
+BULK_TIMEOUT_S: Final = 300.0
+"""COPY of a backlog, migrations, partition upkeep."""
+
+MIGRATION_LOCK_TIMEOUT_S: Final = 120.0
+"""How long a node waits for another that migrates."""
+
+TCP_USER_TIMEOUT_S: Final = 10.0
+"""Unacknowledged bytes for this long mean a dead connection, not a slow one."""
+
+TCP_KEEPALIVE_IDLE_S: Final = 10
+TCP_KEEPALIVE_INTERVAL_S: Final = 3
+TCP_KEEPALIVE_COUNT: Final = 3
+
+PARTITIONS_AHEAD_DAYS: Final = 3
+"""Today and three days: a node that is down over a weekend still finds its partitions."""
+
+LOAD_CHUNK_BYTES: Final = MIB
+"""What the loader hands on at once: enough to amortise a call, small enough to yield between."""
+
+IDEMPOTENCY_KEY_RETENTION_S: Final = 24 * 3_600
+"""How long a repeated submit is recognised."""
+
+# Workers
+
+LEASE_TTL_S_MIN: Final = 1.0
+LEASE_TTL_S_MAX: Final = 3_600.0
+HEARTBEATS_PER_LEASE_MIN: Final = 2
+"""A lease survives the loss of one heartbeat."""
+
+# Memory of a node
+
+MEMORY_BYTES_MIN: Final = 64 * MIB
+MEMORY_BYTES_DEFAULT: Final = 2 * GIB
+
+assert 0 == PRIORITY_MIN < PRIORITY_MAX < 16
+assert PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX < REQUEST_BYTES_MAX
+assert BATCH_JOBS_MAX <= BATCH_JOBS_MSGPACK_MAX
+assert PAGE_ROWS_DEFAULT <= PAGE_ROWS_MAX
+assert ERROR_BYTES_MAX < RESULT_BYTES_MAX
+assert ATTEMPTS_MAX < 2**15
+assert CRASHES_MAX < 2**15
+assert SHARDS_DEFAULT <= SHARDS_MAX == 2**12
+assert ACQUIRE_TIMEOUT_S + STATEMENT_TIMEOUT_S < WAIT_S_MAX
+assert CONNECT_TIMEOUT_S < STATEMENT_TIMEOUT_S < BULK_TIMEOUT_S
+assert (
+    TCP_KEEPALIVE_IDLE_S + TCP_KEEPALIVE_COUNT * TCP_KEEPALIVE_INTERVAL_S < STATEMENT_TIMEOUT_S
+), "a dead peer is found before the statement runs out"
+assert PARTITIONS_AHEAD_DAYS >= 1
+assert MEMORY_BYTES_MIN > REQUEST_BYTES_MAX
