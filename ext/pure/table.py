@@ -1,0 +1,530 @@
+"""One shard in memory, in plain Python: the oracle of the compiled table, clear rather than fast.
+
+Every decision is an event. It is gathered for the log and folded into the state by the same code
+that replays a log (`tablefold`).
+
+    decisions ──event──► gathered batch ──take_batch──► log ──committed──► collect ──► Projection
+        │                                                                                  │
+        └──────────► jobs, lanes, finished attempts ◄──────────────projected───────────────┘
+
+A job is dirty from its first event that no projection took. It is freed when its final state is in
+the tables. The watermark says up to which lsn the tables know all; it never passes a dirty job.
+
+Choices that the interface leaves open:
+- `due` gives queue indexes in ascending order; `expired` and `running` promise no order; a job is
+  expired when its deadline is not later than now. `executions` are in order of their number.
+- `start` stops before a job whose type would be the 257th in the frame. A frame gives attempt,
+  timeout and deadline of jobs whose attempt is not the first or that have a deadline.
+- `watch` says whether the job is resident, also when it is final. Requeueing ends a watch.
+- `requeue` wants a queue that is defined here. A resident job's state counts, not that of the dict.
+- The history setting decides about attempts when they end, about rows when they are collected. Held
+  attempts are also written when the open job is swept, since the watermark passes them then. Under
+  history `none` there are no attempts at all, running ones neither.
+- `hand_over` is no event: the caller binds a job to the worker that the log names already.
+- An event that does not fit the state of its job makes `replay` raise TransitionError; the log
+  contradicts itself and the table is of no more use. `replay` counts all events but ignored ones.
+- A projection without rows is given when jobs were taken that keep none. `rows` counts all rows.
+- In a projection, executions of swept jobs stand before the finished attempts.
+- `committed` below the known lsn is ignored, beyond the taken one an error; `projected` out of turn
+  is an error. `load` registers an unknown queue with the row's project.
+- `SubmitBatch.bytes_total` counts payloads and options; an empty list of tags is a NULL column.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgpack
+
+from taskforge_server.ext.pure.tablefold import NO_PROJECT, Fold, check_move
+from taskforge_server.ext.pure.tablejob import (
+    FINAL,
+    HISTORY_ALL,
+    HISTORY_FAILED,
+    HISTORY_NONE,
+    MOVES,
+    NO_WORKER,
+    PENDING,
+    PROCESSING,
+    SCHEDULED,
+    STARTED,
+    Attempt,
+    Job,
+    Queue,
+    TransitionError,
+    job_of_row,
+    read_job_rows,
+)
+from taskforge_server.ext.pure.tablelog import (
+    I32_MAX,
+    BodyError,
+    Cancelled,
+    Event,
+    Failed,
+    JobEvent,
+    Keyed,
+    Owned,
+    Released,
+    Requeued,
+    Retried,
+    Started,
+    Submitted,
+    Succeeded,
+    decode,
+    encode,
+)
+from taskforge_server.ext.pure.tableparts import (
+    GOLDEN,
+    ID_BYTES,
+    TOKEN_BYTES,
+    Nonces,
+    Projection,
+    Rows,
+    SubmitBatch,
+    check_id,
+    check_range,
+    each_token,
+    split_tokens,
+)
+from taskforge_server.ext.pure.tablerows import split_rows
+
+__all__ = [
+    "BodyError",
+    "Projection",
+    "ShardTable",
+    "SubmitBatch",
+    "TransitionError",
+    "split_rows",
+    "split_tokens",
+]
+
+FRAME_TYPES_MAX = 256
+SLOT_BYTES = 160  # what a slot counts in bytes_resident
+JOBS_FRAME = 11
+
+
+class ShardTable(Fold):
+    """The live jobs of one shard, the events that wait for the log, and what the tables miss."""
+
+    def __init__(self, shard: int, seed: int) -> None:
+        super().__init__(shard, seed)
+        self.shard = shard
+        self.committed_lsn = 0
+        self.gathering_lsn = 1
+        self._nonces = Nonces(seed ^ GOLDEN)
+        self._gathered: list[Event] = []
+        self._under_way: deque[Projection] = deque()
+        self._watermark = 0
+
+    @property
+    def jobs_resident(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def bytes_resident(self) -> int:
+        return sum(SLOT_BYTES + job.content_bytes for job in self._jobs.values())
+
+    @property
+    def unprojected(self) -> int:
+        under_way = {job_id for p in self._under_way for job_id, _ in p._jobs}
+        return len(under_way | self._dirty.keys())
+
+    @property
+    def gathered_events(self) -> int:
+        return len(self._gathered)
+
+    def adopt(self, head_lsn: int) -> None:
+        """The log's head is ours: all up to it is durable, the next batch goes above it."""
+        if self._gathered or head_lsn < self.gathering_lsn - 1:
+            raise ValueError(f"cannot adopt {head_lsn} at {self.gathering_lsn}")
+        self.committed_lsn = head_lsn
+        self.gathering_lsn = head_lsn + 1
+
+    # --- configuration --------------------------------------------------------------------------
+
+    def queue(
+        self, queue_id: bytes, project_id: bytes, name: str, timeout_ms: int, history: int
+    ) -> int:
+        """Define or update a queue; its index stays."""
+        check_id("queue_id", queue_id)
+        check_id("project_id", project_id)
+        check_range("timeout_ms", timeout_ms, 0, I32_MAX)
+        check_range("history", history, HISTORY_NONE, HISTORY_ALL)
+        index = self._queue_of(queue_id, project_id)
+        self._queues[index] = Queue(queue_id, project_id, name, timeout_ms, history)
+        return index
+
+    def _check_queue(self, queue: int) -> None:
+        check_range("queue index", queue, 0, len(self._queues) - 1)
+
+    def _check_worker(self, worker: int) -> None:
+        check_range("worker index", worker, 0, len(self._workers) - 1)
+
+    def owned(self, node: str, epoch: int, now_us: int) -> None:
+        self._decide(Owned(node, epoch, now_us))
+
+    # --- decisions ------------------------------------------------------------------------------
+
+    def _decide(self, event: Event) -> None:
+        self._gathered.append(event)
+        self._fold(self.gathering_lsn, event, replayed=False)
+
+    def submit(self, queue: int, batch: SubmitBatch, now_us: int) -> bytes:
+        self._check_queue(queue)
+        job_ids = [self._ids.next(now_us) for _ in batch._jobs]
+        for job_id, new in zip(job_ids, batch._jobs, strict=True):
+            self._decide(
+                Submitted(
+                    job_id=job_id,
+                    queue_id=self._queues[queue].id,
+                    job_type=new.job_type,
+                    priority=new.priority,
+                    at_us=now_us,
+                    due_us=new.due_us,
+                    timeout_ms=new.timeout_ms,
+                    max_attempts=new.max_attempts,
+                    payload=new.payload,
+                    options=new.options,
+                )
+            )
+        return b"".join(job_ids)
+
+    def keyed(self, project_id: bytes, key: str, body_hash: bytes, ids: bytes, now_us: int) -> None:
+        check_id("project_id", project_id)
+        if len(ids) % ID_BYTES:
+            raise ValueError(f"{len(ids)} bytes are no row of ids")
+        self._decide(Keyed(project_id, key, body_hash, now_us, ids))
+
+    def start(
+        self, queue: int, types: frozenset[str] | None, worker: int, most: int, now_us: int
+    ) -> tuple[bytes, int]:
+        self._check_queue(queue)
+        self._check_worker(worker)
+        chosen: list[Job] = []
+        names: list[str] = []
+        for job in sorted(self._ready(queue, types), key=lambda job: job.order):
+            if job.job_type not in names:
+                if len(names) == FRAME_TYPES_MAX:
+                    break
+                names.append(job.job_type)
+            if len(chosen) >= most:
+                break
+            chosen.append(job)
+        for job in chosen:
+            timeout_ms = self._timeout_ms(job)
+            deadline_us = now_us + timeout_ms * 1000 if timeout_ms else 0
+            self._decide(
+                Started(job.id, self._workers[worker], job.attempt + 1, now_us, deadline_us)
+            )
+        return (self._jobs_frame(queue, chosen), len(chosen)) if chosen else (b"", 0)
+
+    def _timeout_ms(self, job: Job) -> int:
+        return job.timeout_ms or self._queues[job.queue].timeout_ms
+
+    def _jobs_frame(self, queue: int, jobs: list[Job]) -> bytes:
+        """The JOBS message of the worker stream."""
+        names = list(dict.fromkeys(job.job_type for job in jobs))
+        kinds = bytes(names.index(job.job_type) for job in jobs) if len(names) > 1 else b""
+        details = {
+            index: {
+                "attempt": job.attempt,
+                "timeout_ms": self._timeout_ms(job),
+                "deadline_us": job.deadline_us,
+            }
+            for index, job in enumerate(jobs)
+            if job.attempt != 1 or job.deadline_us
+        }
+        tokens = b"".join(job.token for job in jobs)
+        payloads = [job.payload for job in jobs]
+        frame: bytes = msgpack.packb(
+            [JOBS_FRAME, self._queues[queue].name, names, kinds, tokens, payloads, details]
+        )
+        return frame
+
+    def succeed(self, tokens: bytes, now_us: int) -> tuple[int, bytes, list[bytes]]:
+        accepted = 0
+        stale = []
+        watched = []
+        for token in each_token(tokens):
+            job = self._leased(token)
+            if job is None:
+                stale.append(token)
+                continue
+            self._decide(Succeeded(job.id, now_us, None))
+            accepted += 1
+            if job.watched:
+                watched.append(job.id)
+        return accepted, b"".join(stale), watched
+
+    def succeed_with(self, token: bytes, result: bytes | None, now_us: int) -> bool:
+        return self._finish(token, lambda job: Succeeded(job.id, now_us, result))
+
+    def retried(self, token: bytes, due_us: int, error: bytes, now_us: int) -> bool:
+        return self._finish(token, lambda job: Retried(job.id, now_us, due_us, error))
+
+    def failed(self, token: bytes, reason: str, error: bytes, now_us: int) -> bool:
+        return self._finish(token, lambda job: Failed(job.id, now_us, reason, error))
+
+    def released(self, token: bytes, error: bytes, now_us: int) -> bool:
+        return self._finish(token, lambda job: Released(job.id, now_us, error))
+
+    def _finish(self, token: bytes, event: Callable[[Job], JobEvent]) -> bool:
+        job = self._leased(token)
+        if job is None:
+            return False
+        self._decide(event(job))
+        return True
+
+    def _leased(self, token: bytes) -> Job | None:
+        """The job that runs under this lease."""
+        if len(token) != TOKEN_BYTES:
+            raise ValueError(f"a token of {len(token)} bytes")
+        job = self._jobs.get(token[:ID_BYTES])
+        if job is None or job.status != PROCESSING or job.token != token:
+            return None
+        return job
+
+    def cancelled(self, job_id: bytes, reason: str, now_us: int) -> bool:
+        check_id("job_id", job_id)
+        job = self._jobs.get(job_id)
+        if job is None:
+            return False
+        check_move(job, "cancelled")
+        self._decide(Cancelled(job_id, now_us, reason))
+        return True
+
+    def requeue(self, job: dict[str, Any], now_us: int) -> None:
+        check_id("id", job["id"])
+        index = next((i for i, q in enumerate(self._queues) if q.id == job["queue_id"]), None)
+        if index is None:
+            raise ValueError("the job's queue is not defined here")
+        resident = self._jobs.get(job["id"])
+        if resident is not None:
+            check_move(resident, "requeued")
+        elif job["status"] not in MOVES["requeued"]:
+            raise TransitionError(job["id"], job["status"], "requeued")
+        self._decide(
+            Requeued(
+                job_id=job["id"],
+                queue_id=job["queue_id"],
+                job_type=job["job_type"],
+                priority=job["priority"],
+                at_us=now_us,
+                created_us=job["created_us"],
+                timeout_ms=job["timeout_ms"],
+                max_attempts=job["max_attempts"],
+                attempt=job["attempt"],
+                crashes=job["crashes"],
+                payload=job["payload"],
+                options=job["options"],
+            )
+        )
+
+    # --- time, leases, questions ----------------------------------------------------------------
+
+    def due(self, now_us: int) -> list[int]:
+        """Scheduled jobs whose time has come go to their lanes; the queues touched."""
+        due = [job for job in self._all_in(SCHEDULED) if job.due_us <= now_us]
+        for job in due:
+            self._enter(job, PENDING)
+        return sorted({job.queue for job in due})
+
+    def next_due_us(self) -> int:
+        return min((job.due_us for job in self._all_in(SCHEDULED)), default=0)
+
+    def expired(self, now_us: int) -> list[bytes]:
+        return [job.token for job in self._all_in(PROCESSING) if 0 < job.deadline_us <= now_us]
+
+    def running(self, worker: int) -> list[bytes]:
+        self._check_worker(worker)
+        return [job.token for job in self._all_in(PROCESSING) if job.worker == worker]
+
+    def holds(self, token: bytes) -> bool:
+        return self._leased(token) is not None
+
+    def hand_over(self, token: bytes, worker: int) -> bool:
+        self._check_worker(worker)
+        job = self._leased(token)
+        if job is None:
+            return False
+        job.worker = worker
+        return True
+
+    def watch(self, job_id: bytes, on: bool) -> bool:
+        check_id("job_id", job_id)
+        job = self._jobs.get(job_id)
+        if job is None:
+            return False
+        job.watched = on
+        return True
+
+    def ready(self, queue: int, types: frozenset[str] | None) -> int:
+        self._check_queue(queue)
+        return len(self._ready(queue, types))
+
+    def _ready(self, queue: int, types: frozenset[str] | None) -> list[Job]:
+        lane = self._in[queue, PENDING].values()
+        return [job for job in lane if types is None or job.job_type in types]
+
+    def _all_in(self, status: str) -> list[Job]:
+        lanes = (self._in[queue, status] for queue in range(len(self._queues)))
+        return [job for lane in lanes for job in lane.values()]
+
+    def counts(self, queue: int) -> tuple[int, int, int]:
+        self._check_queue(queue)
+        pending, scheduled, processing = (
+            len(self._in[queue, status]) for status in (PENDING, SCHEDULED, PROCESSING)
+        )
+        return pending, scheduled, processing
+
+    def get(self, job_id: bytes) -> dict[str, Any] | None:
+        check_id("job_id", job_id)
+        job = self._jobs.get(job_id)
+        return None if job is None else self._view(job)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        return [self._view(self._jobs[job_id]) for job_id in sorted(self._jobs)]
+
+    def _view(self, job: Job) -> dict[str, Any]:
+        return job.view(self._queues[job.queue], self._worker_id(job))
+
+    def executions(self, job_id: bytes) -> list[dict[str, Any]]:
+        check_id("job_id", job_id)
+        attempts = [a for p in self._under_way for a in p._attempts if a.status != STARTED]
+        attempts += [attempt for _, attempt in self._over]
+        job = self._jobs.get(job_id)
+        if job is not None:
+            attempts += job.held
+            if job.status == PROCESSING:
+                attempts.append(self._running_attempt(job))
+        mine = [attempt for attempt in attempts if attempt.job_id == job_id]
+        return [attempt.view() for attempt in sorted(mine, key=lambda attempt: attempt.number)]
+
+    # --- the log --------------------------------------------------------------------------------
+
+    def take_batch(self) -> tuple[int, int, bytes] | None:
+        if not self._gathered:
+            return None
+        lsn, events = self.gathering_lsn, self._gathered
+        self._gathered = []
+        self.gathering_lsn += 1
+        return lsn, len(events), encode(self._nonces.next(), events)
+
+    def committed(self, lsn: int) -> None:
+        if lsn >= self.gathering_lsn:
+            raise ValueError(f"lsn {lsn} was not taken yet")
+        self.committed_lsn = max(self.committed_lsn, lsn)
+
+    def replay(self, lsn: int, body: bytes) -> int:
+        head = self.gathering_lsn - 1
+        if self._gathered or self.committed_lsn != head:
+            raise ValueError("a table with decisions of its own cannot replay")
+        if lsn < 1 or (head and lsn != head + 1):
+            raise BodyError(f"lsn {lsn} does not follow {head}")
+        batch = decode(body)
+        for queue_id in batch.queues:
+            self._queue_of(queue_id, NO_PROJECT)
+        for worker_id in batch.workers:
+            self.worker(worker_id)
+        applied = sum(self._fold(lsn, event, replayed=True) for event in batch.events)
+        self.committed_lsn = lsn
+        self.gathering_lsn = lsn + 1
+        return applied
+
+    # --- the tables -----------------------------------------------------------------------------
+
+    def load(self, data: bytes) -> int:
+        rows = read_job_rows(data)
+        known = self._jobs.keys() & {row["id"] for row in rows}
+        if known or len({row["id"] for row in rows}) != len(rows):
+            raise ValueError("a job that is resident already, or stands there twice")
+        for row in rows:
+            queue = self._queue_of(row["queue_id"], row["project_id"])
+            worker = NO_WORKER if row["worker_id"] is None else self.worker(row["worker_id"])
+            job = job_of_row(row, queue, worker, self._next_seq())
+            self._add(job, job.status)
+        return len(rows)
+
+    def collect(self, rows_max: int, settled_us: int) -> Projection | None:
+        check_range("rows_max", rows_max, 1, I32_MAX)
+        taken = self._take_dirty(rows_max, settled_us)
+        jobs, attempts, deletes = self._take_rows(taken)
+        attempts += _take_committed(self._over, self.committed_lsn)
+        keys = _take_committed(self._keys, self.committed_lsn)
+        oldest = min((lsn for _, lsn in self._dirty.values()), default=self.committed_lsn + 1)
+        watermark = max(self._watermark, min(oldest - 1, self.committed_lsn))
+        if not (taken or attempts or keys) and watermark == self._watermark:
+            return None
+        self._watermark = watermark
+        executions = Rows()
+        for attempt in attempts:
+            executions.add(attempt.row(self.shard), attempt.may_exist)
+        projection = Projection(
+            shard=self.shard,
+            watermark=watermark,
+            jobs_copy=b"".join(jobs.copy),
+            jobs_copy_rows=len(jobs.copy),
+            jobs_merge=b"".join(jobs.merge),
+            jobs_merge_rows=len(jobs.merge),
+            executions_copy=b"".join(executions.copy),
+            executions_copy_rows=len(executions.copy),
+            executions_merge=b"".join(executions.merge),
+            executions_merge_rows=len(executions.merge),
+            deletes=b"".join(deletes),
+            keys=[(k.project_id, k.key, k.body_hash, k.job_ids, k.at_us) for k in keys],
+            _jobs=[(job.id, job.lsn) for job in taken],
+            _attempts=attempts,
+        )
+        self._under_way.append(projection)
+        return projection
+
+    def _take_dirty(self, rows_max: int, settled_us: int) -> list[Job]:
+        """Jobs to write now, oldest change first; they are dirty no more."""
+        taken = []
+        for job_id, (dirty_us, _) in self._dirty.items():
+            job = self._jobs[job_id]
+            durable = job.lsn <= self.committed_lsn
+            if durable and (job.status in FINAL or dirty_us <= settled_us):
+                taken.append(job)
+            if len(taken) == rows_max:
+                break
+        for job in taken:
+            del self._dirty[job.id]
+        return taken
+
+    def _take_rows(self, taken: Iterable[Job]) -> tuple[Rows, list[Attempt], list[bytes]]:
+        """Rows and deletes of these jobs, and the attempts that go with the open ones."""
+        jobs = Rows()
+        attempts: list[Attempt] = []
+        deletes = []
+        for job in taken:
+            queue = self._queues[job.queue]
+            if job.status in FINAL and not queue.keeps_row(job.status):
+                if job.may_exist:
+                    deletes.append(job.id)
+                continue
+            jobs.add(job.row(queue, self._worker_id(job), self.shard), job.may_exist)
+            job.may_exist = True
+            attempts += job.held
+            job.held.clear()
+            if job.status == PROCESSING and queue.history >= HISTORY_FAILED:
+                attempts.append(self._running_attempt(job))
+                job.attempt_may_exist = True
+        return jobs, attempts, deletes
+
+    def projected(self, p: Projection) -> None:
+        """It is in the tables: jobs unchanged since then are clean, final ones are freed."""
+        if not self._under_way or self._under_way[0] is not p:
+            raise ValueError("projections are confirmed once each, in order")
+        self._under_way.popleft()
+        for job_id, lsn in p._jobs:
+            job = self._jobs.get(job_id)
+            if job is not None and job.lsn == lsn and job.status in FINAL:
+                del self._jobs[job_id]
+
+
+def _take_committed(waiting: list[tuple[int, Any]], committed_lsn: int) -> list[Any]:
+    """Remove and give what is durable."""
+    taken = [item for lsn, item in waiting if lsn <= committed_lsn]
+    waiting[:] = [(lsn, item) for lsn, item in waiting if lsn > committed_lsn]
+    return taken

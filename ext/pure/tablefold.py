@@ -1,0 +1,240 @@
+"""The live jobs of a shard and how events change them: the only code that changes a job's state.
+
+A live decision and a replayed log row take the same way through `Fold._fold`, so that
+`fold(log) == live` holds by construction. Invariant: a job stands in the lane of its queue and
+state exactly while it is open, and in `_dirty` while it has an event that no projection took.
+"""
+
+from collections import defaultdict
+
+from taskforge_server.ext.pure import tableids as ids
+from taskforge_server.ext.pure.tablejob import (
+    CANCELLED,
+    FAILED,
+    FINAL,
+    HISTORY_ALL,
+    HISTORY_NONE,
+    MOVES,
+    NO_WORKER,
+    PENDING,
+    PROCESSING,
+    RETRYING,
+    SCHEDULED,
+    STARTED,
+    SUCCEEDED,
+    Attempt,
+    Job,
+    Queue,
+    TransitionError,
+)
+from taskforge_server.ext.pure.tablelog import (
+    Cancelled,
+    Event,
+    Failed,
+    JobEvent,
+    Keyed,
+    Owned,
+    Released,
+    Requeued,
+    Retried,
+    Started,
+    Submitted,
+    Succeeded,
+)
+from taskforge_server.ext.pure.tableparts import ID_BYTES, check_id
+
+HELD_ATTEMPTS_MAX = 100
+NO_PROJECT = bytes(ID_BYTES)
+
+
+class Fold:
+    """Jobs, their lanes, finished attempts and keys that no projection took."""
+
+    def __init__(self, shard: int, seed: int) -> None:
+        self._ids = ids.IdSource(shard, seed)
+        self._seq = 0
+        self._queues: list[Queue] = []
+        self._workers: list[bytes] = []
+        self._jobs: dict[bytes, Job] = {}
+        self._in: defaultdict[tuple[int, str], dict[bytes, Job]] = defaultdict(dict)
+        # id -> (time, lsn) of the first event that no projection took, oldest first.
+        self._dirty: dict[bytes, tuple[int, int]] = {}
+        # Attempts and keys that no projection took, with the lsn of the event that put them here.
+        self._over: list[tuple[int, Attempt]] = []
+        self._keys: list[tuple[int, Keyed]] = []
+
+    def _queue_of(self, queue_id: bytes, project_id: bytes) -> int:
+        for index, queue in enumerate(self._queues):
+            if queue.id == queue_id:
+                return index
+        self._queues.append(Queue(queue_id, project_id, "", 0, HISTORY_ALL))
+        return len(self._queues) - 1
+
+    def worker(self, worker_id: bytes) -> int:
+        check_id("worker_id", worker_id)
+        if worker_id not in self._workers:
+            self._workers.append(worker_id)
+        return self._workers.index(worker_id)
+
+    def _worker_id(self, job: Job) -> bytes | None:
+        return None if job.worker == NO_WORKER else self._workers[job.worker]
+
+    def _fold(self, lsn: int, event: Event, replayed: bool) -> bool:
+        """Apply an event; False when a replayed one says nothing new."""
+        if isinstance(event, Owned):
+            return True
+        if isinstance(event, Keyed):
+            self._keys.append((lsn, event))
+            return True
+        job = self._jobs.get(event.job_id)
+        if replayed and job is not None and lsn <= job.row_lsn:
+            return False
+        if isinstance(event, Submitted):
+            if job is not None:
+                return False
+            job = self._submitted(event)
+        elif isinstance(event, Requeued):
+            job = self._requeued(event, job)
+        elif job is None:
+            return False  # its final state was projected before the log was cut
+        else:
+            self._move(lsn, job, event, replayed)
+        job.lsn = lsn
+        job.updated_us = event.at_us
+        job.may_exist |= replayed
+        self._dirty.setdefault(job.id, (event.at_us, lsn))
+        return True
+
+    def _submitted(self, e: Submitted) -> Job:
+        job = Job(
+            id=e.job_id,
+            queue=self._queue_of(e.queue_id, NO_PROJECT),
+            job_type=e.job_type,
+            priority=e.priority,
+            seq=self._next_seq(),
+            payload=e.payload,
+            options=e.options,
+            max_attempts=e.max_attempts,
+            timeout_ms=e.timeout_ms,
+            created_us=e.at_us,
+            due_us=e.due_us,
+        )
+        self._add(job, SCHEDULED if e.due_us > e.at_us else PENDING)
+        return job
+
+    def _requeued(self, e: Requeued, old: Job | None) -> Job:
+        if old is not None:
+            check_move(old, "requeued")
+        job = Job(
+            id=e.job_id,
+            queue=self._queue_of(e.queue_id, NO_PROJECT),
+            job_type=e.job_type,
+            priority=e.priority,
+            seq=self._next_seq(),
+            payload=e.payload,
+            options=e.options,
+            max_attempts=e.max_attempts,
+            timeout_ms=e.timeout_ms,
+            created_us=e.created_us,
+            attempt=e.attempt,
+            crashes=e.crashes,
+            may_exist=True,
+        )
+        self._add(job, PENDING)
+        return job
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _add(self, job: Job, status: str) -> None:
+        self._ids.see(job.id)
+        self._jobs[job.id] = job
+        self._enter(job, status)
+
+    def _enter(self, job: Job, status: str) -> None:
+        """Put the job into the lane of that state; final ones stand in none."""
+        self._in[job.queue, job.status].pop(job.id, None)
+        job.status = status
+        if status not in FINAL:
+            self._in[job.queue, status][job.id] = job
+
+    def _move(self, lsn: int, job: Job, event: JobEvent, replayed: bool) -> None:
+        check_move(job, type(event).__name__.lower())
+        match event:
+            case Started() as e:
+                job.attempt = e.attempt
+                job.started_us = e.at_us
+                job.deadline_us = e.deadline_us
+                job.worker = self.worker(e.worker_id)
+                job.lease_lsn = lsn
+                job.attempt_may_exist = replayed
+                self._enter(job, PROCESSING)
+            case Succeeded() as e:
+                job.output = e.result
+                self._end_attempt(lsn, job, e.at_us, SUCCEEDED, replayed)
+                self._end(lsn, job, e.at_us, SUCCEEDED)
+            case Retried() as e:
+                job.output = e.error
+                job.due_us = e.due_us
+                self._end_attempt(lsn, job, e.at_us, RETRYING, replayed)
+                self._enter(job, SCHEDULED)
+            case Failed() as e:
+                job.output = e.error
+                job.reason = e.reason
+                self._end_attempt(lsn, job, e.at_us, FAILED, replayed)
+                self._end(lsn, job, e.at_us, FAILED)
+            case Released() as e:
+                job.output = e.error
+                job.crashes += 1
+                self._end_attempt(lsn, job, e.at_us, RETRYING, replayed)
+                self._enter(job, PENDING)
+            case Cancelled() as e:
+                job.reason = e.reason
+                self._end(lsn, job, e.at_us, CANCELLED)
+
+    def _end(self, lsn: int, job: Job, at_us: int, status: str) -> None:
+        """The job is over: attempts that were held are kept or dropped."""
+        job.finished_us = at_us
+        self._enter(job, status)
+        if self._queues[job.queue].keeps_row(status):
+            self._over += [(lsn, attempt) for attempt in job.held]
+        job.held.clear()
+
+    def _end_attempt(self, lsn: int, job: Job, at_us: int, status: str, replayed: bool) -> None:
+        """The running attempt is over; the job's output is its result or error already."""
+        attempt = self._running_attempt(job)
+        attempt.status = status
+        attempt.finished_us = at_us
+        attempt.lsn = lsn
+        attempt.may_exist |= replayed
+        if status == SUCCEEDED:
+            attempt.output = job.output
+        else:
+            attempt.error = job.output
+        history = self._queues[job.queue].history
+        if history != HISTORY_NONE:
+            job.held.append(attempt)
+            del job.held[:-HELD_ATTEMPTS_MAX]
+        if history == HISTORY_ALL:
+            self._over += [(lsn, attempt) for attempt in job.held]
+            job.held.clear()
+
+    def _running_attempt(self, job: Job) -> Attempt:
+        return Attempt(
+            job_id=job.id,
+            worker_id=self._worker_id(job),
+            number=job.attempt,
+            status=STARTED,
+            output=None,
+            error=None,
+            started_us=job.started_us,
+            finished_us=0,
+            lsn=job.lease_lsn,
+            may_exist=job.attempt_may_exist,
+        )
+
+
+def check_move(job: Job, move: str) -> None:
+    if job.status not in MOVES[move]:
+        raise TransitionError(job.id, job.status, move)

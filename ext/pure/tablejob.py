@@ -1,0 +1,290 @@
+"""A live job and its attempts: the states, the moves between them, and how others see them.
+
+                submitted            started               succeeded, failed
+    (nothing) ─────────────► pending ───────► processing ────────────────────► succeeded, failed
+        │                    ▲  ▲ │              │   │
+        │ submitted,      due│  │ └─ cancelled   │   │ retried
+        │ due later          │  └── released ────┘   │
+        └──────────────► scheduled ◄─────────────────┘
+                             └──── cancelled ────► cancelled
+
+`requeued` takes a failed or cancelled job back to pending. That a scheduled job is due follows from
+the clock and is no event, so a log may start or cancel a job that its reader holds as scheduled.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from taskforge_server.ext.pure import tableids as ids
+from taskforge_server.ext.pure.tablelog import PRIORITY_MAX
+from taskforge_server.ext.pure.tablerows import (
+    EXECUTION_COLUMNS,
+    JOB_COLUMNS,
+    decode_row,
+    encode_row,
+    split_rows,
+)
+
+PENDING = "pending"
+SCHEDULED = "scheduled"
+PROCESSING = "processing"
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+CANCELLED = "cancelled"
+FINAL = frozenset({SUCCEEDED, FAILED, CANCELLED})
+OPEN = frozenset({PENDING, SCHEDULED, PROCESSING})
+
+# The one transition table: the states in which a job may make each move.
+MOVES = {
+    "started": frozenset({PENDING, SCHEDULED}),
+    "succeeded": frozenset({PROCESSING}),
+    "retried": frozenset({PROCESSING}),
+    "failed": frozenset({PROCESSING}),
+    "released": frozenset({PROCESSING}),
+    "cancelled": frozenset({PENDING, SCHEDULED}),
+    "requeued": frozenset({FAILED, CANCELLED}),
+}
+
+STARTED, RETRYING = "started", "retrying"  # of an attempt; it may be `succeeded`, `failed` too
+
+HISTORY_NONE, HISTORY_FAILED, HISTORY_ALL = 0, 1, 2
+
+OPTION_COLUMNS = ("idempotency_key", "unique_key", "group_key", "tags")
+NO_WORKER = -1
+
+
+class TransitionError(RuntimeError):
+    """An illegal move: says the job, the state it is in, and the move that was tried."""
+
+    def __init__(self, job_id: bytes, status: str, move: str) -> None:
+        super().__init__(f"job {ids.uuid_text(job_id)} is {status}: it cannot be {move}")
+
+
+@dataclass(slots=True)
+class Queue:
+    id: bytes
+    project_id: bytes
+    name: str
+    timeout_ms: int
+    history: int
+
+    def keeps_row(self, status: str) -> bool:
+        """Whether a job that ended so keeps a row and its attempts."""
+        return self.history == HISTORY_ALL or (
+            self.history == HISTORY_FAILED and status != SUCCEEDED
+        )
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt that is over, or, as `started`, one that was running when it was swept."""
+
+    job_id: bytes
+    worker_id: bytes | None
+    number: int
+    status: str
+    output: bytes | None
+    error: bytes | None
+    started_us: int
+    finished_us: int
+    lsn: int  # of the event that made it so
+    may_exist: bool  # a row of it may stand in the table
+
+    @property
+    def id(self) -> bytes:
+        return ids.execution_id(self.job_id, self.number, self.started_us)
+
+    def view(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "job_id": self.job_id,
+            "worker_id": self.worker_id,
+            "status": self.status,
+            "output": self.output,
+            "error": self.error,
+            "attempt_number": self.number,
+            "started_us": self.started_us,
+            "finished_us": self.finished_us,
+        }
+
+    def row(self, shard: int) -> bytes:
+        return encode_row(
+            EXECUTION_COLUMNS,
+            {
+                "id": self.id,
+                "job_id": self.job_id,
+                "worker_id": self.worker_id,
+                "status": self.status,
+                "output": self.output,
+                "attempt_number": self.number,
+                "started_at": self.started_us,
+                "finished_at": self.finished_us or None,
+                "created_at": self.started_us,
+                "error": self.error,
+                "shard": shard,
+                "lsn": self.lsn,
+            },
+        )
+
+
+@dataclass(slots=True)
+class Job:
+    """A slot. Indexes of queue and worker are the table's; absent times are 0."""
+
+    id: bytes
+    queue: int
+    job_type: str
+    priority: int
+    seq: int
+    payload: bytes
+    options: bytes | None
+    max_attempts: int
+    timeout_ms: int
+    created_us: int
+    status: str = PENDING
+    due_us: int = 0
+    updated_us: int = 0
+    started_us: int = 0
+    finished_us: int = 0
+    attempt: int = 0
+    crashes: int = 0
+    lsn: int = 0  # of the newest event
+    output: bytes | None = None  # the result of a succeeded job, otherwise the newest error
+    reason: str | None = None
+    # The lease; it says something only while processing.
+    worker: int = NO_WORKER
+    lease_lsn: int = 0
+    deadline_us: int = 0
+    # What the tables know.
+    row_lsn: int = 0  # lsn of the row that it was loaded from
+    may_exist: bool = False  # a row of it may stand in `jobs`
+    attempt_may_exist: bool = False  # a row of the running attempt may stand in `job_executions`
+    held: list[Attempt] = field(default_factory=list)  # attempts kept only if the job ends badly
+    watched: bool = False
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Greatest priority first, then submission order."""
+        return (PRIORITY_MAX - self.priority, self.seq)
+
+    @property
+    def token(self) -> bytes:
+        return self.id + self.lease_lsn.to_bytes(8, "big")
+
+    @property
+    def content_bytes(self) -> int:
+        return len(self.payload) + len(self.options or b"") + len(self.output or b"")
+
+    def view(self, queue: Queue, worker_id: bytes | None) -> dict[str, Any]:
+        running = self.status == PROCESSING
+        return {
+            "id": self.id,
+            "queue_id": queue.id,
+            "project_id": queue.project_id,
+            "job_type": self.job_type,
+            "payload": self.payload,
+            "status": self.status,
+            "priority": self.priority,
+            "due_us": self.due_us,
+            "created_us": self.created_us,
+            "updated_us": self.updated_us,
+            "started_us": self.started_us,
+            "finished_us": self.finished_us,
+            "attempt": self.attempt,
+            "crashes": self.crashes,
+            "max_attempts": self.max_attempts,
+            "timeout_ms": self.timeout_ms,
+            "deadline_us": self.deadline_us if running else 0,
+            "worker_id": worker_id if running else None,
+            "lease_lsn": self.lease_lsn if running else 0,
+            "lsn": self.lsn,
+            "options": self.options,
+            "output": self.output,
+            "reason": self.reason,
+        }
+
+    def row(self, queue: Queue, worker_id: bytes | None, shard: int) -> bytes:
+        running = self.status == PROCESSING
+        succeeded = self.status == SUCCEEDED
+        values = {
+            "id": self.id,
+            "queue_id": queue.id,
+            "project_id": queue.project_id,
+            "job_type": self.job_type,
+            "payload": self.payload,
+            "status": self.status,
+            "priority": self.priority,
+            "scheduled_for": self.due_us or None,
+            "created_at": self.created_us,
+            "updated_at": self.updated_us,
+            "started_at": self.started_us or None,
+            "finished_at": self.finished_us or None,
+            "shard": shard,
+            "lsn": self.lsn,
+            "lease_lsn": self.lease_lsn if running else None,
+            "worker_id": worker_id if running else None,
+            "attempts": self.attempt,
+            "crashes": self.crashes,
+            "max_attempts": self.max_attempts,
+            "timeout_s": self.timeout_ms / 1000 if self.timeout_ms else None,
+            "deadline_at": self.deadline_us or None if running else None,
+            "result": self.output if succeeded else None,
+            "last_error": None if succeeded else self.output,
+            "failed_reason": self.reason if self.status == FAILED else None,
+            "cancel_reason": self.reason if self.status == CANCELLED else None,
+        }
+        return encode_row(JOB_COLUMNS, values | _options_out(self.options))
+
+
+def read_job_rows(data: bytes) -> list[dict[str, Any]]:
+    """The columns of each row, by name; ValueError unless all are rows of unfinished jobs."""
+    rows = [decode_row(JOB_COLUMNS, data[start:end]) for start, end in split_rows(data)]
+    for row in rows:
+        if row["status"] not in OPEN:
+            raise ValueError(f"job {ids.uuid_text(row['id'])} is {row['status']}, not unfinished")
+    return rows
+
+
+def job_of_row(row: dict[str, Any], queue: int, worker: int, seq: int) -> Job:
+    """The inverse of `Job.row` for an unfinished job."""
+    return Job(
+        id=row["id"],
+        queue=queue,
+        job_type=row["job_type"],
+        priority=row["priority"],
+        seq=seq,
+        payload=row["payload"],
+        options=_options_in(row),
+        max_attempts=row["max_attempts"],
+        timeout_ms=round((row["timeout_s"] or 0) * 1000),
+        created_us=row["created_at"],
+        status=row["status"],
+        due_us=row["scheduled_for"] or 0,
+        updated_us=row["updated_at"],
+        started_us=row["started_at"] or 0,
+        attempt=row["attempts"],
+        crashes=row["crashes"],
+        lsn=row["lsn"],
+        output=row["last_error"],
+        worker=worker,
+        lease_lsn=row["lease_lsn"] or 0,
+        deadline_us=row["deadline_at"] or 0,
+        row_lsn=row["lsn"],
+        may_exist=True,
+        attempt_may_exist=True,
+    )
+
+
+def _options_out(options: bytes | None) -> dict[str, Any]:
+    """The columns that the options map fills; an empty list of tags is NULL."""
+    named = {} if options is None else msgpack.unpackb(options)
+    return {name: None if (value := named.get(name)) == [] else value for name in OPTION_COLUMNS}
+
+
+def _options_in(row: dict[str, Any]) -> bytes | None:
+    """The options map of these columns, its keys in their order; None when all are NULL."""
+    named = {name: row[name] for name in OPTION_COLUMNS if row[name] is not None}
+    packed: bytes | None = msgpack.packb(named) if named else None
+    return packed
