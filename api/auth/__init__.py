@@ -1,0 +1,1 @@
+"""From credentials to a principal, and what a principal may do."""

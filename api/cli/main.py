@@ -1,0 +1,31 @@
+"""The `taskforge` command."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(name="taskforge", help="A background-job platform.", no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"taskforge {version('taskforge-server')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """A background-job platform."""
+
+
+def main() -> None:
+    """Run the command line; the console script's entry point."""
+    app()

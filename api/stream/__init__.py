@@ -1,0 +1,1 @@
+"""The duplex stream between workers and the server."""

@@ -1,0 +1,1 @@
+"""Benchmarks: single parts in micro, whole servers in load."""

@@ -1,0 +1,1 @@
+"""The actors that decide: queues, the dispatcher, workers, the scheduler."""

@@ -1,0 +1,1 @@
+"""What nodes tell each other: membership, shard leases, the bus, rate limits."""

@@ -1,0 +1,1 @@
+"""The durable log of every shard, its replay, and its projection into the tables."""

@@ -1,0 +1,1 @@
+"""What things are: ids, jobs, executions, queues, workers, tenants, retries. Pure."""

@@ -1,0 +1,1 @@
+"""Postgres: the pool, the migrations, the named SQL, one repository per aggregate."""

@@ -1,0 +1,1 @@
+"""The same interfaces as the compiled modules, in plain Python: the oracle of the tests."""
