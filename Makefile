@@ -1,0 +1,63 @@
+# Every command of the project. `make` alone lists them.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+COMPILED := $(shell find ext -name '*.pyx' -o -name '*.pxd')
+
+.DEFAULT_GOAL := help
+.PHONY: help venv build check lint types layers test fmt demo bench crash freeze clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: .venv/built ## make .venv with everything in it, extensions too
+
+.venv/installed: pyproject.toml constraints.txt sdk/python/pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade 'pip>=25.1'
+	$(PIP) --group dev
+	$(PIP) --no-build-isolation --editable '.[embedded]' --editable sdk/python
+	touch $@
+
+.venv/built: .venv/installed setup.py $(COMPILED)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+build: venv ## compile what changed in ext/
+
+check: lint types layers test ## all that must hold before a change is merged
+
+lint: venv ## style and known mistakes
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: venv ## mypy, strict
+	$(BIN)/mypy
+
+layers: venv ## who may import whom
+	$(BIN)/lint-imports
+
+test: venv ## every test but the long ones
+	$(BIN)/python -m pytest
+
+fmt: venv ## format, and mend what can be mended
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+demo: venv ## a running server with a worker and real jobs, no Docker
+	$(BIN)/taskforge demo
+
+bench: venv ## measure throughput and latency
+	$(BIN)/python -m bench
+
+crash: venv ## kill, freeze and cut off real processes for minutes
+	$(BIN)/python -m pytest tests/crash --long
+
+freeze: venv ## pin what .venv holds in constraints.txt
+	$(BIN)/pip freeze --all --exclude-editable > constraints.txt
+
+clean: ## remove what the build and the tests made; .venv stays
+	rm -rf build dist .venv/built .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info sdk/python/src/*.egg-info
+	find ext -name '*.so' -delete
+	find engine ext api bench tests sdk -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,16 @@
+"""Options that every test folder understands."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests marked `long`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    skip = pytest.mark.skip(reason="takes minutes: give --long")
+    for item in items:
+        if "long" in item.keywords:
+            item.add_marker(skip)

@@ -1,0 +1,1 @@
+"""One suite per port, run over its real and its in-memory adapter."""

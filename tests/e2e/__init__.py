@@ -1,0 +1,1 @@
+"""The whole server from the outside, through its public interfaces."""
