@@ -129,6 +129,89 @@ HEARTBEATS_PER_LEASE_MIN: Final = 2
 MEMORY_BYTES_MIN: Final = 64 * MIB
 MEMORY_BYTES_DEFAULT: Final = 2 * GIB
 
+# Runtime
+
+CLOCK_TRIES: Final = 5
+"""Round trips of one measurement of the database's clock; the shortest counts."""
+
+CLOCK_REFRESH_S: Final = 10.0
+"""Crystals drift by some 20 µs a second at worst: 0.2 ms between two measurements."""
+
+TURN_MESSAGES_MAX: Final = 4_096
+"""What an actor handles before others get their turn."""
+
+RESTARTS_MAX: Final = 3
+RESTART_WINDOW_S: Final = 60.0
+"""An actor that fails more often works on broken state: what it works on is rebuilt."""
+
+PART_STOP_S: Final = 15.0
+"""What one part of a node gets to stop in."""
+
+# Actors
+
+QUEUE_MAILBOX_MAX: Final = 8_192
+"""Commands that wait for one turn of a queue; more means that the loop is behind: 429."""
+
+WORKER_MAILBOX_MAX: Final = 256
+"""Frames of one worker that wait for a turn; more push back to its socket."""
+
+CREDIT_MAX: Final = 65_536
+"""Unfinished jobs on one worker; what a worker asks for beyond it is not given."""
+
+ASSIGN_JOBS_MAX: Final = 1_024
+"""Jobs of one frame to a worker: a frame of small jobs stays below 150 KiB."""
+
+WORKERS_MAX: Final = 10_000
+"""Workers that a node knows, those that are away but keep leases included."""
+
+WORKER_QUEUES_MAX: Final = 1_000
+WORKER_TYPES_MAX: Final = 1_000
+"""Names in one hello; a worker's queues are looked at each time that it has credit again."""
+
+SWEEP_S: Final = 0.1
+"""How often deadlines are looked at: the accuracy of a timeout and of a lease."""
+
+WELCOME_WAIT_S: Final = 10.0
+"""A welcome waits for the log where it tells of something that is not durable yet."""
+
+DUE_TIMER_S_MAX: Final = 60.0
+"""The timer for due jobs looks again after this long, whatever it was told."""
+
+WAITERS_MAX: Final = 50_000
+"""Calls that wait for the end of a job; each holds a connection anyway."""
+
+KEYS_MAX: Final = 1_000_000
+KEYS_BYTES_MAX: Final = 256 * MIB
+"""Idempotency keys that a node remembers; beyond, the oldest go before their day is over."""
+
+# Admission
+
+UNPROJECTED_JOBS_MAX: Final = 4_000_000
+"""Jobs whose changes the tables do not have; some ten seconds of the greatest load."""
+
+SUBMIT_JOB_BYTES: Final = 256
+"""What a job is reckoned to take beside its payload until memory is measured again."""
+
+OVERLOAD_RETRY_S: Final = 1.0
+UNAVAILABLE_RETRY_S: Final = 1.0
+"""What a refused caller is told to wait."""
+
+# Node
+
+TAKEOVERS_AT_ONCE_MAX: Final = 8
+"""Shards taken over side by side at the start: each reads its rows over a connection."""
+
+RETAKE_TRIES_MAX: Final = 5
+RETAKE_PAUSE_S: Final = 1.0
+"""A lost shard is taken again this often before the node leaves it to its owner for a while."""
+
+RETAKE_LOOK_S: Final = 10.0
+"""How often the node looks whether the owner of a shard that it lost is still there."""
+
+WORKER_ROWS_S: Final = 2.0
+WORKER_ROWS_MAX: Final = 1_000
+"""The table of workers is brought up to date this often, so many rows at once."""
+
 assert 0 == PRIORITY_MIN < PRIORITY_MAX < 16
 assert PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX < REQUEST_BYTES_MAX
 assert BATCH_JOBS_MAX <= BATCH_JOBS_MSGPACK_MAX
@@ -144,3 +227,7 @@ assert (
 ), "a dead peer is found before the statement runs out"
 assert PARTITIONS_AHEAD_DAYS >= 1
 assert MEMORY_BYTES_MIN > REQUEST_BYTES_MAX
+assert TURN_MESSAGES_MAX <= QUEUE_MAILBOX_MAX
+assert ASSIGN_JOBS_MAX <= CREDIT_MAX
+assert SWEEP_S < LEASE_TTL_S_MIN / HEARTBEATS_PER_LEASE_MIN
+assert WORKERS_MAX >= WORKER_ROWS_MAX
