@@ -1,6 +1,24 @@
-"""Options that every test folder understands."""
+"""Options and fixtures that every test folder understands."""
 
 import pytest
+
+from tests.support.servers import (
+    empty_postgres_url,
+    migrated_template,
+    module_postgres_url,
+    postgres_url,
+    redis_url,
+    servers,
+)
+
+__all__ = [
+    "empty_postgres_url",
+    "migrated_template",
+    "module_postgres_url",
+    "postgres_url",
+    "redis_url",
+    "servers",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -225,9 +225,23 @@ class Postgres(Server):
 
     def create_database(self, name: str) -> None:
         """Create the database unless it is there."""
-        result = self._run("createdb", "-h", str(self.run_dir), "-U", SUPERUSER, name)
+        result = self._run("createdb", f"--host={self.run_dir}", f"--username={SUPERUSER}", name)
         if result.returncode != 0 and "already exists" not in result.stderr:
             raise EmbeddedError(f"createdb: {result.stderr}")
+
+    def execute(self, statement: str) -> None:
+        """Run one statement outside of any database of ours, such as CREATE DATABASE."""
+        result = self._run(
+            "psql",
+            f"--host={self.run_dir}",
+            f"--username={SUPERUSER}",
+            "--dbname=postgres",
+            "--no-psqlrc",
+            "--quiet",
+            f"--command={statement}",
+        )
+        if result.returncode != 0:
+            raise EmbeddedError(f"psql: {result.stderr}")
 
     def _prepare(self) -> None:
         for folder in (self.folder, self.run_dir):

@@ -1,0 +1,43 @@
+"""Brings a database to the newest schema: forward only, each file once, one node at a time.
+
+The files stand in `migrations/`; the library `pogo-core` applies each in a transaction of its own
+and remembers it in `_pogo_migration`. It takes no lock, so we hold one around it.
+"""
+
+import logging
+from importlib.resources import as_file, files
+
+from pogo_core.util.migrate import apply
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.store.partitions import ensure_partitions
+from taskforge_server.engine.store.pool import Connection, connect
+from taskforge_server.engine.store.statements import sql
+
+SCHEMA = "public"
+
+_log = logging.getLogger(__name__)
+
+
+async def migrate(url: str) -> list[str]:
+    """Apply what is missing and make the partitions of the next days; returns what was applied."""
+    connection = await connect(
+        url, application_name="taskforge migrate", statement_timeout_s=limits.BULK_TIMEOUT_S
+    )
+    try:
+        await connection.execute(sql("migration_lock"), timeout=limits.MIGRATION_LOCK_TIMEOUT_S)
+        before = await _applied(connection)
+        with as_file(files("taskforge_server.engine.store") / "migrations") as folder:
+            await apply(connection, folder, schema_name=SCHEMA, logger=_log)
+        after = await _applied(connection)
+        await ensure_partitions(connection)
+        await connection.execute(sql("migration_unlock"))
+    finally:
+        await connection.close()
+    return [name for name in after if name not in before]
+
+
+async def _applied(connection: Connection) -> list[str]:
+    if await connection.fetchval(sql("migrations_known")) is None:
+        return []
+    return [row["migration_id"] for row in await connection.fetch(sql("migrations_applied"))]

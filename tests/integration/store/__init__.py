@@ -1,0 +1,1 @@
+"""Postgres as the store uses it: against the real server."""

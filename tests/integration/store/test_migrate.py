@@ -1,0 +1,165 @@
+"""Migrations: from empty, twice, from two nodes at once; and the schema that comes out."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from taskforge_server.engine.store.migrate import migrate
+from taskforge_server.engine.store.pool import connect
+
+SEED_INDEXES = {
+    "idx_jobs_status_scheduled_priority": ["status", "scheduled_for", "priority"],
+    "idx_jobs_queue_id": ["queue_id", "id"],
+    "idx_jobs_created_at": ["created_at"],
+    "idx_job_executions_job_id": ["job_id"],
+    "idx_job_executions_worker_id": ["worker_id"],
+    "idx_workers_last_heartbeat": ["last_heartbeat"],
+    "idx_workers_project_id": ["project_id"],
+    "idx_organizations_created_at": ["created_at"],
+}
+
+# The twelve tables with the fields of both documents of the data model.
+SEED_TABLES = {
+    "organizations": "id name billing_email created_at",
+    "users": "id organization_id email password_hash role created_at",
+    "subscriptions": "id organization_id tier limits current_period_end",
+    "projects": "id organization_id name description created_at",
+    "api_keys": "id project_id key_hash name permissions last_used_at expires_at",
+    "job_queues": "id project_id name priority settings created_at",
+    "jobs": "id queue_id job_type payload status priority scheduled_for created_at updated_at",
+    "workers": "id project_id name type status last_heartbeat created_at",
+    "queue_worker_assignments": "queue_id worker_id weight is_active created_at",
+    "job_executions": (
+        "id job_id worker_id status output attempt_number started_at finished_at created_at"
+    ),
+    "execution_logs": "id execution_id level message metadata logged_at",
+    "job_dependencies": "parent_job_id child_job_id created_at",
+}
+
+# The order of the projector's binary COPY.
+JOBS_COLUMNS = (
+    "id queue_id project_id job_type payload status priority scheduled_for created_at updated_at "
+    "started_at finished_at shard lsn lease_lsn worker_id attempts crashes max_attempts timeout_s "
+    "deadline_at result last_error failed_reason idempotency_key unique_key group_key tags "
+    "waiting_on cancel_reason history_until"
+)
+EXECUTIONS_COLUMNS = (
+    "id job_id worker_id status output attempt_number started_at finished_at created_at error "
+    "shard lsn"
+)
+
+
+async def test_from_empty_then_again(empty_postgres_url: str) -> None:
+    first = await migrate(empty_postgres_url)
+    assert first == sorted(first)
+    assert first
+    before = await _schema(empty_postgres_url)
+    assert await migrate(empty_postgres_url) == []
+    assert await _schema(empty_postgres_url) == before
+
+
+async def test_from_two_nodes_at_once(empty_postgres_url: str) -> None:
+    results = await asyncio.gather(*(migrate(empty_postgres_url) for _ in range(3)))
+    applied = [names for names in results if names]
+    assert len(applied) == 1, "one did it, the others waited"
+    assert await migrate(empty_postgres_url) == []
+
+
+async def test_tables_have_the_fields_of_the_data_model(postgres_url: str) -> None:
+    columns = await _columns(postgres_url)
+    for table, fields in SEED_TABLES.items():
+        assert set(fields.split()) <= set(columns[table]), table
+
+
+async def test_columns_stand_in_the_order_of_the_copy(postgres_url: str) -> None:
+    columns = await _columns(postgres_url)
+    assert columns["jobs"] == JOBS_COLUMNS.split()
+    assert columns["job_executions"] == EXECUTIONS_COLUMNS.split()
+
+
+async def test_named_indexes(postgres_url: str) -> None:
+    connection = await connect(postgres_url, application_name="test")
+    try:
+        for name, columns in SEED_INDEXES.items():
+            found = await connection.fetch(
+                """SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass
+                ORDER BY attnum""",
+                name,
+            )
+            assert [row["attname"] for row in found] == columns, name
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("organizations", "name", " "),
+        ("organizations", "billing_email", "nobody"),
+        ("job_queues", "priority", 10),
+        ("job_queues", "priority", -1),
+        ("job_queues", "name", ""),
+        ("workers", "type", "special"),
+        ("workers", "status", "gone"),
+        ("jobs", "status", "done"),
+        ("jobs", "priority", 10),
+        ("job_executions", "status", "done"),
+        ("execution_logs", "level", "debug"),
+        ("subscriptions", "tier", "gold"),
+        ("users", "role", "root"),
+        ("users", "email", "nobody"),
+    ],
+)
+async def test_constraints(postgres_url: str, table: str, column: str, value: object) -> None:
+    """A CHECK alone refuses the value: the other columns of the row get what they need."""
+    connection = await connect(postgres_url, application_name="test")
+    try:
+        needed = await connection.fetch(
+            """SELECT attname, format_type(atttypid, NULL) AS type FROM pg_attribute
+            WHERE attrelid = $1::regclass AND attnum > 0 AND attnotnull AND NOT atthasdef""",
+            table,
+        )
+        sample = {
+            "uuid": bytes(16),
+            "smallint": 0,
+            "bigint": 1,
+            "character varying": _valid(table),
+            "timestamp with time zone": datetime.now(UTC),
+            "text": "x",
+        }
+        row = {entry["attname"]: sample[entry["type"]] for entry in needed}
+        if table == "users":
+            row["role"] = "admin"
+        row[column] = value
+        names = ", ".join(row)
+        holes = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+        statement = " ".join(["INSERT INTO", table, f"({names}) VALUES ({holes})"])
+        with pytest.raises(asyncpg.CheckViolationError) as caught:
+            await connection.execute(statement, *row.values())
+        assert column in str(caught.value.constraint_name)
+    finally:
+        await connection.close()
+
+
+def _valid(table: str) -> str:
+    return {"job_executions": "started", "execution_logs": "info", "subscriptions": "pro"}.get(
+        table, "a@b"
+    )
+
+
+async def _columns(url: str) -> dict[str, list[str]]:
+    connection = await connect(url, application_name="test")
+    try:
+        rows = await connection.fetch(
+            """SELECT table_name, array_agg(column_name ORDER BY ordinal_position) AS names
+            FROM information_schema.columns WHERE table_schema = 'public' GROUP BY table_name"""
+        )
+        return {row["table_name"]: [str(name) for name in row["names"]] for row in rows}
+    finally:
+        await connection.close()
+
+
+async def _schema(url: str) -> list[tuple[str, list[str]]]:
+    return sorted((await _columns(url)).items())
