@@ -19,8 +19,8 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "TASKFORGE_"
-# Variables that mean something to the commands and to the SDK, and nothing to a node.
-FOREIGN_VARIABLES = frozenset({"config", "url"})
+# Variables that mean something to the commands, to the SDK or to tests, and are no options.
+FOREIGN_VARIABLES = frozenset({"config", "url", "faultpoint", "test_build", "test_disable"})
 SECRETS = frozenset({"postgres_url", "redis_url", "api_key"})
 
 _BYTE_UNITS = {
@@ -102,15 +102,15 @@ def flag() -> Rule:
     return Rule(read, "true or false")
 
 
-def text(bytes_max: int = limits.NAME_BYTES_MAX) -> Rule:
+def text(chars_max: int = limits.NAME_CHARS_MAX) -> Rule:
     """Some text that is not empty."""
 
     def read(raw: object) -> str:
-        if not isinstance(raw, str) or not 0 < len(raw.strip().encode()) <= bytes_max:
+        if not isinstance(raw, str) or not 0 < len(raw.strip()) <= chars_max:
             raise ValueError
         return raw.strip()
 
-    return Rule(read, f"text of 1 to {bytes_max} bytes")
+    return Rule(read, f"text of 1 to {chars_max} characters")
 
 
 def url(*schemes: str) -> Rule:

@@ -51,9 +51,11 @@ SCHEDULE_AHEAD_S_MAX: Final = 5 * 366 * 86_400
 
 # Configuration rows
 
-NAME_BYTES_MAX: Final = 255
-DESCRIPTION_BYTES_MAX: Final = 4 * KIB
-EMAIL_BYTES_MAX: Final = 255
+NAME_CHARS_MAX: Final = 255
+EMAIL_CHARS_MAX: Final = 255
+"""`varchar(255)` in the tables."""
+
+DESCRIPTION_CHARS_MAX: Final = 4_000
 SETTINGS_BYTES_MAX: Final = 16 * KIB
 PERMISSIONS_MAX: Final = 64
 ASSIGNMENT_WEIGHT_MAX: Final = 1_000
@@ -83,8 +85,51 @@ SHARDS_MAX: Final = 4_096
 
 SHARDS_DEFAULT: Final = 64
 
-LOG_READ_ROWS_MAX: Final = 1_000
+LOG_READ_ROWS_MAX: Final = 256
 """Log rows of one read during replay; a body may hold megabytes."""
+
+# Journal
+
+APPEND_BYTES_MAX: Final = 16 * MIB
+"""Bodies of one commit; a commit of this size takes some 50 ms, and nothing is released before."""
+
+JOURNAL_STATEMENT_S: Final = 5.0
+"""After this long an append counts as lost in the network: connect again and look."""
+
+JOURNAL_RETRY_S: Final = 20.0
+"""How long one append tries to learn its outcome before its caller is told Unavailable."""
+
+JOURNAL_SLOW_S: Final = 2.0
+"""An append that takes this long closes admission: the database is away, or as good as."""
+
+RECONNECT_PAUSE_S_MIN: Final = 0.02
+RECONNECT_PAUSE_S_MAX: Final = 1.0
+"""A restarted database is found within a second; one that is away is not stormed."""
+
+LOG_KEPT_S: Final = 15.0
+LOG_TRIM_S: Final = 3.0
+"""Projected rows of the log stay this long: no append that is still under way may be older than the
+row that refuses it, and whoever takes a shard over finds the rows above the watermark it read."""
+
+TAKEOVER_TRIES_MAX: Final = 10
+"""Appends of `owned` that lose against a busy owner; each costs a round trip."""
+
+# Projector
+
+PROJECTION_ROUND_ROWS: Final = 131_072
+"""Jobs of one round: the server's cost of a row falls until the COPY has some 100,000 of them."""
+
+PROJECTION_COLLECT_ROWS: Final = 4_096
+"""Jobs that one shard encodes before the loop gets its turn: some 2 ms."""
+
+PROJECTION_ROUNDS_MAX: Final = 2
+"""Rounds under way: executions of the next beside jobs of this one."""
+
+PROJECTION_CAREFUL_ROWS: Final = 1_000
+"""Rows written together when a round holds a bad one; it is found by halving within these."""
+
+COPY_CHUNK_BYTES: Final = 512 * KIB
+"""What goes to the driver at once: it copies each chunk."""
 
 # Store
 
@@ -212,6 +257,68 @@ WORKER_ROWS_S: Final = 2.0
 WORKER_ROWS_MAX: Final = 1_000
 """The table of workers is brought up to date this often, so many rows at once."""
 
+# Doors
+
+SMALL_BODY_BYTES_MAX: Final = 64 * KIB
+"""Bodies of all requests but submits: settings of a queue are the largest."""
+
+ENVELOPE_BYTES_MAX: Final = 64 * KIB
+"""What a job may weigh in a request beside its payload."""
+
+BODIES_BYTES_MAX: Final = 256 * MIB
+"""Bodies that are being read at one time, in the whole process; beyond, callers get 429."""
+
+BODY_READ_S: Final = 30.0
+"""A body that takes longer is given up, so that slow senders hold nothing for long."""
+
+IDLE_CONNECTION_S: Final = 300.0
+IDLE_SWEEP_S: Final = 15.0
+"""Connections that say nothing for this long are closed; longer than the pools of common clients
+keep theirs, so that it is the client that closes."""
+
+HEADS_MAX: Final = 4_096
+HEAD_BYTES_MAX: Final = 2 * KIB
+"""Request heads that are known by heart: a few for each client and length of body."""
+
+HELD_BYTES_MAX: Final = 256 * KIB
+"""What a connection may send ahead while its request is worked on."""
+
+CONNECTIONS_BACKLOG: Final = 4_096
+
+PRINCIPALS_MAX: Final = 10_000
+PRINCIPAL_TTL_S: Final = 1.0
+"""How long a key is believed after it was looked up: a revoked one stops within a second."""
+
+UNKNOWN_KEYS_MAX: Final = 10_000
+UNKNOWN_KEY_TTL_S: Final = 5.0
+"""Wrong keys are remembered too, so that guessing costs the database little."""
+
+LOOKUPS_AT_ONCE_MAX: Final = 64
+"""Keys and queues that are looked up at one time; more callers than that get 503."""
+
+QUEUES_CACHED_MAX: Final = 20_000
+QUEUE_TTL_S: Final = 10.0
+"""Cached queues are read again after this long, in case an invalidation was lost."""
+
+WAIT_S_DEFAULT: Final = 10.0
+HELLO_WAIT_S: Final = 10.0
+"""A worker's connection must say hello within this."""
+
+STREAM_MESSAGE_BYTES_MAX: Final = 4 * MIB
+"""A frame of a worker: completions with results of 1 MiB, and room around them."""
+
+STREAM_FRAMES_AT_ONCE_MAX: Final = 64
+"""Frames of a worker that are handed on together."""
+
+STREAM_OUT_BYTES_MAX: Final = 64 * MIB
+"""Frames that wait for a worker that reads slowly; beyond, its connection is closed."""
+
+STREAM_CLOSE_S: Final = 2.0
+"""What the worker's half of a close gets."""
+
+DRAIN_S: Final = 10.0
+"""Requests under way when the server stops get this long."""
+
 assert 0 == PRIORITY_MIN < PRIORITY_MAX < 16
 assert PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX < REQUEST_BYTES_MAX
 assert BATCH_JOBS_MAX <= BATCH_JOBS_MSGPACK_MAX
@@ -227,7 +334,16 @@ assert (
 ), "a dead peer is found before the statement runs out"
 assert PARTITIONS_AHEAD_DAYS >= 1
 assert MEMORY_BYTES_MIN > REQUEST_BYTES_MAX
+assert JOURNAL_SLOW_S < JOURNAL_STATEMENT_S < JOURNAL_RETRY_S
+assert JOURNAL_STATEMENT_S + RECONNECT_PAUSE_S_MAX < LOG_KEPT_S
+assert PROJECTION_COLLECT_ROWS <= PROJECTION_ROUND_ROWS
 assert TURN_MESSAGES_MAX <= QUEUE_MAILBOX_MAX
 assert ASSIGN_JOBS_MAX <= CREDIT_MAX
 assert SWEEP_S < LEASE_TTL_S_MIN / HEARTBEATS_PER_LEASE_MIN
 assert WORKERS_MAX >= WORKER_ROWS_MAX
+assert PAYLOAD_BYTES_MAX + ENVELOPE_BYTES_MAX < REQUEST_BYTES_MAX <= BODIES_BYTES_MAX
+assert HEAD_BYTES_MAX < HELD_BYTES_MAX
+assert IDLE_SWEEP_S < IDLE_CONNECTION_S
+assert WAIT_S_DEFAULT <= WAIT_S_MAX < IDLE_CONNECTION_S
+assert RESULT_BYTES_MAX < STREAM_MESSAGE_BYTES_MAX <= STREAM_OUT_BYTES_MAX
+assert QUEUES_CACHED_MAX >= QUEUES_PER_PROJECT_MAX

@@ -1,0 +1,17 @@
+"""A dependency: the child starts after the parent has succeeded."""
+
+from taskforge_server.engine.errors import InvalidInput
+from taskforge_server.engine.model.base import Id, Model, Time
+
+
+class JobDependency(Model, frozen=True, kw_only=True):
+    """A row of `job_dependencies`."""
+
+    parent_job_id: Id
+    child_job_id: Id
+    created_at: Time
+
+    def validate(self) -> None:
+        super().validate()
+        if self.parent_job_id == self.child_job_id:
+            raise InvalidInput("a job cannot wait for itself", "parent_job_id")

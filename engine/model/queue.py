@@ -1,0 +1,124 @@
+"""A queue: where jobs wait, with the rules that hold for all of its jobs.
+
+A queue belongs to a shard for good:  shard = sha256(queue id)[:8] mod shards,  computed once when
+the queue is made and stored with it. So a queue does not move when the number of shards changes,
+and its jobs, which carry the shard in their ids, stay findable.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.model.base import Id, Model, Name, Priority, Time, checked
+from taskforge_server.engine.model.retry import RetryPolicy
+
+__all__ = ["History", "JobQueue", "QueueRef", "QueueSettings", "RetryPolicy", "shard_of_queue"]
+
+History = Literal["all", "failed", "none"]
+"""Which finished jobs stay in the tables."""
+
+
+Timeout = Annotated[
+    float,
+    msgspec.Meta(
+        gt=0, le=limits.TIMEOUT_S_MAX, description="seconds an attempt may run; null: no limit"
+    ),
+]
+
+
+class QueueSettings(Model, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `settings` of a queue; what is not given has these defaults."""
+
+    retry_policy: RetryPolicy = RetryPolicy()
+    timeout: Timeout | None = None
+    history: History = "all"
+    crashes_max: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=limits.CRASHES_MAX,
+            description="a job that so often took its worker down with it fails as quarantined",
+        ),
+    ] = 3
+
+    def validate(self) -> None:
+        super().validate()
+        self.check_relations()
+
+    def check_relations(self, path: str = "") -> None:
+        """Rules of two fields; `path` leads the name of the field in the error."""
+        self.retry_policy.check_relations(f"{path}retry_policy.")
+
+    @property
+    def timeout_ms(self) -> int:
+        """The timeout as the shard table takes it; 0: no limit."""
+        return 0 if self.timeout is None else max(1, round(self.timeout * 1000))
+
+    @property
+    def history_code(self) -> int:
+        """The history as the shard table takes it: 0 none, 1 failed, 2 all."""
+        return ("none", "failed", "all").index(self.history)
+
+    @classmethod
+    def stored(cls, text: str | bytes) -> "QueueSettings":
+        """Read a stored row. Fields of a newer version are passed over: nodes of two versions run
+        side by side during an upgrade."""
+        raw = _known(msgspec.json.decode(text), cls)
+        if "retry_policy" in raw:
+            raw["retry_policy"] = _known(raw["retry_policy"], RetryPolicy)
+        return checked(raw, cls)
+
+
+class JobQueue(Model, frozen=True, kw_only=True):
+    """A row of `job_queues`."""
+
+    id: Id
+    project_id: Id
+    name: Name
+    priority: Priority = 0
+    settings: QueueSettings = QueueSettings()
+    created_at: Time
+    shard: Annotated[int, msgspec.Meta(ge=0, lt=limits.SHARDS_MAX)]
+
+    def validate(self) -> None:
+        super().validate()
+        self.settings.check_relations("settings.")
+
+    def get_retry_policy(self) -> RetryPolicy:
+        return self.settings.retry_policy
+
+    def get_timeout(self) -> float | None:
+        """Seconds; None: no limit."""
+        return self.settings.timeout
+
+    def ref(self) -> "QueueRef":
+        """What the engine needs of the queue."""
+        return QueueRef(
+            self.id, self.project_id, self.name, self.priority, self.settings, self.shard
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRef:
+    """A queue as the engine knows it: a frozen copy of its row, replaced when the row changes."""
+
+    id: bytes
+    project_id: bytes
+    name: str
+    priority: int
+    settings: QueueSettings
+    shard: int
+
+
+def shard_of_queue(queue_id: bytes, shards: int) -> int:
+    """The shard of a new queue."""
+    if not 0 < shards <= limits.SHARDS_MAX:
+        raise ValueError(f"shards is {shards}: 1 to {limits.SHARDS_MAX}")
+    return int.from_bytes(hashlib.sha256(queue_id).digest()[:8]) % shards
+
+
+def _known(raw: Any, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {name: raw[name] for name in kind.__struct_fields__ if name in raw}
