@@ -1,0 +1,181 @@
+"""The log in Postgres: the table `shard_log`, written over one connection of its own.
+
+    append:   sent --rows back--> each row is ours, or refused --read back--> ours / another's
+                |                                                              (fenced)
+                '--connection lost, timeout: the outcome is unknown--> connect again, send again
+
+Sending again is safe: a row that the first try wrote refuses the second, is read back, and its
+prefix (checksum and nonce) says that it is ours. A first try that is still under way in the server
+makes the second wait for it at the primary key. So every refused row is read back, and only a row
+whose place holds another's prefix, or whose place was trimmed away, counts as fenced.
+
+Within JOURNAL_RETRY_S the outcome is known or the call raises Unavailable. The server gives up on a
+statement after JOURNAL_STATEMENT_S; trimming waits longer than that (see `projector`), so that no
+statement can be older than the rows that refuse it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeAlias, TypeVar
+
+import asyncpg
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.journal.link import (
+    DATABASE_ERRORS,
+    Backoff,
+    Connect,
+    Connection,
+    Link,
+    is_environmental,
+)
+from taskforge_server.engine.journal.log import PREFIX_BYTES, LogRow, check_rows
+from taskforge_server.engine.journal.statements import sql
+
+log = logging.getLogger(__name__)
+
+Prepared: TypeAlias = "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"
+T = TypeVar("T")
+
+
+class PostgresShardLog:
+    """The log of all shards. One append is under way at a time; others wait for their turn."""
+
+    def __init__(self, connect: Connect, retry_s: float = limits.JOURNAL_RETRY_S) -> None:
+        self._writer = Link(connect)
+        self._trimmer = Link(connect)
+        self._connect = connect
+        self._retry_s = retry_s
+        self._turn = asyncio.Lock()
+        self._prepared_on: Connection | None = None
+        self._many: Prepared
+        self._one: Prepared
+
+    async def heads(self, shards: Iterable[int]) -> dict[int, tuple[int, int]]:
+        wanted = list(shards)
+
+        async def read() -> list[asyncpg.Record]:
+            connection = await self._ready_writer()
+            return await connection.fetch(
+                sql("log_heads"), wanted, timeout=limits.JOURNAL_STATEMENT_S
+            )
+
+        async with self._turn:
+            found = await self._insist(read)
+        known = {row["shard"]: (row["lsn"], row["epoch"]) for row in found}
+        return {shard: known.get(shard, (0, 0)) for shard in wanted}
+
+    async def append(self, rows: Sequence[LogRow]) -> set[int]:
+        check_rows(rows)
+        # In one order everywhere: two writers at the same shards cannot wait for each other.
+        ordered = sorted(rows)
+        async with self._turn:
+            return await self._insist(lambda: self._try(ordered))
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until it succeeds, each time over a new connection; Unavailable when time is up."""
+        deadline_s = time.monotonic() + self._retry_s
+        backoff = Backoff()
+        while True:
+            try:
+                return await call()
+            except asyncio.CancelledError:
+                self._writer.discard()
+                raise
+            except DATABASE_ERRORS as error:
+                self._writer.discard()
+                if not is_environmental(error):
+                    raise
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    raise Unavailable(limits.UNAVAILABLE_RETRY_S) from error
+                log.warning("the log did not answer, trying again: %r", error)
+                await backoff.pause(left_s)
+
+    async def _try(self, rows: Sequence[LogRow]) -> set[int]:
+        connection = await self._ready_writer()
+        timeout_s = limits.JOURNAL_STATEMENT_S
+        if len(rows) == 1:
+            written = await self._one.fetch(*rows[0], timeout=timeout_s)
+        else:
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            written = await self._many.fetch(*columns, timeout=timeout_s)
+        mine = {row[0] for row in written}
+        if len(mine) < len(rows):
+            refused = [row for row in rows if row.shard not in mine]
+            mine |= await self._ours(connection, refused)
+        return mine
+
+    async def _ours(self, connection: Connection, refused: Sequence[LogRow]) -> set[int]:
+        """Of the refused rows those that an earlier try of ours wrote."""
+        found = await connection.fetch(
+            sql("log_prefixes"),
+            [row.shard for row in refused],
+            [row.lsn for row in refused],
+            PREFIX_BYTES,
+            timeout=limits.JOURNAL_STATEMENT_S,
+        )
+        prefixes = {row["shard"]: row["prefix"] for row in found}
+        return {row.shard for row in refused if prefixes.get(row.shard) == row.prefix}
+
+    async def _ready_writer(self) -> Connection:
+        connection = await self._writer.get()
+        if connection is not self._prepared_on:
+            await _session(connection, limits.JOURNAL_STATEMENT_S)
+            self._many = await connection.prepare(sql("log_append"))
+            self._one = await connection.prepare(sql("log_append_one"))
+            self._prepared_on = connection
+        return connection
+
+    async def read(self, shard: int, after_lsn: int) -> AsyncIterator[LogRow]:
+        async for row in self.read_all({shard: after_lsn}):
+            yield row
+
+    async def read_all(self, after: Mapping[int, int]) -> AsyncIterator[LogRow]:
+        # A connection of its own: a long read must not hold up the appends of other shards.
+        async with self._reader() as connection, connection.transaction(readonly=True):
+            rows = connection.cursor(
+                sql("log_read"),
+                list(after),
+                list(after.values()),
+                prefetch=limits.LOG_READ_ROWS_MAX,
+            )
+            async for row in rows:
+                yield LogRow(*row)
+
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[Connection]:
+        link = Link(self._connect)
+        try:
+            connection = await link.get()
+            await _session(connection, limits.BULK_TIMEOUT_S)
+            yield connection
+        except BaseException:
+            link.discard()
+            raise
+        finally:
+            await link.close()
+
+    async def trim(self, below: Mapping[int, int]) -> int:
+        try:
+            connection = await self._trimmer.get()
+            await _session(connection, limits.BULK_TIMEOUT_S)
+            done = await connection.execute(
+                sql("log_trim"), list(below), list(below.values()), timeout=limits.BULK_TIMEOUT_S
+            )
+        except BaseException:
+            self._trimmer.discard()
+            raise
+        return int(done.split()[-1])
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._trimmer.close()
+
+
+async def _session(connection: Connection, statement_s: float) -> None:
+    await connection.execute(sql("session"), str(round(statement_s * 1000)))

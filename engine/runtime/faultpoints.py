@@ -1,0 +1,58 @@
+"""Named points at which a crash test lets the process die.
+
+    TASKFORGE_FAULTPOINT=name      dies when the point is reached for the first time
+    TASKFORGE_FAULTPOINT=name:7    dies when it is reached for the seventh time
+
+The process kills itself with SIGKILL: no handler runs, no buffer is flushed. The variable is read
+once, at import. A point that nobody named costs one call of an empty function.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+VARIABLE: Final = "TASKFORGE_FAULTPOINT"
+
+AFTER_COMMIT_BEFORE_RELEASE: Final = "after_commit_before_release"
+AFTER_STARTED_BEFORE_SEND: Final = "after_started_before_send"
+BETWEEN_COMPLETION_AND_ACK: Final = "between_completion_and_ack"
+IN_PROJECTOR_TRANSACTION: Final = "in_projector_transaction"
+IN_TAKEOVER: Final = "in_takeover"
+
+NAMES: Final = frozenset(
+    {
+        AFTER_COMMIT_BEFORE_RELEASE,
+        AFTER_STARTED_BEFORE_SEND,
+        BETWEEN_COMPLETION_AND_ACK,
+        IN_PROJECTOR_TRANSACTION,
+        IN_TAKEOVER,
+    }
+)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def armed(setting: str, die: Callable[[], None] = _die) -> Callable[[str], None]:
+    """The function to call at every point, for this value of the variable."""
+    if not setting:
+        return lambda name: None
+    wanted, _, count = setting.partition(":")
+    if wanted not in NAMES:
+        raise ValueError(f"{VARIABLE} names {wanted!r}; known are {', '.join(sorted(NAMES))}")
+    left = int(count or "1")
+
+    def hit(name: str) -> None:
+        nonlocal left
+        if name == wanted:
+            left -= 1
+            if left == 0:
+                die()
+
+    return hit
+
+
+hit: Final = armed(os.environ.get(VARIABLE, ""))
+"""Called at a point with its name."""
