@@ -7,7 +7,7 @@ state exactly while it is open, and in `_dirty` while it has an event that no pr
 
 from collections import defaultdict
 
-from taskforge_server.ext.pure import tableids as ids
+from taskforge_server.ext.pure import ids
 from taskforge_server.ext.pure.tablejob import (
     CANCELLED,
     FAILED,

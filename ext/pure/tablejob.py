@@ -17,7 +17,7 @@ from typing import Any
 
 import msgpack
 
-from taskforge_server.ext.pure import tableids as ids
+from taskforge_server.ext.pure import ids
 from taskforge_server.ext.pure.tablelog import PRIORITY_MAX
 from taskforge_server.ext.pure.tablerows import (
     EXECUTION_COLUMNS,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from taskforge_server.ext.pure import tableids as ids
+from taskforge_server.ext.pure import ids
 from taskforge_server.ext.pure.tablejob import Attempt
 from taskforge_server.ext.pure.tablelog import I16_MAX, I32_MAX, I64_MAX, PRIORITY_MAX
 

@@ -1,0 +1,619 @@
+"""The compiled shard table against its plain twin, and both against naive models.
+
+`TableMachine` gives both tables the same random commands and compares every answer, log body and
+projection. Besides, three models know less but are simple enough to be seen right: `Model` for
+order, states and leases; `Tables` for what the database holds; and the log itself, from which a
+fresh table must come to the same state.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from taskforge_server.ext.pure import table as pure
+from taskforge_server.ext.pure.tablelog import Requeued, Submitted, decode
+from tests.support.table_pair import Pair, Projections, RefusedError, Tables
+
+EPOCH_US = 1_700_000_000_000_000
+FOREVER_US = 2**62
+PROJECT = b"p" * 16
+TYPES = ["mail", "resize", "bericht-ü"]
+HISTORY_NONE, HISTORY_FAILED, HISTORY_ALL = 0, 1, 2
+FINAL = {"succeeded", "failed", "cancelled"}
+
+queues = st.integers(0, 3)
+workers = st.integers(0, 1)
+# Time mostly goes on; the database's clock may also be read a little earlier than before.
+steps_us = st.one_of(st.just(0), st.integers(1, 5_000_000), st.integers(-2_000, -1))
+delays_us = st.one_of(st.just(0), st.integers(1, 10_000_000))
+types_taken = st.one_of(st.none(), st.none(), st.frozensets(st.sampled_from([*TYPES, "unknown"])))
+json_texts = st.sampled_from([b"null", b"{}", b'{"n":1}', b'"' + b"x" * 300 + b'"', '"ü"'.encode()])
+errors = st.sampled_from([b"{}", b'{"type":"ValueError","message":"no"}'])
+reasons = st.sampled_from(["error", "timeout", "quarantined"])
+picks = st.integers(0, 10_000)
+ages_us = st.sampled_from([0, 0, 1_000_000])
+
+
+@st.composite
+def options(draw: st.DrawFn) -> bytes | None:
+    """In the order in which the table gives them back."""
+    chosen: dict[str, Any] = {
+        name: draw(st.text("abü", min_size=1, max_size=3))
+        for name in ("idempotency_key", "unique_key", "group_key")
+        if draw(st.booleans())
+    }
+    tags = draw(st.lists(st.sampled_from(["red", "blå", ""]), max_size=3))
+    if tags:
+        chosen["tags"] = tags
+    return msgpack.packb(chosen) if chosen else None
+
+
+@st.composite
+def new_jobs(draw: st.DrawFn) -> dict[str, Any]:
+    return {
+        "job_type": draw(st.sampled_from(TYPES)),
+        "payload": draw(json_texts),
+        "priority": draw(st.integers(0, 9)),
+        "due_us": draw(delays_us),
+        "timeout_ms": draw(st.sampled_from([0, 0, 1, 2_500])),
+        "max_attempts": draw(st.sampled_from([0, 3, 32767])),
+        "options": draw(options()),
+    }
+
+
+@dataclass
+class ModelJob:
+    queue: int
+    job_type: str
+    priority: int
+    number: int
+    status: str
+    due_us: int = 0
+    token: bytes = b""
+
+
+@dataclass
+class Model:
+    """States, leases and order, told by scanning lists."""
+
+    jobs: dict[bytes, ModelJob] = field(default_factory=dict)
+    numbered: int = 0
+
+    def number(self) -> int:
+        self.numbered += 1
+        return self.numbered
+
+    def start(self, queue: int, types: frozenset[str] | None, most: int) -> list[bytes]:
+        """The ids to start: always the greatest priority, then the earliest submitted."""
+        ready = {
+            job_id: job
+            for job_id, job in self.jobs.items()
+            if job.queue == queue
+            and job.status == "pending"
+            and (types is None or job.job_type in types)
+        }
+        started = []
+        while ready and len(started) < most:
+            best = next(iter(ready))
+            for job_id, job in ready.items():
+                greater = job.priority > ready[best].priority
+                earlier = job.number < ready[best].number
+                if greater or (job.priority == ready[best].priority and earlier):
+                    best = job_id
+            del ready[best]
+            started.append(best)
+        return started
+
+    def leased(self, token: bytes) -> ModelJob | None:
+        job = self.jobs.get(token[:16])
+        return job if job and job.status == "processing" and job.token == token else None
+
+    def due(self, now_us: int) -> list[int]:
+        due = [j for j in self.jobs.values() if j.status == "scheduled" and j.due_us <= now_us]
+        for job in due:
+            job.status = "pending"
+        return sorted({job.queue for job in due})
+
+
+@dataclass(frozen=True)
+class Call:
+    """A method of the machine with its arguments."""
+
+    name: str
+    args: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{name}={arg!r}' for name, arg in self.args.items())})"
+
+
+def call(weight: int, name: str, **args: st.SearchStrategy[Any]) -> list[st.SearchStrategy[Call]]:
+    return [st.builds(Call, st.just(name), st.fixed_dictionaries(args))] * weight
+
+
+# One rule with weights instead of a rule a command: hypothesis leaves some rules out of each run,
+# but a projection needs most of these in one run.
+calls = st.one_of(
+    *call(6, "submit", queue=queues, jobs=st.lists(new_jobs(), max_size=6), step_us=steps_us),
+    *call(
+        10,
+        "start",
+        queue=queues,
+        types=types_taken,
+        worker=workers,
+        most=st.sampled_from([8, 3, 1, 0]),
+        step_us=steps_us,
+    ),
+    *call(4, "succeed", chosen=st.lists(picks, max_size=4), step_us=steps_us),
+    *call(3, "succeed_with", pick=picks, result=st.none() | json_texts, step_us=steps_us),
+    *call(4, "retried", pick=picks, delay_us=delays_us, error=errors, step_us=steps_us),
+    *call(4, "failed", pick=picks, reason=reasons, error=errors, step_us=steps_us),
+    *call(3, "released", pick=picks, error=errors, step_us=steps_us),
+    *call(2, "cancelled", pick=picks, step_us=steps_us),
+    *call(3, "requeue", pick=picks, step_us=steps_us),
+    *call(1, "keyed", key=st.sampled_from(["a", "b"]), pick=picks, step_us=steps_us),
+    *call(1, "owned", epoch=st.integers(1, 300), step_us=steps_us),
+    *call(3, "due", step_us=steps_us),
+    *call(1, "watch", pick=picks, on=st.booleans()),
+    *call(1, "hand_over", pick=picks),
+    *call(1, "change_queue", history=st.integers(0, 2)),
+    *call(3, "ask", queue=queues, types=types_taken, worker=workers, pick=picks, step_us=steps_us),
+    *call(3, "take_batch"),
+    *call(7, "committed", behind=st.integers(0, 1), take=st.booleans()),
+    *call(7, "collect", rows_max=st.sampled_from([1, 3, 1000]), age_us=ages_us),
+    *call(6, "projected"),
+    *call(1, "fold_of_the_log_is_the_live_state"),
+    *call(1, "recovery_finds_the_live_state", applied=st.integers(0, 2), file=st.booleans()),
+    *call(1, "crash", lost=st.integers(0, 2), applied=st.integers(0, 2)),
+)
+
+
+def choose(among: list[bytes], pick: int, otherwise: bytes) -> bytes:
+    return among[pick % len(among)] if among else otherwise
+
+
+class TableMachine(RuleBasedStateMachine):
+    """Random commands to both tables. The state of a run after a crash is that of its log."""
+
+    subject: ModuleType = pure
+
+    @initialize(shard=st.sampled_from([0, 1, 4095]), seed=st.integers(0, 2**64 - 1), head=picks)
+    def begin(self, shard: int, seed: int, head: int) -> None:
+        self.shard, self.seed = shard, seed
+        self.now_us = self.latest_us = EPOCH_US
+        self.histories = [HISTORY_NONE, HISTORY_FAILED, HISTORY_ALL, HISTORY_ALL]
+        self.first_lsn = head + 1
+        self.pair = self.fresh_pair()
+        self.pair.call("adopt", head)
+        self.log: dict[int, bytes] = {}
+        self.tables = Tables(watermark=head)
+        self.under_way: list[Projections] = []
+        self.model = Model()
+        self.tokens: list[bytes] = []
+        self.ids: list[bytes] = []
+        self.ids_before = 0  # how many were given before the last crash
+        self.finished: dict[bytes, dict[str, Any]] = {}
+        self.crashed = False
+
+    @rule(call=calls)
+    def do(self, call: Call) -> None:
+        getattr(self, call.name)(**call.args)
+
+    def fresh_pair(self) -> Pair:
+        pair = Pair(self.subject, self.shard, self.seed)
+        for index in range(4):
+            self.define_queue(pair, index)
+        for index in range(2):
+            assert pair.call("worker", bytes([index]) * 16) == index
+        return pair
+
+    def define_queue(self, pair: Pair, index: int) -> None:
+        timeout_ms = [0, 1_000, 0, 60_000][index]
+        history = self.histories[index]
+        args = (bytes([index]) * 16, PROJECT, f"queue-{index}", timeout_ms, history)
+        assert pair.call("queue", *args) == index
+
+    def tick(self, step_us: int) -> int:
+        self.now_us += step_us
+        self.latest_us = max(self.latest_us, self.now_us)
+        return self.now_us
+
+    def token(self, pick: int) -> bytes:
+        """Mostly a current lease, sometimes any that was ever given."""
+        current = [job.token for job in self.model.jobs.values() if job.status == "processing"]
+        return choose(current if current and pick % 8 != 7 else self.tokens, pick // 8, bytes(24))
+
+    def job_id(self, pick: int, *statuses: str) -> bytes:
+        """Mostly a job in one of those states, sometimes any that ever was."""
+        known = {job_id: job.status for job_id, job in self.model.jobs.items()}
+        known |= {job_id: job["status"] for job_id, job in self.finished.items()}
+        fit = [job_id for job_id, status in known.items() if status in statuses]
+        return choose(fit if fit and pick % 8 != 7 else self.ids, pick // 8, bytes(16))
+
+    # --- decisions ------------------------------------------------------------------------------
+
+    def submit(self, queue: int, jobs: list[dict[str, Any]], step_us: int) -> None:
+        now_us = self.tick(step_us)
+        jobs = [job | {"due_us": job["due_us"] and now_us - 1 + job["due_us"]} for job in jobs]
+        job_ids = self.pair.submit(queue, jobs, now_us)
+        assert len(job_ids) == 16 * len(jobs)
+        for index, job in enumerate(jobs):
+            job_id = job_ids[16 * index : 16 * index + 16]
+            before = self.ids[self.ids_before :]
+            assert not before or job_id > max(before), "ids do not ascend"
+            assert job_id not in self.ids, "an id was given twice"
+            self.ids.append(job_id)
+            self.model.jobs[job_id] = ModelJob(
+                queue=queue,
+                job_type=job["job_type"],
+                priority=job["priority"],
+                number=self.model.number(),
+                status="scheduled" if job["due_us"] > now_us else "pending",
+                due_us=job["due_us"],
+            )
+
+    def start(
+        self, queue: int, types: frozenset[str] | None, worker: int, most: int, step_us: int
+    ) -> None:
+        now_us = self.tick(step_us)
+        if not self.model.start(queue, None, 1):  # rather a queue that has something
+            queue = next((q for q in range(4) if self.model.start(q, None, 1)), queue)
+        expected = self.model.start(queue, types, most)
+        lease = self.pair.oracle.gathering_lsn.to_bytes(8, "big")
+        frame, count = self.pair.call("start", queue, types, worker, most, now_us)
+        assert count == len(expected)
+        if not count:
+            assert frame == b""
+            return
+        started = [job_id + lease for job_id in expected]
+        assert msgpack.unpackb(frame, strict_map_key=False)[4] == b"".join(started)
+        for token in started:
+            self.tokens.append(token)
+            job = self.model.jobs[token[:16]]
+            job.status, job.token = "processing", token
+
+    def succeed(self, chosen: list[int], step_us: int) -> None:
+        tokens = [self.token(pick) for pick in chosen]
+        stale = []
+        for token in tokens:
+            job = self.model.leased(token)
+            if job is None:
+                stale.append(token)
+            else:
+                job.status = "succeeded"
+        accepted, refused, _ = self.pair.call("succeed", b"".join(tokens), self.tick(step_us))
+        assert (accepted, refused) == (len(tokens) - len(stale), b"".join(stale))
+
+    def finish(self, command: str, pick: int, status: str, step_us: int, *args: Any) -> bool:
+        token = self.token(pick)
+        job = self.model.leased(token)
+        accepted: bool = self.pair.call(command, token, *args, self.tick(step_us))
+        assert accepted == (job is not None)
+        if job is not None:
+            job.status = status
+        return accepted
+
+    def succeed_with(self, pick: int, result: bytes | None, step_us: int) -> None:
+        self.finish("succeed_with", pick, "succeeded", step_us, result)
+
+    def retried(self, pick: int, delay_us: int, error: bytes, step_us: int) -> None:
+        due_us = self.now_us + delay_us
+        job = self.model.leased(self.token(pick))
+        if self.finish("retried", pick, "scheduled", step_us, due_us, error) and job:
+            job.due_us = due_us
+
+    def failed(self, pick: int, reason: str, error: bytes, step_us: int) -> None:
+        self.finish("failed", pick, "failed", step_us, reason, error)
+
+    def released(self, pick: int, error: bytes, step_us: int) -> None:
+        self.finish("released", pick, "pending", step_us, error)
+
+    def cancelled(self, pick: int, step_us: int) -> None:
+        job_id = self.job_id(pick, "pending", "scheduled")
+        known = self.pair.oracle.get(job_id)
+        try:
+            done = self.pair.call("cancelled", job_id, "no longer wanted", self.tick(step_us))
+            assert done == (known is not None)
+            if known is not None:
+                assert self.model.jobs[job_id].status in ("pending", "scheduled")
+                self.model.jobs[job_id].status = "cancelled"
+        except RefusedError as raised:
+            if raised.name != "TransitionError":
+                raise
+            status = self.model.jobs[job_id].status
+            assert status in {"processing", *FINAL}
+
+    def requeue(self, pick: int, step_us: int) -> None:
+        """From memory while it is there, otherwise as it ended."""
+        job_id = self.job_id(pick, "failed", "cancelled")
+        snapshot = self.pair.oracle.get(job_id) or self.finished.get(job_id)
+        if snapshot is None:
+            return
+        legal = snapshot["status"] in ("failed", "cancelled")
+        try:
+            self.pair.call("requeue", snapshot, self.tick(step_us))
+            assert legal
+            self.model.jobs[job_id] = ModelJob(
+                queue=snapshot["queue_id"][0],
+                job_type=snapshot["job_type"],
+                priority=snapshot["priority"],
+                number=self.model.number(),
+                status="pending",
+            )
+        except RefusedError as raised:
+            if legal or raised.name != "TransitionError":
+                raise
+
+    def keyed(self, key: str, pick: int, step_us: int) -> None:
+        job_ids = self.job_id(pick)
+        self.pair.call("keyed", PROJECT, key, b"h" * 32, job_ids, self.tick(step_us))
+
+    def owned(self, epoch: int, step_us: int) -> None:
+        self.pair.call("owned", "node-1", epoch, self.tick(step_us))
+
+    # --- time, leases, questions ----------------------------------------------------------------
+
+    def due(self, step_us: int) -> None:
+        now_us = self.tick(step_us)
+        assert self.pair.call("due", now_us) == self.model.due(now_us)
+
+    def watch(self, pick: int, on: bool) -> None:
+        self.pair.call("watch", self.job_id(pick), on)
+
+    def hand_over(self, pick: int) -> None:
+        """To the worker that has it, as after a reconnect."""
+        token = self.token(pick)
+        job = self.pair.oracle.get(token[:16])
+        worker = job["worker_id"][0] if job and job["worker_id"] else 0
+        assert self.pair.call("hand_over", token, worker) == bool(self.model.leased(token))
+
+    def change_queue(self, history: int) -> None:
+        """Only that of the last queue; the others keep theirs for the checks of the tables."""
+        self.histories[3] = history
+        self.define_queue(self.pair, 3)
+
+    def ask(
+        self, queue: int, types: frozenset[str] | None, worker: int, pick: int, step_us: int
+    ) -> None:
+        jobs = [job for job in self.model.jobs.values() if job.queue == queue]
+        counts = [
+            len([job for job in jobs if job.status == status])
+            for status in ("pending", "scheduled", "processing")
+        ]
+        assert self.pair.call("counts", queue) == tuple(counts)
+        ready = len(self.model.start(queue, types, len(jobs)))
+        assert self.pair.call("ready", queue, types) == ready
+        self.pair.call("running", worker)
+        self.pair.call("expired", self.now_us + step_us)
+        self.pair.call("next_due_us")
+        job_id = self.job_id(pick)
+        self.pair.call("get", job_id)
+        self.pair.call("executions", job_id)
+        token = self.token(pick)
+        assert self.pair.call("holds", token) == bool(self.model.leased(token))
+
+    # --- the log and the tables -----------------------------------------------------------------
+
+    def take_batch(self) -> None:
+        taken = self.pair.take_batch()
+        if taken is not None:
+            lsn, count, body = taken
+            assert count == len(decode(body).events)
+            self.log[lsn] = body
+
+    def committed(self, behind: int, take: bool) -> None:
+        if take:
+            self.take_batch()
+        lsn = self.pair.oracle.gathering_lsn - 1 - behind
+        self.pair.call("committed", lsn)
+
+    def collect(self, rows_max: int, age_us: int) -> None:
+        projections = self.pair.collect(rows_max, self.now_us - age_us)
+        if projections is not None:
+            self.under_way.append(projections)
+
+    def projected(self) -> None:
+        if not self.under_way:
+            return
+        projections = self.under_way.pop(0)
+        before = {job["id"]: job for job in self.pair.oracle.snapshot()}
+        self.tables.apply(projections.oracle)
+        self.pair.projected(projections)
+        for job_id in before.keys() - {job["id"] for job in self.pair.oracle.snapshot()}:
+            assert before[job_id]["status"] in FINAL
+            self.finished[job_id] = before[job_id]
+            del self.model.jobs[job_id]
+
+    # --- recovery -------------------------------------------------------------------------------
+
+    def settle_log(self) -> None:
+        self.take_batch()
+        self.committed(behind=0, take=False)
+
+    def recovered(self, tables: Tables, log: dict[int, bytes], file: bool = False) -> Pair:
+        pair = self.fresh_pair()
+        pair.call("load", tables.unfinished(file))
+        for lsn, body in log.items():
+            if lsn > tables.watermark:
+                pair.call("replay", lsn, body)
+        pair.call("adopt", max(log, default=self.first_lsn - 1))
+        pair.same_state()
+        return pair
+
+    def all_due(self, other: Pair) -> None:
+        """Due jobs wait in their lanes on both sides: that they are due is no event."""
+        self.model.due(self.latest_us)
+        self.pair.call("due", self.latest_us)
+        other.call("due", self.latest_us)
+
+    def fold_of_the_log_is_the_live_state(self) -> None:
+        """No key may differ; the fold also knows jobs that ended and were freed."""
+        self.settle_log()
+        fold = self.recovered(Tables(watermark=self.first_lsn - 1), self.log)
+        self.all_due(fold)
+        live = {job["id"]: job for job in self.pair.oracle.snapshot()}
+        folded = {job["id"]: job for job in fold.oracle.snapshot()}
+        assert live == {job_id: folded[job_id] for job_id in live}
+        gone = [job for job_id, job in folded.items() if job_id not in live]
+        assert {job["status"] for job in gone} <= FINAL
+        if not self.crashed:
+            twin = copy.deepcopy(self.pair.oracle)
+            for queue in range(4):
+                frame = twin.start(queue, None, 0, 1000, self.now_us)
+                assert fold.call("start", queue, None, 0, 1000, self.now_us) == frame
+
+    def recovery_finds_the_live_state(self, applied: int, file: bool) -> None:
+        """Unfinished jobs, whether or not projections under way had come through."""
+        self.settle_log()
+        tables = copy.deepcopy(self.tables)
+        for projections in self.under_way[:applied]:
+            tables.apply(projections.oracle)
+        new = self.recovered(tables, self.log, file)
+        self.all_due(new)
+        live = [job for job in self.pair.oracle.snapshot() if job["status"] not in FINAL]
+        found = [job for job in new.oracle.snapshot() if job["status"] not in FINAL]
+        assert live == found
+
+    def crash(self, lost: int, applied: int) -> None:
+        """The table is gone, with what was gathered and maybe rows that were not known durable."""
+        for projections in self.under_way[:applied]:
+            self.tables.apply(projections.oracle)
+        self.under_way.clear()
+        head = max(self.pair.oracle.committed_lsn, self.pair.oracle.gathering_lsn - 1 - lost)
+        self.log = {lsn: body for lsn, body in self.log.items() if lsn <= head}
+        loaded = {
+            job_id: row.lsn
+            for job_id, row in sorted(self.tables.jobs.items())
+            if row.values["status"] not in FINAL
+        }
+        self.seed += 1  # a table that is built anew has a seed of its own
+        self.pair = self.recovered(self.tables, self.log)
+        self.crashed = True
+        self.ids_before = len(self.ids)
+        self.finished = {i: job for i, job in self.finished.items() if job["lsn"] <= head}
+        order = self.order_after_recovery(loaded)
+        self.model = Model(numbered=len(order))
+        for job in self.pair.oracle.snapshot():
+            token = job["id"] + job["lease_lsn"].to_bytes(8, "big")
+            self.model.jobs[job["id"]] = ModelJob(
+                queue=job["queue_id"][0],
+                job_type=job["job_type"],
+                priority=job["priority"],
+                number=order.index(job["id"]),
+                status=job["status"],
+                due_us=job["due_us"],
+                token=token,
+            )
+
+    def order_after_recovery(self, loaded: dict[bytes, int]) -> list[bytes]:
+        """Loaded jobs by id, then those that the log submits or requeues."""
+        order = list(loaded)
+        for lsn, body in self.log.items():
+            if lsn <= self.tables.watermark:
+                continue
+            for event in decode(body).events:
+                if isinstance(event, Submitted) and event.job_id not in order:
+                    order.append(event.job_id)
+                elif isinstance(event, Requeued) and lsn > loaded.get(event.job_id, 0):
+                    if event.job_id in order:
+                        order.remove(event.job_id)
+                    order.append(event.job_id)
+        return order
+
+    # --- what always holds ----------------------------------------------------------------------
+
+    @invariant()
+    def same_state(self) -> None:
+        self.pair.same_state()
+
+    def teardown(self) -> None:
+        """At the end everything is written, and the tables know what memory knows."""
+        if not hasattr(self, "pair"):
+            return
+        self.settle_log()
+        while (projections := self.pair.collect(1000, FOREVER_US)) is not None:
+            self.under_way.append(projections)
+        while self.under_way:
+            self.projected()
+        self.pair.same_state()
+        assert self.pair.oracle.unprojected == 0
+        assert self.tables.watermark == self.pair.oracle.committed_lsn
+        live = self.pair.oracle.snapshot()
+        assert not [job for job in live if job["status"] in FINAL]
+        self.due(0)
+        new = self.recovered(self.tables, {})
+        new.call("adopt", self.pair.oracle.committed_lsn)
+        new.call("due", self.now_us)
+        assert new.oracle.snapshot() == self.pair.oracle.snapshot()
+        self.check_tables()
+
+    def check_tables(self) -> None:
+        """Rows agree with the queue's history, executions with the attempts of their job."""
+        attempts: dict[bytes, list[int]] = {}
+        for row in self.tables.executions.values():
+            attempts.setdefault(row.values["job_id"], []).append(row.values["attempt_number"])
+        for job_id, row in self.tables.jobs.items():
+            history = self.histories[row.values["queue_id"][0]]
+            if row.values["queue_id"][0] == 3:
+                continue  # its history changed on the way
+            if row.values["status"] in FINAL:
+                assert history != HISTORY_NONE
+                assert history == HISTORY_ALL or row.values["status"] != "succeeded"
+            if history != HISTORY_NONE:
+                numbers = list(range(1, row.values["attempts"] + 1))
+                assert sorted(attempts.get(job_id, [])) == numbers
+        running = {
+            i for i, row in self.tables.executions.items() if row.values["status"] == "started"
+        }
+        for execution_id in running:
+            execution = self.tables.executions[execution_id]
+            job = self.tables.jobs.get(execution.values["job_id"])
+            assert job is None or (
+                job.values["status"] == "processing"
+                and job.values["attempts"] == execution.values["attempt_number"]
+            )
+
+
+def run(subject: ModuleType, examples: int, steps: int = 60) -> None:
+    machine = type("Machine", (TableMachine,), {"subject": subject})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def compiled() -> ModuleType:
+    return pytest.importorskip(
+        "taskforge_server.ext.table", reason="the compiled table is not built yet"
+    )
+
+
+def test_plain_table_agrees_with_the_models() -> None:
+    run(pure, examples=40)
+
+
+def test_compiled_table_agrees_with_the_plain_one() -> None:
+    run(compiled(), examples=100)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_compiled_table_agrees_with_the_plain_one_at_length() -> None:
+    run(compiled(), examples=5_000, steps=150)
