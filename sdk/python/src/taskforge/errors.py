@@ -1,0 +1,145 @@
+"""Errors, sorted by who meets them.
+
+Raised by handlers to say what should happen to their job:
+
+| error | the job |
+|---|---|
+| `RetryableError` | is tried again as its queue's retry policy says |
+| `FatalError` | has failed for good |
+| any other exception | is tried again |
+
+Met by callers of a client: `ApiError` and its kinds (the server refused), `ConnectionFailed`
+(the server did not answer), `JobFailed` and `JobCancelled` (the job ended without a result).
+Met by who runs a worker: `WorkerRefused`.
+"""
+
+# ruff: noqa: N818 - the names say what happened; every one is an error by its base class.
+
+from typing import Any
+
+
+class TaskForgeError(Exception):
+    """The base of all errors of the SDK."""
+
+
+class RetryableError(TaskForgeError):
+    """Raised by a handler: this attempt failed, a later one may succeed."""
+
+
+class FatalError(TaskForgeError):
+    """Raised by a handler: no attempt can succeed, do not try again."""
+
+
+class WorkerRefused(TaskForgeError):
+    """The server does not take this worker (key, queues, protocol); trying again is in vain."""
+
+
+class ConnectionFailed(TaskForgeError):
+    """No answer from the server within the retries; whether it did the work is not known."""
+
+
+class ApiError(TaskForgeError):
+    """The server's refusal: an RFC 9457 problem document.
+
+    `code` is stable and meant for programs, `field` names the input at fault if there is one,
+    `retry_after_s` is there when the server says when to come back.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        status: int,
+        field: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.status = status
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        where = f" (field {self.field})" if self.field else ""
+        return f"{self.message}{where} [{self.code}]"
+
+
+class InvalidInput(ApiError):
+    """400, 413, 415, 422: the request itself is wrong; `field` says where."""
+
+
+class Unauthenticated(ApiError):
+    """401: no key, or one that is not valid."""
+
+
+class PermissionDenied(ApiError):
+    """403: the key does not allow this."""
+
+
+class NotFound(ApiError):
+    """404: there is no such thing in the project of the key."""
+
+
+class Conflict(ApiError):
+    """409: the state of the thing does not allow this, or an idempotency key was reused."""
+
+
+class Overloaded(ApiError):
+    """429, 503: come back after `retry_after_s`. The clients do so by themselves first."""
+
+
+class ServerError(ApiError):
+    """5xx: the server's fault."""
+
+
+class SubmitError(ApiError):
+    """Why one job of a batch was not accepted; `index` is its place in the batch."""
+
+    def __init__(self, message: str, *, index: int, code: str, field: str | None = None) -> None:
+        super().__init__(message, code=code, status=422, field=field)
+        self.index = index
+
+
+class JobFailed(TaskForgeError):
+    """The job has failed for good: `reason` says why no further attempt is made."""
+
+    def __init__(self, job_id: str, reason: str | None, error: Any) -> None:
+        self.job_id = job_id
+        self.reason = reason
+        self.error = error
+        kind = message = ""
+        if isinstance(error, dict):
+            kind, message = str(error.get("type", "")), str(error.get("message", ""))
+        super().__init__(f"job {job_id} failed ({reason}): {kind}: {message}".rstrip(": "))
+
+
+class JobCancelled(TaskForgeError):
+    """The job was cancelled before it ran."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id} was cancelled")
+
+
+_BY_STATUS: dict[int, type[ApiError]] = {
+    400: InvalidInput,
+    401: Unauthenticated,
+    403: PermissionDenied,
+    404: NotFound,
+    409: Conflict,
+    413: InvalidInput,
+    415: InvalidInput,
+    422: InvalidInput,
+    429: Overloaded,
+    503: Overloaded,
+}
+
+
+def error_class(status: int) -> type[ApiError]:
+    """The kind of error that stands for an HTTP status."""
+    kind = _BY_STATUS.get(status)
+    if kind is None:
+        kind = ServerError if status >= 500 else InvalidInput
+    return kind

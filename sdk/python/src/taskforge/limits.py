@@ -1,0 +1,68 @@
+"""Every bound of the SDK, with its reason. The server has bounds of its own and is the judge."""
+
+from typing import Final
+
+# --- worker: running handlers -------------------------------------------------------------------
+
+CONCURRENCY_DEFAULT: Final = 100  # handlers at once; enough for I/O, kind to databases behind it
+CONCURRENCY_MAX: Final = 10_000  # each suspended handler holds a runner task of a few KiB
+THREADS_DEFAULT: Final = 32  # threads for sync handlers; more only fight over the interpreter
+THREADS_MAX: Final = 1_000
+SLICE_JOBS_MAX: Final = 100  # jobs that a runner runs before it lets the loop breathe
+SLICE_S: Final = 0.005  # … and the time after which it does so earlier
+RUNNERS_WOKEN_MAX: Final = 64  # runners that one turn of the loop wakes together
+TICK_S: Final = 0.05  # the sweep that enforces deadlines and measures the rate of completions
+
+# --- worker: credit -----------------------------------------------------------------------------
+
+CREDIT_MAX: Final = 16_384  # unfinished jobs on one worker; 40 ms of work at 400,000 jobs/s
+CREDIT_WINDOW_S: Final = 0.05  # work kept in stock, so that a fast worker never waits for the wire
+CREDIT_GROWTH_MAX: Final = 4  # times a tick: a burst of short jobs does not flood a slow worker
+
+# --- worker: completions ------------------------------------------------------------------------
+
+DONE_JOBS_FLUSH: Final = 256  # completions that are sent without waiting for the end of a burst
+DONE_BYTES_MAX: Final = 1 << 20  # results and errors in one done frame; a larger one goes alone
+UNACKED_JOBS_MAX: Final = 65_536  # completions kept for a resend; beyond, the credit is zero
+ERROR_MESSAGE_CHARS_MAX: Final = 4_096
+ERROR_TRACEBACK_CHARS_MAX: Final = 16_384
+RESULT_BYTES_MAX_DEFAULT: Final = 256 * 1024  # until the server has said its own
+
+# --- worker: connection -------------------------------------------------------------------------
+
+PROTOCOL: Final = 1
+TOKEN_BYTES: Final = 24  # job id (16) and lease (8, big endian)
+FRAME_BYTES_MAX: Final = 64 << 20  # what one message of the server may weigh
+CONNECT_TIMEOUT_S: Final = 10.0
+WELCOME_TIMEOUT_S: Final = 30.0  # a node that has just taken its shards over answers late
+CLOSE_TIMEOUT_S: Final = 2.0  # for the other side's half of a close
+BACKOFF_MIN_S: Final = 0.1
+BACKOFF_MAX_S: Final = 10.0
+GRACE_S_DEFAULT: Final = 30.0  # what running handlers get to finish in after SIGTERM
+BYE_TIMEOUT_S: Final = 5.0  # what the last acks get, and the close
+HEARTBEAT_TIMEOUT_S: Final = 5.0
+WEDGED_AFTER_S: Final = 600.0  # a loop that is blocked for longer stops its heartbeats: leases end
+
+# --- client -------------------------------------------------------------------------------------
+
+BATCH_JOBS_MAX: Final = 10_000  # jobs in one MessagePack request
+BATCH_BYTES_MAX: Final = 8 << 20  # … and their payloads; a larger batch is split
+RETRIES_DEFAULT: Final = 5
+RETRY_DELAY_MIN_S: Final = 0.05
+RETRY_DELAY_MAX_S: Final = 5.0
+RETRY_AFTER_S_MAX: Final = 60.0  # a server that asks for more patience gets its error raised
+REQUEST_TIMEOUT_S: Final = 30.0
+WAIT_STEP_S: Final = 10.0  # one long poll of `wait`
+CONNECTIONS_MAX: Final = 100  # of one client
+IDLE_CONNECTIONS_MAX: Final = 16  # kept by the blocking client
+PAGE_JOBS: Final = 100
+BUFFER_JOBS: Final = 5_000  # of a buffered submit: jobs in one batch
+BUFFER_LINGER_MS: Final = 2.0
+BUFFER_BATCHES_IN_FLIGHT: Final = 4  # requests at once; what waits beyond them makes submit wait
+BUFFER_WAITING_BATCHES_MAX: Final = 4  # … batches waiting
+
+assert 0 < CREDIT_MAX <= UNACKED_JOBS_MAX  # a full credit can always be kept
+assert SLICE_S < TICK_S <= CREDIT_WINDOW_S
+assert BACKOFF_MIN_S < BACKOFF_MAX_S
+assert BATCH_JOBS_MAX >= BUFFER_JOBS
+assert RESULT_BYTES_MAX_DEFAULT <= DONE_BYTES_MAX <= FRAME_BYTES_MAX

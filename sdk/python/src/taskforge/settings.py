@@ -1,0 +1,57 @@
+"""Where the server is and who we are: from arguments, else from the environment.
+
+`TASKFORGE_URL` (default `http://localhost:8040`) and `TASKFORGE_API_KEY`. Checked once, at
+construction; a wrong value stops there, by its name.
+"""
+
+import os
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+URL_VARIABLE = "TASKFORGE_URL"
+API_KEY_VARIABLE = "TASKFORGE_API_KEY"
+URL_DEFAULT = "http://localhost:8040"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server's address in its parts, and the key; `base_path` has no slash at its end."""
+
+    scheme: str
+    host: str
+    port: int
+    base_path: str
+    api_key: str
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def authorization(self) -> str:
+        """The value of the Authorization header."""
+        return f"Bearer {self.api_key}"
+
+    def url(self, path: str) -> str:
+        """The absolute URL of a path of the API."""
+        return f"{self.origin}{self.base_path}{path}"
+
+    def __repr__(self) -> str:
+        return f"Server({self.origin}{self.base_path}, api_key=***)"
+
+
+def server(url: str | None = None, api_key: str | None = None) -> Server:
+    """The server named by the arguments or, where they are None, by the environment."""
+    url = url if url is not None else os.environ.get(URL_VARIABLE, URL_DEFAULT)
+    key = api_key if api_key is not None else os.environ.get(API_KEY_VARIABLE, "")
+    if not key:
+        raise ValueError(f"no API key: pass api_key or set {API_KEY_VARIABLE}")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError("the API key has characters that no key has")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise ValueError(f"{URL_VARIABLE} must look like http://host:port or https://host: {url!r}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return Server(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), key)

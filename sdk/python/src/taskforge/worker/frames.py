@@ -1,0 +1,141 @@
+"""The frames of the worker stream: one MessagePack array per WebSocket message, its kind first.
+
+What arrives is decoded into structs, payloads staying bytes. What leaves is encoded here.
+A token names one attempt of one job: job id (16 bytes) and lease (8 bytes, big endian).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from taskforge.limits import PROTOCOL, TOKEN_BYTES
+
+SUCCEEDED: Final = 0
+FAILED: Final = 1
+GIVEN_BACK: Final = 2
+
+Outcome = tuple[bytes, int, bytes | None]
+"""Token, one of the outcomes above, and JSON text: the result or the error."""
+
+
+class _WelcomeBody(msgspec.Struct, frozen=True):
+    protocol: int
+    lease_ttl_s: float
+    heartbeat_s: float
+    session: str = ""
+    kept: bytes = b""
+    stale: bytes = b""
+    result_bytes_max: int = 0
+
+
+class Welcome(msgspec.Struct, array_like=True, tag=10, frozen=True):
+    """The session stands; which of the announced leases hold."""
+
+    body: _WelcomeBody
+
+
+class Extra(msgspec.Struct, frozen=True):
+    """What is not usual about a job: a later attempt, or a time limit."""
+
+    attempt: int = 1
+    timeout_ms: int = 0
+    deadline_us: int = 0
+
+
+class Jobs(msgspec.Struct, array_like=True, tag=11, frozen=True):
+    """Jobs to run. `kinds` has one byte a job, an index into `types`; empty: all are types[0]."""
+
+    queue: str
+    types: list[str]
+    kinds: bytes
+    tokens: bytes
+    payloads: list[bytes]
+    extras: dict[int, Extra] = {}
+
+
+class Ack(msgspec.Struct, array_like=True, tag=12, frozen=True):
+    """Every completion of the done frame `seq` is durable, but for the stale ones."""
+
+    seq: int
+    stale: bytes = b""
+
+
+class Pong(msgspec.Struct, array_like=True, tag=13, frozen=True):
+    """The server lives."""
+
+
+class Stop(msgspec.Struct, array_like=True, tag=14, frozen=True):
+    """The leases of these jobs are gone."""
+
+    tokens: bytes
+
+
+class Drain(msgspec.Struct, array_like=True, tag=15, frozen=True):
+    """The node is going away: finish, then connect anew."""
+
+
+ServerFrame = Welcome | Jobs | Ack | Pong | Stop | Drain
+
+decode = msgspec.msgpack.Decoder(ServerFrame).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+HEARTBEAT: Final = _encode([4])
+BYE: Final = _encode([5])
+
+
+def hello(
+    *,
+    worker_id: bytes,
+    name: str,
+    worker_type: str,
+    queues: Sequence[str],
+    types: Sequence[str],
+    credit: int,
+    running: bytes,
+    sdk: str,
+) -> bytes:
+    """The first frame of a connection: who we are, what we take, what we hold."""
+    return _encode(
+        [
+            1,
+            {
+                "protocol": PROTOCOL,
+                "worker_id": worker_id,
+                "name": name,
+                "worker_type": worker_type,
+                "queues": queues,
+                "types": types,
+                "credit": credit,
+                "running": running,
+                "sdk": sdk,
+            },
+        ]
+    )
+
+
+def credit(jobs: int) -> bytes:
+    """The most unfinished jobs that the server may have with us from now on."""
+    return _encode([2, jobs])
+
+
+def done(seq: int, tokens_ok: bytes, others: Sequence[Outcome]) -> bytes:
+    """Completions: `tokens_ok` succeeded without a result."""
+    return _encode([3, seq, tokens_ok, others])
+
+
+def check_jobs(frame: Jobs) -> int:
+    """How many jobs the frame has; ValueError when its parts do not fit together."""
+    count = len(frame.payloads)
+    if len(frame.tokens) != count * TOKEN_BYTES:
+        raise ValueError(f"{count} payloads but {len(frame.tokens)} bytes of tokens")
+    if frame.kinds and len(frame.kinds) != count:
+        raise ValueError(f"{count} payloads but {len(frame.kinds)} kinds")
+    if count and max(frame.kinds, default=0) >= len(frame.types):
+        raise ValueError("a job's kind is not among the types")
+    return count
+
+
+def split(tokens: bytes) -> set[bytes]:
+    """The single tokens."""
+    return {tokens[start : start + TOKEN_BYTES] for start in range(0, len(tokens), TOKEN_BYTES)}
