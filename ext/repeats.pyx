@@ -6,7 +6,7 @@ depth 1): what stands deeper is a payload and not ours to judge.
 
     find_json       offset of the first repeated name (of its quote), or of a name written with an
                     escape, which could hide a repetition; -1: there is none
-    find_msgpack    offset of the first repeated name; -1: there is none. TooDeep: more than
+    find_msgpack    offset of the first repeated name; -1: there is none. DepthError: more than
                     `depth_max` arrays and maps inside each other, seen before anything recurses
 
 `find_json` wants a text that `jsontext.check` has passed. Anything may be given to `find_msgpack`:
@@ -31,7 +31,7 @@ cdef enum:
 ctypedef const unsigned char* Bytes
 
 
-class TooDeep(ValueError):
+class DepthError(ValueError):
     """More levels of arrays and maps than allowed."""
 
 
@@ -126,7 +126,7 @@ def find_msgpack(bytes data not None, int depth, int depth_max) -> int:
     cdef const unsigned char* text = data
     cdef Py_ssize_t found = scan_msgpack(text, text + len(data), depth, depth_max)
     if found == TOO_DEEP:
-        raise TooDeep(f"more than {depth_max} arrays and maps inside each other")
+        raise DepthError(f"more than {depth_max} arrays and maps inside each other")
     return found
 
 

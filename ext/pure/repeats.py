@@ -16,7 +16,7 @@ _FIXED_BYTES = {
 }
 
 
-class TooDeep(ValueError):
+class DepthError(ValueError):
     """More levels of arrays and maps than allowed."""
 
 
@@ -96,7 +96,7 @@ def find_msgpack(data: bytes, depth: int, depth_max: int) -> int:
         level = len(open_containers) - 1
         if kind in ("array", "map"):
             if level == depth_max:
-                raise TooDeep(f"more than {depth_max} arrays and maps inside each other")
+                raise DepthError(f"more than {depth_max} arrays and maps inside each other")
             values = count * 2 if kind == "map" else count
             open_containers.append((iter(range(values)), kind == "map", _Names()))
             at += size

@@ -14,8 +14,10 @@ from taskforge_server.ext.pure import repeats as pure
 
 both = pytest.mark.parametrize("scan", [repeats, pure], ids=["compiled", "pure"])
 
-scalars = st.none() | st.booleans() | st.integers(-(2**40), 2**63) | st.floats() | st.text('a"\\b{')
-json_scalars = st.none() | st.booleans() | st.integers() | st.text('a"\\b{}[],:é', max_size=6)
+json_scalars = (
+    st.none() | st.booleans() | st.integers(-(2**40), 2**63) | st.text('a"\\b{}[],:é', max_size=6)
+)
+scalars = json_scalars | st.floats()
 names = st.sampled_from(["a", "b", "ab", 'a"', "é", "c"])
 
 
@@ -74,7 +76,7 @@ def test_compiled_and_pure_agree_on_anything(data: bytes, depth: int) -> None:
     for scan in (repeats, pure):
         try:
             outcomes.append(scan.find_msgpack(data, depth, 5))
-        except (repeats.TooDeep, pure.TooDeep):
+        except (repeats.DepthError, pure.DepthError):
             outcomes.append("deep")
     assert outcomes[0] == outcomes[1]
 
@@ -115,7 +117,7 @@ def test_msgpack_repeats(scan: ModuleType) -> None:
 )
 def test_msgpack_depth_is_bounded(scan: ModuleType, kind: bytes) -> None:
     assert scan.find_msgpack(kind * 64 + b"\xc0", 1, 64) == -1
-    with pytest.raises(scan.TooDeep, match="64"):
+    with pytest.raises(scan.DepthError, match="64"):
         scan.find_msgpack(kind * 65 + b"\xc0", 1, 64)
 
 
