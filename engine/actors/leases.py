@@ -1,0 +1,195 @@
+"""Leases: how long silence is forgiven, and the sweep that ends them.
+
+    held --frame or heartbeat--> held, until now + lease_ttl
+       \\--------deadline-------> ended: all that the worker runs is released, its session closed
+
+A worker has one deadline for everything that it runs; whoever hears from it moves that deadline,
+nothing is done per job. The sweep looks at the deadlines at an interval, by the monotonic clock: a
+pause of this process makes leases longer, never shorter than promised. The same sweep ends attempts
+that are past their own timeout, and it measures that by the database's clock, as deadlines are in
+the log.
+
+A worker that is away keeps its lease for the rest of its time and may come back to what it runs.
+After a takeover every worker that the log names as running something has a fresh lease.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgpack
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.actors.outcomes import Outcomes
+from taskforge_server.engine.actors.ports import Journal, Outlet
+from taskforge_server.engine.errors import Overloaded, PermissionDenied
+from taskforge_server.engine.runtime.clock import Clock
+from taskforge_server.engine.shard.shard import Shard
+
+log = logging.getLogger(__name__)
+
+STOP_FRAME = 14
+TRY_AGAIN_LATER = 1013
+ID_BYTES = 16
+
+
+class Session(Protocol):
+    """The connected worker behind a lease."""
+
+    outlet: Outlet
+
+    def over(self, count: int) -> None:
+        """So many of its jobs ended without its doing."""
+        ...
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection; nothing more comes or goes."""
+        ...
+
+
+class Lease:
+    """One worker's hold on everything that it runs."""
+
+    __slots__ = ("_indexes", "deadline_us", "project_id", "session", "worker_id")
+
+    def __init__(self, worker_id: bytes, project_id: bytes, deadline_us: int) -> None:
+        self.worker_id = worker_id
+        self.project_id = project_id
+        self.deadline_us = deadline_us
+        self.session: Session | None = None
+        self._indexes: dict[Shard, int] = {}
+
+    def index_in(self, shard: Shard) -> int:
+        """The worker's number in the shard's table."""
+        index = self._indexes.get(shard)
+        if index is None:
+            index = self._indexes[shard] = shard.table.worker(self.worker_id)
+        return index
+
+    def running(self) -> list[tuple[Shard, list[bytes]]]:
+        """What it runs, as far as this node owns it."""
+        for shard in [shard for shard in self._indexes if shard.lost]:
+            del self._indexes[shard]
+        found = [(shard, shard.table.running(index)) for shard, index in self._indexes.items()]
+        return [(shard, tokens) for shard, tokens in found if tokens]
+
+
+class Leases:
+    """All leases of a node."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        ttl_s: float,
+        outcomes: Outcomes,
+        journal: Journal,
+        freed: Callable[[Shard], None],
+    ) -> None:
+        self._clock = clock
+        self._ttl_us = round(ttl_s * 1e6)
+        self._outcomes = outcomes
+        self._journal = journal
+        self._freed = freed
+        self._leases: dict[bytes, Lease] = {}
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def take(self, worker_id: bytes, project_id: bytes) -> Lease:
+        """The lease of this worker, fresh; a new one if it has none."""
+        lease = self._leases.get(worker_id)
+        if lease is None:
+            if len(self._leases) >= limits.WORKERS_MAX:
+                raise Overloaded(limits.OVERLOAD_RETRY_S, "this node knows too many workers")
+            lease = self._leases[worker_id] = Lease(worker_id, project_id, 0)
+        elif lease.project_id != project_id:
+            raise PermissionDenied("this worker id belongs to another project")
+        self.extend(lease)
+        return lease
+
+    def heartbeat(self, worker_id: bytes, project_id: bytes) -> bool:
+        """The worker lives. False: it holds no lease here."""
+        lease = self._leases.get(worker_id)
+        if lease is None or lease.project_id != project_id:
+            return False
+        self.extend(lease)
+        return True
+
+    def extend(self, lease: Lease) -> None:
+        lease.deadline_us = self._clock.monotonic_us() + self._ttl_us
+
+    def forget(self, lease: Lease) -> None:
+        """The worker said goodbye: nothing is forgiven any more, nothing is waited for."""
+        if self._leases.pop(lease.worker_id, None) is not None:
+            self._release(lease)
+
+    def recover(self, shard: Shard) -> int:
+        """Give every worker that runs something in a shard just taken a fresh lease; how many."""
+        # The number of an id that no worker has is the number of workers known so far.
+        count = 0
+        for index in range(shard.table.worker(bytes(ID_BYTES))):
+            tokens = shard.table.running(index)
+            job = shard.table.get(tokens[0][:ID_BYTES]) if tokens else None
+            if job is not None and job["worker_id"] is not None:
+                self.take(job["worker_id"], job["project_id"]).index_in(shard)
+                count += 1
+        return count
+
+    # the sweep
+
+    def sweep(self, shards: Iterable[Shard]) -> None:
+        """End the leases and the attempts whose time is over."""
+        monotonic_us = self._clock.monotonic_us()
+        for lease in [x for x in self._leases.values() if x.deadline_us <= monotonic_us]:
+            del self._leases[lease.worker_id]
+            log.info("lease of worker %s ran out", lease.worker_id.hex())
+            self._release(lease)
+            if lease.session is not None:
+                lease.session.end(TRY_AGAIN_LATER, "the lease ran out: connect again")
+        now_us = self._clock.now_us()
+        for shard in shards:
+            if tokens := shard.table.expired(now_us):
+                self._time_out(shard, tokens, now_us)
+
+    def _release(self, lease: Lease) -> None:
+        now_us = self._clock.now_us()
+        for shard, tokens in lease.running():
+            for token in tokens:
+                self._outcomes.lost(shard, token, now_us)
+            self._touched(shard)
+
+    def _time_out(self, shard: Shard, tokens: list[bytes], now_us: int) -> None:
+        stopped: dict[bytes, list[bytes]] = {}
+        for token in tokens:
+            job = shard.table.get(token[:ID_BYTES])
+            if job is None or not self._outcomes.timed_out(shard, token, now_us):
+                continue
+            if job["worker_id"] is not None:
+                stopped.setdefault(job["worker_id"], []).append(token)
+        for worker_id, lost in stopped.items():
+            lease = self._leases.get(worker_id)
+            if lease is not None and lease.session is not None:
+                session = lease.session
+                session.over(len(lost))
+                shard.effect(StopHandlers(session.outlet, lost))
+        self._touched(shard)
+
+    def _touched(self, shard: Shard) -> None:
+        self._freed(shard)
+        self._journal.dirty(shard)
+
+
+class StopHandlers:
+    """Tells a worker that the leases of these jobs are gone, once that is durable."""
+
+    __slots__ = ("_outlet", "_tokens")
+
+    def __init__(self, outlet: Outlet, tokens: list[bytes]) -> None:
+        self._outlet = outlet
+        self._tokens = tokens
+
+    def release(self) -> None:
+        self._outlet.send(msgpack.packb([STOP_FRAME, b"".join(self._tokens)]))
+
+    def refuse(self, error: Exception) -> None:
+        """The shard is gone, and with it what we know of these leases."""

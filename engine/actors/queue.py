@@ -1,0 +1,256 @@
+"""The actor of one queue on the node that owns its shard: commands in, decisions, effects.
+
+    Submit, Cancel, Requeue ──mailbox──► turn ──► events in the shard
+                                          │ then, in this order
+                                          ├──► dispatcher.ready(queue)   its task wakes first …
+                                          └──► journal.dirty(shard)      … so that `submitted` and
+                                                                        `started` share one commit
+The answer to a command is an effect: it waits for the commit. Reads need no turn: all actors of a
+node run on one loop, and a call between two turns sees a whole state.
+
+`assign` is such a call too, a message from the dispatcher answered at once: it pops ready jobs for
+a worker, all of them at once and without a Python object per job.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.actors.ports import Journal
+from taskforge_server.engine.errors import (
+    Conflict,
+    InternalError,
+    NotFound,
+    TaskForgeError,
+    Unavailable,
+)
+from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.observe.counters import Counters
+from taskforge_server.engine.runtime.actor import Actor
+from taskforge_server.engine.runtime.clock import Clock
+from taskforge_server.engine.shard.effects import Effect, Promise, Reply
+from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest, KeyEntry
+from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.ext.pure.table import SubmitBatch, TransitionError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Submit:
+    """New jobs; answered with their ids, 16 bytes each."""
+
+    batch: SubmitBatch
+    key: KeyedRequest | None
+    reply: Promise[bytes]
+
+
+@dataclass(slots=True)
+class Cancel:
+    """A waiting job shall not run; answered with the job."""
+
+    job_id: bytes
+    reply: Promise[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Requeue:
+    """A finished job shall run again; answered with the job."""
+
+    job: dict[str, Any]
+    reply: Promise[dict[str, Any]]
+
+
+Command = Submit | Cancel | Requeue
+
+
+class Worker(Protocol):
+    """Somebody who takes jobs."""
+
+    @property
+    def types(self) -> frozenset[str]: ...
+
+    def index_in(self, shard: Shard) -> int:
+        """Its number in the shard's table."""
+        ...
+
+    def assignment(self, frame: bytes, count: int) -> Effect:
+        """The jobs are his now; the effect sends them."""
+        ...
+
+
+class Dispatcher(Protocol):
+    """Who matches queues and workers."""
+
+    def ready(self, queue: "QueueActor") -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all queue actors of a node share."""
+
+    clock: Clock
+    dispatcher: Dispatcher
+    journal: Journal
+    keys: KeyBook
+    shard: Callable[[int], Shard | None]
+    due: Callable[[int], None]
+    counters: Counters
+
+
+class QueueActor(Actor[Command]):
+    """Decides about the jobs of one queue."""
+
+    def __init__(self, ref: QueueRef, shard: Shard, context: Context) -> None:
+        super().__init__(f"queue {ref.name}", limits.QUEUE_MAILBOX_MAX)
+        self.shard = shard
+        self._context = context
+        # The first job of some batch, to measure how long it waits for its start: (id, since).
+        self._probe: tuple[bytes, int] | None = None
+        self.update(ref)
+
+    def update(self, ref: QueueRef) -> None:
+        """The queue's row changed."""
+        self.ref = ref
+        self.index = define(self.shard, ref)
+
+    # commands
+
+    def handle(self, batch: list[Command]) -> None:
+        now_us = self._context.clock.now_us()
+        failure: Exception | None = None
+        for command in batch:
+            try:
+                self._decide(command, now_us)
+            except TaskForgeError as refusal:
+                command.reply.set_exception(refusal)
+            except Exception as error:  # noqa: BLE001 - answered here, raised below
+                failure = error
+                command.reply.set_exception(InternalError())
+        context = self._context
+        context.dispatcher.ready(self)
+        context.journal.dirty(self.shard)
+        if due_us := self.shard.table.next_due_us():
+            context.due(due_us)
+        if failure is not None:
+            raise failure
+
+    def _decide(self, command: Command, now_us: int) -> None:
+        if command.reply.done():
+            return  # the caller is gone, and was promised nothing
+        if self.shard.lost:
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S)
+        match command:
+            case Submit():
+                self._submit(command, now_us)
+            case Cancel():
+                self._cancel(command, now_us)
+            case Requeue():
+                self._requeue(command, now_us)
+
+    def _submit(self, command: Submit, now_us: int) -> None:
+        keys, project_id, request = self._context.keys, self.ref.project_id, command.key
+        if request is not None and (first := keys.find(project_id, request, now_us)):
+            self._answer_again(command, first)
+            return
+        shard, table = self.shard, self.shard.table
+        ids = table.submit(self.index, command.batch, now_us)
+        if request is not None:
+            table.keyed(project_id, request.key, request.body_hash, ids, now_us)
+            lsn = table.gathering_lsn
+            entry = KeyEntry(shard.number, lsn, request.body_hash, ids, now_us)
+            keys.remember(project_id, request.key, entry)
+        shard.effect(Reply(command.reply, ids))
+        self._context.counters.submitted_jobs += command.batch.count
+        if self._probe is None:
+            self._probe = (ids[:16], now_us)
+
+    def _answer_again(self, command: Submit, first: KeyEntry) -> None:
+        """The same key and body: the first answer, once it is durable."""
+        holder = self._context.shard(first.shard)
+        if holder is None:
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S)
+        holder.effect_at(first.lsn, Reply(command.reply, first.ids))
+
+    def _cancel(self, command: Cancel, now_us: int) -> None:
+        table = self.shard.table
+        try:
+            known = table.cancelled(command.job_id, "cancelled", now_us)
+        except TransitionError as error:
+            raise Conflict(
+                "only a job that waits can be cancelled", code="job_not_cancellable"
+            ) from error
+        if not known:
+            raise NotFound("no such job is waiting")
+        self._context.counters.cancelled_jobs += 1
+        self._answer(command.job_id, command.reply)
+        self.shard.ended((command.job_id,))
+
+    def _requeue(self, command: Requeue, now_us: int) -> None:
+        table = self.shard.table
+        job_id = command.job["id"]
+        try:
+            table.requeue(table.get(job_id) or command.job, now_us)
+        except TransitionError as error:
+            raise Conflict(
+                "only a failed or cancelled job can be retried", code="job_not_retryable"
+            ) from error
+        self._context.counters.requeued_jobs += 1
+        self._answer(job_id, command.reply)
+
+    def _answer(self, job_id: bytes, reply: Promise[dict[str, Any]]) -> None:
+        job = self.shard.table.get(job_id)
+        assert job is not None
+        self.shard.effect(Reply(reply, job))
+
+    def close(self) -> None:
+        """Refuse what still waits; the shard is gone or the node stops."""
+        waiting = self.mailbox.recv_nowait(limits.QUEUE_MAILBOX_MAX)
+        self.mailbox.close()
+        for command in waiting:
+            if not command.reply.done():
+                command.reply.set_exception(Unavailable(limits.UNAVAILABLE_RETRY_S))
+
+    # the dispatcher's side
+
+    def ready_jobs(self) -> int:
+        """How many jobs could start now."""
+        return 0 if self.shard.lost else self.shard.table.ready(self.index, None)
+
+    def assign(self, worker: Worker, most: int) -> int:
+        """Start up to so many jobs on the worker; they are sent once that is durable."""
+        shard = self.shard
+        now_us = self._context.clock.now_us()
+        frame, count = shard.table.start(
+            self.index, worker.types, worker.index_in(shard), most, now_us
+        )
+        if count:
+            shard.effect(worker.assignment(frame, count))
+            self._context.counters.started_attempts += count
+            if self._probe is not None:
+                self._measure(self._probe)
+        return count
+
+    def _measure(self, probe: tuple[bytes, int]) -> None:
+        """One job at a time tells how long jobs wait: of every batch none but the first."""
+        job_id, since_us = probe
+        job = self.shard.table.get(job_id)
+        if job is not None and not job["started_us"]:
+            return
+        self._probe = None
+        if job is not None and not job["due_us"]:
+            self._context.counters.start_latency_s.observe((job["started_us"] - since_us) / 1e6)
+
+
+def define(shard: Shard, ref: QueueRef) -> int:
+    """Make the queue, as it is now, known to the shard's table; its index."""
+    settings = ref.settings
+    return shard.table.queue(
+        ref.id,
+        ref.project_id,
+        ref.name,
+        settings.timeout_ms,
+        settings.history_code,
+    )

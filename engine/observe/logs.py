@@ -1,0 +1,58 @@
+"""Structured logs: one JSON object a line, with the correlation id of the request it belongs to.
+
+    {"at": "2026-01-31T12:00:00.123Z", "level": "info", "logger": "…", "message": "…",
+     "correlation_id": "…", "error": "…"}
+
+The correlation id lives in a context variable: the API sets it once per request, and every line
+that is logged while the request is served carries it. No secret is ever given to a logger.
+"""
+
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import IO
+
+correlation_id: ContextVar[str] = ContextVar("correlation_id", default="")
+
+# What every record has; anything else was given with `extra=` and belongs to the line.
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """A log record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, object] = {
+            "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request := correlation_id.get():
+            line["correlation_id"] = request
+        line |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """The same for people who watch a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+
+def configure(level: str, *, as_json: bool = True, stream: IO[str] | None = None) -> None:
+    """Send all logs of the process to one stream (standard error)."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
