@@ -36,6 +36,7 @@ from typing import Any
 
 import msgpack
 
+from taskforge_server.ext.pure import ids
 from taskforge_server.ext.pure.tablefold import NO_PROJECT, Fold, check_move
 from taskforge_server.ext.pure.tablejob import (
     FINAL,
@@ -294,7 +295,7 @@ class ShardTable(Fold):
         return True
 
     def requeue(self, job: dict[str, Any], now_us: int) -> None:
-        check_id("id", job["id"])
+        self._check_own(job["id"])
         index = next((i for i, q in enumerate(self._queues) if q.id == job["queue_id"]), None)
         if index is None:
             raise ValueError("the job's queue is not defined here")
@@ -321,6 +322,11 @@ class ShardTable(Fold):
         )
 
     # --- time, leases, questions ----------------------------------------------------------------
+
+    def _check_own(self, job_id: bytes) -> None:
+        check_id("job id", job_id)
+        if ids.shard_of(job_id) != self.shard:
+            raise ValueError(f"a job of shard {ids.shard_of(job_id)}, this is {self.shard}")
 
     def due(self, now_us: int) -> list[int]:
         """Scheduled jobs whose time has come go to their lanes; the queues touched."""
@@ -422,6 +428,9 @@ class ShardTable(Fold):
         if lsn < 1 or (head and lsn != head + 1):
             raise BodyError(f"lsn {lsn} does not follow {head}")
         batch = decode(body)
+        for event in batch.events:
+            if isinstance(event, JobEvent) and ids.shard_of(event.job_id) != self.shard:
+                raise BodyError("a job of another shard")
         for queue_id in batch.queues:
             self._queue_of(queue_id, NO_PROJECT)
         for worker_id in batch.workers:
@@ -438,6 +447,8 @@ class ShardTable(Fold):
         known = self._jobs.keys() & {row["id"] for row in rows}
         if known or len({row["id"] for row in rows}) != len(rows):
             raise ValueError("a job that is resident already, or stands there twice")
+        for row in rows:
+            self._check_own(row["id"])
         for row in rows:
             queue = self._queue_of(row["queue_id"], row["project_id"])
             worker = NO_WORKER if row["worker_id"] is None else self.worker(row["worker_id"])

@@ -1,10 +1,11 @@
-"""Objects that name a field twice, in plain Python: the oracle of `ext/repeats.pyx`."""
+"""What is asked of a body before it is decoded, in plain Python: the oracle of `bodyscan.pyx`."""
 
 import struct
 from collections.abc import Iterator
 
 DEPTH_LIMIT = 256
 NAMES_MAX = 32
+ENTRIES_DEPTH = 2
 OWN_DEPTH_MAX = 4
 
 _FIXED_BYTES = {
@@ -34,13 +35,14 @@ class _Names:
         return False
 
 
-def find_json(data: bytes, depth: int) -> int:
-    """The offset of a name that is not the first of its kind in an object of ours, or -1."""
+def scan_json(data: bytes, depth: int) -> tuple[int, int]:
+    """(offset of a name that is not the first of its kind in an object of ours or -1, entries)."""
     if not 1 <= depth <= OWN_DEPTH_MAX:
         raise ValueError(f"depth {depth} is not in 1 … {OWN_DEPTH_MAX}")
     open_objects: list[_Names | None] = []
     name_next = False
-    at = 0
+    at = commas = entries = 0
+    offset = -1
     while at < len(data):
         c = data[at : at + 1]
         if c == b'"':
@@ -49,24 +51,28 @@ def find_json(data: bytes, depth: int) -> int:
                 name = data[at + 1 : end]
                 names = open_objects[-1]
                 assert names is not None
-                if b"\\" in name or names.repeats(name):
-                    return at
+                if offset == -1 and (b"\\" in name or names.repeats(name)):
+                    offset = at
             name_next = False
             at = end
         elif c in (b"{", b"["):
             if len(open_objects) == DEPTH_LIMIT:
-                return -1
+                break
             open_objects.append(_Names() if c == b"{" else None)
+            if len(open_objects) == ENTRIES_DEPTH:
+                commas = 0
             name_next = c == b"{"
         elif c in (b"}", b"]"):
             if len(open_objects) <= 1:
-                return -1
-            open_objects.pop()
+                break
+            if open_objects.pop() is None and len(open_objects) == ENTRIES_DEPTH - 1:
+                entries = max(entries, commas + 1)
             name_next = False
         elif c == b",":
             name_next = bool(open_objects) and open_objects[-1] is not None
+            commas += len(open_objects) == ENTRIES_DEPTH
         at += 1
-    return -1
+    return offset, entries
 
 
 def _string_end(data: bytes, at: int) -> int:
@@ -75,14 +81,15 @@ def _string_end(data: bytes, at: int) -> int:
     return min(at, len(data))
 
 
-def find_msgpack(data: bytes, depth: int, depth_max: int) -> int:
-    """The offset of a name that is not the first of its kind in a map of ours, or -1."""
+def scan_msgpack(data: bytes, depth: int, depth_max: int) -> tuple[int, int]:
+    """(offset of a name that is not the first of its kind in a map of ours or -1, entries)."""
     if not 1 <= depth <= OWN_DEPTH_MAX:
         raise ValueError(f"depth {depth} is not in 1 … {OWN_DEPTH_MAX}")
     if not depth <= depth_max <= DEPTH_LIMIT:
         raise ValueError(f"depth_max {depth_max} is not in {depth} … {DEPTH_LIMIT}")
     open_containers: list[tuple[Iterator[int], bool, _Names]] = [(iter(range(1)), False, _Names())]
-    at = 0
+    at = entries = 0
+    offset = -1
     while open_containers:
         left, is_map, names = open_containers[-1]
         place = next(left, None)
@@ -92,22 +99,24 @@ def find_msgpack(data: bytes, depth: int, depth_max: int) -> int:
         try:
             kind, count, size = _head(data, at)
         except (IndexError, struct.error):
-            return -1
+            break
         level = len(open_containers) - 1
         if kind in ("array", "map"):
             if level == depth_max:
                 raise DepthError(f"more than {depth_max} arrays and maps inside each other")
+            if kind == "array" and level + 1 == ENTRIES_DEPTH:
+                entries = max(entries, count)
             values = count * 2 if kind == "map" else count
             open_containers.append((iter(range(values)), kind == "map", _Names()))
             at += size
             continue
         if at + size + count > len(data):
-            return -1
-        is_name = is_map and place % 2 == 0 and kind == "str"
-        if is_name and level <= depth and names.repeats(data[at + size : at + size + count]):
-            return at
+            break
+        is_name = is_map and place % 2 == 0 and kind == "str" and level <= depth
+        if offset == -1 and is_name and names.repeats(data[at + size : at + size + count]):
+            offset = at
         at += size + count
-    return -1
+    return offset, entries
 
 
 def _head(data: bytes, at: int) -> tuple[str, int, int]:

@@ -1,16 +1,19 @@
-"""Objects that name a field twice, found by a scan that makes no objects.
+"""What is asked of a body before it is decoded, answered by a scan that makes no objects.
 
-Decoders let the last of two equal names win, silently; what a caller meant is then anybody's guess.
-Only our own objects are looked at, those at a depth of at most `depth` (the outermost object has
-depth 1): what stands deeper is a payload and not ours to judge.
+A field named twice: decoders let the last of two win, silently; what the caller meant is then
+anybody's guess. Only our own objects are looked at, those at a depth of at most `depth` (the
+outermost object has depth 1): what stands deeper is a payload and not ours to judge.
 
-    find_json       offset of the first repeated name (of its quote), or of a name written with an
-                    escape, which could hide a repetition; -1: there is none
-    find_msgpack    offset of the first repeated name; -1: there is none. DepthError: more than
-                    `depth_max` arrays and maps inside each other, seen before anything recurses
+Two answers:
 
-`find_json` wants a text that `jsontext.check` has passed. Anything may be given to `find_msgpack`:
-where the data breaks off, or makes no sense, the scan ends and the decoder will say so. More than
+    offset     of the first repeated name (in JSON also of a name written with an escape, which
+               could hide a repetition); -1: there is none
+    entries    of the longest array at depth 2, where a batch has its items: a decoder would make
+               all of them before it could say that they are too many
+
+`scan_json` wants a text that `jsontext.check` has passed. Anything may be given to `scan_msgpack`:
+where the data breaks off, or makes no sense, the scan ends and the decoder will say so; more than
+`depth_max` arrays and maps inside each other raise DepthError, before anything recurses. More than
 NAMES_MAX names are not compared: our objects have fewer, so the decoder meets an unknown one.
 """
 
@@ -19,20 +22,27 @@ from libc.string cimport memchr, memcmp
 
 DEPTH_LIMIT = 256
 NAMES_MAX = 32
+ENTRIES_DEPTH = 2
 OWN_DEPTH_MAX = 4
 
 cdef enum:
     C_DEPTH_LIMIT = 256
     C_NAMES_MAX = 32
+    C_ENTRIES_DEPTH = 2
     C_OWN_DEPTH_MAX = 4
     NONE = -1
-    TOO_DEEP = -2
 
 ctypedef const unsigned char* Bytes
 
 
 class DepthError(ValueError):
     """More levels of arrays and maps than allowed."""
+
+
+cdef struct Answer:
+    Py_ssize_t offset
+    uint64_t entries
+    bint too_deep
 
 
 cdef struct Names:
@@ -54,15 +64,17 @@ cdef inline bint repeats(Names* names, Bytes start, Py_ssize_t size) noexcept no
     return False
 
 
-def find_json(bytes data not None, int depth) -> int:
-    """The offset of a name that is not the first of its kind in an object of ours, or -1."""
+def scan_json(bytes data not None, int depth) -> tuple[int, int]:
+    """(offset of a name that is not the first of its kind in an object of ours or -1, entries)."""
     if not 1 <= depth <= C_OWN_DEPTH_MAX:
         raise ValueError(f"depth {depth} is not in 1 … {OWN_DEPTH_MAX}")
     cdef const unsigned char* text = data
-    return scan_json(text, text + len(data), depth)
+    cdef Answer answer
+    look_json(text, text + len(data), depth, &answer)
+    return answer.offset, answer.entries
 
 
-cdef Py_ssize_t scan_json(Bytes begin, Bytes end, int own) noexcept nogil:
+cdef void look_json(Bytes begin, Bytes end, int own, Answer* answer) noexcept nogil:
     cdef Names names[C_OWN_DEPTH_MAX + 1]
     cdef bint is_object[C_DEPTH_LIMIT + 1]
     cdef bint name_next = False
@@ -71,6 +83,9 @@ cdef Py_ssize_t scan_json(Bytes begin, Bytes end, int own) noexcept nogil:
     cdef unsigned char c
     cdef Bytes at = begin
     cdef Bytes start
+    cdef uint64_t commas = 0
+    answer.offset = NONE
+    answer.entries = 0
     while at < end:
         c = at[0]
         at += 1
@@ -79,26 +94,31 @@ cdef Py_ssize_t scan_json(Bytes begin, Bytes end, int own) noexcept nogil:
             at = string_end(at, end)
             if name_next:
                 name_next = False
-                if depth <= own:
+                if depth <= own and answer.offset == NONE:
                     escaped = memchr(start, c"\\", at - start) != NULL
                     if escaped or repeats(&names[depth], start, at - start):
-                        return start - 1 - begin
+                        answer.offset = start - 1 - begin
             at += 1
         elif c == c"{" or c == c"[":
             if depth == C_DEPTH_LIMIT:
-                return NONE
+                return
             depth += 1
             name_next = is_object[depth] = c == c"{"
             if depth <= own:
                 names[depth].count = 0
+            if depth == C_ENTRIES_DEPTH:
+                commas = 0
         elif c == c"}" or c == c"]":
+            if depth == C_ENTRIES_DEPTH and not is_object[depth]:
+                answer.entries = max(answer.entries, commas + 1)
             depth -= 1
             name_next = False
             if depth <= 0:
-                return NONE
+                return
         elif c == c",":
             name_next = depth > 0 and is_object[depth]
-    return NONE
+            if depth == C_ENTRIES_DEPTH:
+                commas += 1
 
 
 cdef inline Bytes string_end(Bytes at, Bytes end) noexcept nogil:
@@ -117,17 +137,18 @@ cdef inline Bytes string_end(Bytes at, Bytes end) noexcept nogil:
         at = quote + 1
 
 
-def find_msgpack(bytes data not None, int depth, int depth_max) -> int:
-    """The offset of a name that is not the first of its kind in a map of ours, or -1."""
+def scan_msgpack(bytes data not None, int depth, int depth_max) -> tuple[int, int]:
+    """(offset of a name that is not the first of its kind in a map of ours or -1, entries)."""
     if not 1 <= depth <= C_OWN_DEPTH_MAX:
         raise ValueError(f"depth {depth} is not in 1 … {OWN_DEPTH_MAX}")
     if not depth <= depth_max <= C_DEPTH_LIMIT:
         raise ValueError(f"depth_max {depth_max} is not in {depth} … {DEPTH_LIMIT}")
     cdef const unsigned char* text = data
-    cdef Py_ssize_t found = scan_msgpack(text, text + len(data), depth, depth_max)
-    if found == TOO_DEEP:
+    cdef Answer answer
+    look_msgpack(text, text + len(data), depth, depth_max, &answer)
+    if answer.too_deep:
         raise DepthError(f"more than {depth_max} arrays and maps inside each other")
-    return found
+    return answer.offset, answer.entries
 
 
 cdef struct Head:
@@ -139,7 +160,9 @@ cdef struct Head:
     int size        # of the head itself; 0: broken off, or no msgpack
 
 
-cdef Py_ssize_t scan_msgpack(Bytes begin, Bytes end, int own, int depth_max) noexcept nogil:
+cdef void look_msgpack(
+    Bytes begin, Bytes end, int own, int depth_max, Answer* answer
+) noexcept nogil:
     cdef Names names[C_OWN_DEPTH_MAX + 1]
     cdef uint64_t left[C_DEPTH_LIMIT + 1]   # values that a container still has to come
     cdef bint is_map[C_DEPTH_LIMIT + 1]
@@ -147,33 +170,39 @@ cdef Py_ssize_t scan_msgpack(Bytes begin, Bytes end, int own, int depth_max) noe
     cdef Bytes at = begin
     cdef Head head
     cdef bint is_name
+    answer.offset = NONE
+    answer.entries = 0
+    answer.too_deep = False
     left[0] = 1
     is_map[0] = False
     while True:
         while left[depth] == 0:
             if depth == 0:
-                return NONE
+                return
             depth -= 1
         read_head(at, end, &head)
         if head.size == 0:
-            return NONE
+            return
         is_name = is_map[depth] and left[depth] & 1 == 0
         left[depth] -= 1
         if head.is_container:
             if depth == depth_max:
-                return TOO_DEEP
+                answer.too_deep = True
+                return
             at += head.size
             depth += 1
+            if depth == C_ENTRIES_DEPTH and not head.is_map:
+                answer.entries = max(answer.entries, head.count)
             left[depth] = head.count * 2 if head.is_map else head.count
             is_map[depth] = head.is_map
             if depth <= own:
                 names[depth].count = 0
             continue
         if <uint64_t>(end - at) < head.size + head.count:
-            return NONE
-        if is_name and head.is_str and depth <= own:
+            return
+        if is_name and head.is_str and depth <= own and answer.offset == NONE:
             if repeats(&names[depth], at + head.size, head.count):
-                return at - begin
+                answer.offset = at - begin
         at += head.size + head.count
 
 

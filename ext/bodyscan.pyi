@@ -1,0 +1,9 @@
+DEPTH_LIMIT: int
+ENTRIES_DEPTH: int
+NAMES_MAX: int
+OWN_DEPTH_MAX: int
+
+class DepthError(ValueError): ...
+
+def scan_json(data: bytes, depth: int) -> tuple[int, int]: ...
+def scan_msgpack(data: bytes, depth: int, depth_max: int) -> tuple[int, int]: ...
