@@ -74,7 +74,9 @@ BATCH_JOBS_MSGPACK_MAX: Final = 10_000
 REQUEST_BYTES_MAX: Final = 32 * MIB
 PAGE_ROWS_MAX: Final = 1_000
 PAGE_ROWS_DEFAULT: Final = 100
-CURSOR_BYTES_MAX: Final = 256
+CURSOR_CHARS_MAX: Final = 1_500
+"""The longest key in a cursor is a name of 255 characters, of up to 4 bytes each, in base64."""
+
 WAIT_S_MAX: Final = 60.0
 """A waiting request holds a connection; proxies commonly cut one after 60 s."""
 
@@ -158,6 +160,9 @@ PARTITIONS_AHEAD_DAYS: Final = 3
 
 LOAD_CHUNK_BYTES: Final = MIB
 """What the loader hands on at once: enough to amortise a call, small enough to yield between."""
+
+EXECUTIONS_READ_MAX: Final = 1_000
+"""Attempts that come with a job: all of them, but for a job that was put back many times."""
 
 IDEMPOTENCY_KEY_RETENTION_S: Final = 24 * 3_600
 """How long a repeated submit is recognised."""
@@ -347,3 +352,4 @@ assert IDLE_SWEEP_S < IDLE_CONNECTION_S
 assert WAIT_S_DEFAULT <= WAIT_S_MAX < IDLE_CONNECTION_S
 assert RESULT_BYTES_MAX < STREAM_MESSAGE_BYTES_MAX <= STREAM_OUT_BYTES_MAX
 assert QUEUES_CACHED_MAX >= QUEUES_PER_PROJECT_MAX
+assert EXECUTIONS_READ_MAX >= ATTEMPTS_MAX

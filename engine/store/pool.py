@@ -28,8 +28,15 @@ SERVER_VERSION_MIN = 16
 PROMISES = ("fsync", "full_page_writes", "synchronous_commit")
 """What an acknowledged commit rests on. `synchronous_commit` may also be `remote_apply`."""
 
-UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
-"""What a server that is away, starting or stopping looks like."""
+UNREACHABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # starting, stopping, or our statement_timeout
+    asyncpg.InsufficientResourcesError,  # too many connections, disk or memory full
+    asyncpg.InternalClientError,
+)
+"""What a server that is away, starting, stopping or full looks like."""
 
 
 async def connect(
@@ -58,15 +65,16 @@ async def open_pool(url: str, *, application_name: str, connections_max: int) ->
 
 @asynccontextmanager
 async def acquire(pool: Pool) -> AsyncIterator[Lent]:
-    """Borrow a connection; `Unavailable` when there is none in time or the server is away."""
+    """Borrow a connection; `Unavailable` when there is none in time or the server goes away."""
     try:
-        connection = await pool.acquire(timeout=limits.ACQUIRE_TIMEOUT_S)
+        async with pool.acquire(timeout=limits.ACQUIRE_TIMEOUT_S) as connection:
+            yield connection
     except UNREACHABLE as error:
         raise Unavailable(message="the database is not available now: try again") from error
-    try:
-        yield connection
-    finally:
-        await pool.release(connection, timeout=limits.ACQUIRE_TIMEOUT_S)
+    except asyncpg.InterfaceError as error:
+        if isinstance(error, ValueError):  # an argument of the wrong type is our mistake
+            raise
+        raise Unavailable(message="the database is not available now: try again") from error
 
 
 async def check_server(connection: Lent, *, unsafe: bool) -> None:

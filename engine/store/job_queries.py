@@ -1,0 +1,159 @@
+"""Jobs and executions as the tables have them: what people read once memory has let go of a job.
+
+A job is the same dict here as in the shard table (`ext.table.ShardTable.get`): ids are bytes, times
+are microseconds since the Unix epoch with 0 for none, JSON is undecoded bytes. The tables follow
+the log by a moment, so whoever wants to read his own write asks the owner of the shard first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import msgpack
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.model.job import JobStatus
+from taskforge_server.engine.store.cursors import JOBS, after_id, id_cursor
+from taskforge_server.engine.store.pool import Pool, acquire
+from taskforge_server.engine.store.statements import sql
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ID_BYTES = 16
+FIRST_ID = bytes(ID_BYTES)
+LAST_ID = b"\xff" * ID_BYTES
+
+# Ids never go back, the clock may: an id can be ahead of its job's created_at by as much as the
+# clock was set back. The bounds on ids are widened by this, those on created_at stay exact.
+CLOCK_SLACK = timedelta(hours=1)
+
+OPTION_COLUMNS = ("idempotency_key", "unique_key", "group_key", "tags")
+
+JobDict = dict[str, Any]
+"""See `ShardTable.get` and `ShardTable.executions`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs a list has; what is None does not matter."""
+
+    statuses: tuple[JobStatus, ...] | None = None
+    job_type: str | None = None
+    created_from: datetime | None = None
+    """Included."""
+    created_before: datetime | None = None
+    """Not included."""
+
+
+class JobQueries:
+    """Reads of `jobs` and `job_executions`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def get(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]] | None:
+        """The job with its executions, the oldest first; None when this project has no such row."""
+        async with acquire(self._pool) as connection:
+            row = await connection.fetchrow(sql("job_get"), job_id, project_id)
+            if row is None:
+                return None
+            executions = await connection.fetch(
+                sql("executions_of_job"), job_id, limits.EXECUTIONS_READ_MAX
+            )
+        return _job(row), [_execution(entry) for entry in executions]
+
+    async def page(
+        self,
+        queue_ids: Sequence[bytes],
+        wanted: JobFilter,
+        cursor: str | None = None,
+        rows_max: int = limits.PAGE_ROWS_DEFAULT,
+    ) -> tuple[list[JobDict], str | None]:
+        """A page, the newest job first, and the cursor of the next one. The queues are the
+        caller's to choose from his project: they decide whose jobs are seen."""
+        assert 1 <= rows_max <= limits.PAGE_ROWS_MAX
+        below = LAST_ID if cursor is None else after_id(JOBS, cursor)
+        created_from = wanted.created_from or EPOCH
+        created_before = wanted.created_before or datetime.max.replace(tzinfo=UTC)
+        if wanted.created_before is not None:
+            below = min(below, _id_floor(wanted.created_before, CLOCK_SLACK))
+        floor = FIRST_ID
+        if wanted.created_from is not None:
+            floor = _id_floor(wanted.created_from, -CLOCK_SLACK)
+        async with acquire(self._pool) as connection:
+            rows = await connection.fetch(
+                sql("job_list"),
+                list(queue_ids),
+                below,
+                floor,
+                None if wanted.statuses is None else list(wanted.statuses),
+                wanted.job_type,
+                created_from,
+                created_before,
+                rows_max + 1,
+            )
+        page = [_job(row) for row in rows[:rows_max]]
+        more = len(rows) > rows_max
+        return page, id_cursor(JOBS, page[-1]["id"]) if more else None
+
+
+def _job(row: asyncpg.Record) -> JobDict:
+    """The inverse of the projection of a job."""
+    named = {name: row[name] for name in OPTION_COLUMNS if row[name] is not None}
+    output = row["result"] if row["status"] == "succeeded" else row["last_error"]
+    reason = row["cancel_reason"] if row["status"] == "cancelled" else row["failed_reason"]
+    return {
+        "id": row["id"],
+        "queue_id": row["queue_id"],
+        "project_id": row["project_id"],
+        "job_type": row["job_type"],
+        "payload": _json(row["payload"]) or b"null",
+        "status": row["status"],
+        "priority": row["priority"],
+        "due_us": _us(row["scheduled_for"]),
+        "created_us": _us(row["created_at"]),
+        "updated_us": _us(row["updated_at"]),
+        "started_us": _us(row["started_at"]),
+        "finished_us": _us(row["finished_at"]),
+        "attempt": row["attempts"],
+        "crashes": row["crashes"],
+        "max_attempts": row["max_attempts"],
+        "timeout_ms": round((row["timeout_s"] or 0) * 1000),
+        "deadline_us": _us(row["deadline_at"]),
+        "worker_id": row["worker_id"],
+        "lease_lsn": row["lease_lsn"] or 0,
+        "lsn": row["lsn"],
+        "options": msgpack.packb(named) if named else None,
+        "output": _json(output),
+        "reason": reason,
+    }
+
+
+def _execution(row: asyncpg.Record) -> JobDict:
+    return {
+        "id": row["id"],
+        "job_id": row["job_id"],
+        "worker_id": row["worker_id"],
+        "status": row["status"],
+        "output": _json(row["output"]),
+        "error": _json(row["error"]),
+        "attempt_number": row["attempt_number"],
+        "started_us": _us(row["started_at"]),
+        "finished_us": _us(row["finished_at"]),
+    }
+
+
+def _json(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
+
+
+def _us(time: datetime | None) -> int:
+    """Exact: integer arithmetic on days, seconds and microseconds."""
+    return 0 if time is None else (time - EPOCH) // timedelta(microseconds=1)
+
+
+def _id_floor(time: datetime, slack: timedelta) -> bytes:
+    """The least id of this time and the slack: 48 bits of milliseconds, nothing behind."""
+    time_ms = (time - EPOCH + slack) // timedelta(milliseconds=1)
+    return min(max(time_ms, 0), 2**48 - 1).to_bytes(6).ljust(ID_BYTES, b"\0")

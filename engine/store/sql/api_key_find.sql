@@ -1,0 +1,4 @@
+-- By the hash alone: the tenant comes from the credential, never from the request.
+SELECT id, project_id, key_hash, name, permissions, last_used_at, expires_at
+FROM api_keys
+WHERE key_hash = $1

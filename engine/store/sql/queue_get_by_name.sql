@@ -1,0 +1,4 @@
+-- By the unique index on project and name.
+SELECT id, project_id, name, priority, settings, created_at, shard
+FROM job_queues
+WHERE project_id = $1 AND name = $2

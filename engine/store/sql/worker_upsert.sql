@@ -1,0 +1,12 @@
+-- Workers as they connect, many at once. An id that belongs to another project is left alone, and
+-- does not come back.
+INSERT INTO workers (id, project_id, name, type, status, last_heartbeat)
+SELECT * FROM unnest(
+    $1::uuid[], $2::uuid[], $3::varchar[], $4::varchar[], $5::varchar[], $6::timestamptz[])
+ON CONFLICT (id) DO UPDATE
+SET name = excluded.name,
+    type = excluded.type,
+    status = excluded.status,
+    last_heartbeat = excluded.last_heartbeat
+WHERE workers.project_id = excluded.project_id
+RETURNING id
