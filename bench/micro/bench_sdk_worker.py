@@ -16,12 +16,13 @@ import signal
 import sys
 import time
 from multiprocessing.connection import Connection as Pipe
+from typing import Any
 
 import msgspec
 import uvloop
 from aiohttp import WSMsgType, web
 
-from taskforge import Context, task
+from taskforge import Context, Task, task
 from taskforge.worker import Worker
 
 FRAME_JOBS = 500
@@ -56,7 +57,7 @@ def sync(data: str, number: int) -> None:
     """Runs in a thread."""
 
 
-TASKS = [typed, result, context, suspends, sync]
+TASKS: list[Task[..., Any]] = [typed, result, context, suspends, sync]
 
 
 class Source:

@@ -150,6 +150,7 @@ class StubStream:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         self.authorizations.add(request.headers.get("Authorization", ""))
         if self.refuse_status:
+            await self._notify()
             return web.Response(status=self.refuse_status)
         socket = web.WebSocketResponse(compress=False, max_msg_size=1 << 26)
         await socket.prepare(request)

@@ -83,8 +83,8 @@ def _positional(function: Callable[..., Any], struct: type[msgspec.Struct]) -> C
     def call(payload: bytes) -> Any:
         try:
             values = decode(payload)
-        except msgspec.ValidationError:
-            if payload != b"null":
+        except msgspec.DecodeError:
+            if payload not in _NO_ARGUMENTS:
                 raise
             values = decode(b"{}")
         return function(*astuple(values))

@@ -14,6 +14,8 @@ from taskforge.limits import (
     UNACKED_JOBS_MAX,
 )
 
+ELAPSED_S_MIN = 0.001  # a tick is never that short; a clock may say so
+
 
 def next_credit(
     *, credit: int, concurrency: int, finished_jobs: int, elapsed_s: float, unacked_jobs: int
@@ -21,7 +23,7 @@ def next_credit(
     """The credit after a tick of `elapsed_s` in which `finished_jobs` ended."""
     if unacked_jobs >= UNACKED_JOBS_MAX:
         return 0
-    stock = int(finished_jobs * CREDIT_WINDOW_S / elapsed_s) if elapsed_s > 0 else 0
+    stock = int(finished_jobs * CREDIT_WINDOW_S / max(elapsed_s, ELAPSED_S_MIN))
     wanted = min(concurrency + stock, max(CREDIT_MAX, concurrency))
     grown = max(credit, concurrency) * CREDIT_GROWTH_MAX
     return min(wanted, grown)

@@ -88,8 +88,6 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._ticked_monotonic = 0.0
-        self._ticked_finished_jobs = 0
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT. Raises WorkerRefused when the server does not take us."""
@@ -168,7 +166,9 @@ class Worker:
             logger.warning("the grace time is over: cancelling handlers")
             pool.give_back_waiting()
             pool.stop_running("shutdown")
-            await asyncio.wait((idle, link), timeout=BYE_TIMEOUT_S)
+            await asyncio.wait(
+                (idle, link), timeout=BYE_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            )
             idle.cancel()
             pool.abandon_threads()
         pool.flush()

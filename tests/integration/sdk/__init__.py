@@ -1,0 +1,1 @@
+"""Tests of the Python SDK against stand-ins of the server that speak its protocol."""
