@@ -107,9 +107,7 @@ class Pair:
         for name in COUNTERS:
             expected, got = getattr(self.oracle, name), getattr(self.subject, name)
             assert expected == got, _differ(name, repr(expected), repr(got))
-        expected, got = self.oracle.snapshot(), self.subject.snapshot()
-        if expected != got:
-            raise AssertionError(_jobs_differ("snapshot()", expected, got))
+        assert_same_jobs("snapshot()", self.oracle.snapshot(), self.subject.snapshot())
 
     def _both(self, name: str, args: tuple[tuple[Any, ...], tuple[Any, ...]]) -> Any:
         expected, expected_error = _outcome(self.oracle, name, args[0])
@@ -126,6 +124,11 @@ class Pair:
         if expected_error:
             raise RefusedError(expected_error)
         return expected
+
+
+def assert_same_jobs(what: str, expected: list[dict[str, Any]], got: list[dict[str, Any]]) -> None:
+    if expected != got:
+        raise AssertionError(_jobs_differ(what, expected, got))
 
 
 def _outcome(table: Any, name: str, args: tuple[Any, ...]) -> tuple[Any, str]:

@@ -1,0 +1,1 @@
+"""Tests of the compiled ground and its plain twin."""
