@@ -1,0 +1,77 @@
+"""Rows of `jobs` and `job_executions` for tests, written as the projector writes them: by COPY."""
+
+import io
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+from taskforge_server.engine.store.pool import Connection
+from taskforge_server.ext.pure.ids import IdSource, execution_id
+from taskforge_server.ext.pure.tablerows import (
+    EXECUTION_COLUMNS,
+    JOB_COLUMNS,
+    SIGNATURE,
+    encode_row,
+)
+
+HEADER = SIGNATURE + struct.pack(">ii", 0, 0)
+TRAILER = struct.pack(">h", -1)
+
+
+class Rows:
+    """Makes jobs of one shard, each a second after the one before."""
+
+    def __init__(self, shard: int, queue_id: bytes, project_id: bytes, start_us: int) -> None:
+        self.shard = shard
+        self.queue_id = queue_id
+        self.project_id = project_id
+        self.now_us = start_us
+        self.step_us = 1_000_000
+        self._ids = IdSource(shard, seed=shard)
+
+    def job(self, **columns: Any) -> dict[str, Any]:
+        """The columns of a pending job, or of what is given."""
+        self.now_us += self.step_us
+        return {
+            "id": self._ids.next(self.now_us),
+            "queue_id": self.queue_id,
+            "project_id": self.project_id,
+            "job_type": "email",
+            "payload": b'{"n":1}',
+            "status": "pending",
+            "priority": 0,
+            "created_at": self.now_us,
+            "updated_at": self.now_us,
+            "shard": self.shard,
+            "lsn": 1,
+            "attempts": 0,
+            "crashes": 0,
+            "max_attempts": 0,
+        } | columns
+
+    def execution(self, job: dict[str, Any], number: int, **columns: Any) -> dict[str, Any]:
+        """The columns of a succeeded attempt, or of what is given."""
+        return {
+            "id": execution_id(job["id"], number, self.now_us),
+            "job_id": job["id"],
+            "status": "succeeded",
+            "attempt_number": number,
+            "started_at": self.now_us,
+            "finished_at": self.now_us + 1,
+            "created_at": self.now_us,
+            "shard": self.shard,
+            "lsn": 1,
+        } | columns
+
+
+async def copy_jobs(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
+    await _copy(connection, "jobs", [encode_row(JOB_COLUMNS, row) for row in rows])
+
+
+async def copy_executions(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
+    await _copy(connection, "job_executions", [encode_row(EXECUTION_COLUMNS, row) for row in rows])
+
+
+async def _copy(connection: Connection, table: str, rows: list[bytes]) -> None:
+    source = io.BytesIO(HEADER + b"".join(rows) + TRAILER)
+    await connection.copy_to_table(table, source=source, format="binary")
