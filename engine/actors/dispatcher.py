@@ -44,13 +44,14 @@ class Worker(Taker, Protocol):
 class _Stand:
     """What the dispatcher notes about one queue."""
 
-    __slots__ = ("listed", "next_taker", "priority", "queue", "starved", "takers")
+    __slots__ = ("listed", "next_taker", "priority", "queue", "share", "starved", "takers")
 
     def __init__(self, queue: QueueActor) -> None:
         self.queue = queue
         self.priority = queue.ref.priority
         self.takers: list[Worker] = []
         self.next_taker = 0
+        self.share = 0
         self.listed = False
         self.starved = False
 
@@ -91,7 +92,7 @@ class Dispatcher(Actor[None]):
                 self._list(stand)
 
     def _list(self, stand: _Stand) -> None:
-        stand.listed, stand.starved = True, False
+        stand.listed, stand.starved, stand.share = True, False, 0
         self._lists[stand.priority].append(stand)
         self._wake.set()
 
@@ -164,14 +165,15 @@ class Dispatcher(Actor[None]):
         ready = queue.ready_jobs()
         if not ready:
             return False
-        share = min(limits.ASSIGN_JOBS_MAX, -(-ready // max(1, len(takers))))
+        if not stand.share:
+            stand.share = min(limits.ASSIGN_JOBS_MAX, -(-ready // max(1, len(takers))))
         for _ in range(len(takers)):
             stand.next_taker = (stand.next_taker + 1) % len(takers)
             worker = takers[stand.next_taker]
             free = worker.free
             if free <= 0:
                 continue
-            count = queue.assign(worker, min(free, share))
+            count = queue.assign(worker, min(free, stand.share))
             if count:
                 self._journal.dirty(queue.shard)
                 return count < ready

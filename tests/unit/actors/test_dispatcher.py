@@ -1,0 +1,136 @@
+"""Ready jobs and credit are matched: by queue priority, in turns, by type, never beyond credit."""
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.errors import ShardLost
+from tests.support.engine_parts import EngineParts, done
+
+A, B = b"a" * 16, b"b" * 16
+
+
+def counts(payloads: list[bytes]) -> dict[bytes, int]:
+    return {payload: payloads.count(payload) for payload in sorted(set(payloads))}
+
+
+async def test_the_queue_with_the_higher_priority_comes_first() -> None:
+    parts = EngineParts((1, 2))
+    low, high = parts.queue("low", 1), parts.queue("high", 7, shard=2)
+    parts.submit(low, 4, payload=b"1")
+    parts.submit(high, 3, payload=b"7")
+    _, outlet = parts.worker(["low", "high"], credit=5)
+    parts.settle()
+    assert counts(outlet.payloads()) == {b"7": 3, b"1": 2}
+
+
+async def test_queues_of_one_priority_take_turns() -> None:
+    parts = EngineParts((1, 2))
+    first, second = parts.queue("first"), parts.queue("second", shard=2)
+    parts.submit(first, 3 * limits.ASSIGN_JOBS_MAX, payload=b"1")
+    parts.submit(second, 3 * limits.ASSIGN_JOBS_MAX, payload=b"2")
+    _, outlet = parts.worker(["first", "second"], credit=2 * limits.ASSIGN_JOBS_MAX)
+    parts.settle()
+    share = limits.ASSIGN_JOBS_MAX
+    assert counts(outlet.payloads()) == {b"1": share, b"2": share}
+
+
+async def test_few_jobs_spread_over_all_workers() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    _, one = parts.worker(["mail"], worker_id=A)
+    _, two = parts.worker(["mail"], worker_id=B)
+    parts.submit(queue, 10)
+    parts.settle()
+    assert len(one.payloads()) == len(two.payloads()) == 5
+    parts.submit(queue)
+    parts.submit(queue)
+    parts.settle()
+    assert len(one.payloads()) == len(two.payloads()) == 6
+
+
+async def test_a_worker_gets_only_its_types_and_never_more_than_its_credit() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    parts.submit(queue, 3, job_type="other")
+    parts.submit(queue, 3, job_type="send")
+    worker, outlet = parts.worker(["mail"], credit=2)
+    parts.settle()
+    assert [frame[2] for frame in outlet.of(11)] == [["send"]]
+    assert len(outlet.tokens()) == 2
+    worker.handle([done(1, b"".join(outlet.tokens()))])
+    parts.settle()
+    assert len(outlet.tokens()) == 3
+    assert worker.free == 1
+    _, other = parts.worker(["mail"], types=["other"], worker_id=B)
+    parts.settle()
+    assert len(other.tokens()) == 3
+
+
+async def test_who_has_no_credit_gets_nothing_until_there_is_some() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    worker, outlet = parts.worker(["mail"], credit=0)
+    parts.submit(queue, 2)
+    parts.settle()
+    assert outlet.frames == []
+    worker.handle([b"\x92\x02\x05"])
+    parts.settle()
+    assert len(outlet.tokens()) == 2
+
+
+async def test_jobs_go_by_priority_and_then_in_the_order_of_their_submission() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    for priority, payload in ((0, b"1"), (9, b"2"), (0, b"3"), (9, b"4")):
+        parts.submit(queue, payload=payload, priority=priority)
+    _, outlet = parts.worker(["mail"])
+    parts.settle()
+    assert outlet.payloads() == [b"2", b"4", b"1", b"3"]
+
+
+async def test_a_worker_that_left_gets_nothing_and_a_started_job_is_not_sent_to_it() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    worker, outlet = parts.worker(["mail"])
+    parts.submit(queue)
+    parts.dispatcher.turn()
+    worker.detach()
+    parts.settle()
+    parts.submit(queue)
+    parts.settle()
+    assert outlet.frames == []
+    assert queue.ready_jobs() == 1
+
+
+async def test_what_was_never_durable_does_not_use_up_credit() -> None:
+    parts = EngineParts((1, 2))
+    queue = parts.queue("mail")
+    worker, outlet = parts.worker(["mail"], credit=3)
+    reply = parts.submit(queue, 3)
+    parts.dispatcher.turn()
+    parts.journal.take()
+    assert worker.free == 0
+    parts.shards[1].on_fenced()
+    assert worker.free == 3
+    assert outlet.frames == []
+    assert isinstance(reply.exception(), ShardLost)
+
+
+async def test_a_queue_that_fails_stops_no_other() -> None:
+    parts = EngineParts((1, 2))
+    broken, good = parts.queue("broken", 9), parts.queue("good", shard=2)
+    _, outlet = parts.worker(["broken", "good"])
+    parts.submit(broken)
+    parts.submit(good)
+    broken.index = 99
+    parts.settle()
+    assert len(outlet.tokens()) == 1
+    assert parts.broken == [broken]
+
+
+async def test_a_draining_node_starts_nothing() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    _, outlet = parts.worker(["mail"])
+    parts.dispatcher.stopped = True
+    parts.submit(queue)
+    parts.settle()
+    assert outlet.frames == []

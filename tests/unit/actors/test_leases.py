@@ -1,0 +1,113 @@
+"""Silence ends leases, deadlines end attempts, crashes end in quarantine."""
+
+import json
+import secrets
+
+import msgpack
+import pytest
+
+from taskforge_server.engine.errors import PermissionDenied
+from tests.support.engine_parts import PROJECT, TTL_S, EngineParts, done
+
+
+async def test_a_silent_worker_loses_its_jobs_to_others() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    worker, outlet = parts.worker(["mail"], worker_id=b"a" * 16)
+    parts.submit(queue, 3)
+    parts.settle()
+    parts.clock.advance(TTL_S - 0.1)
+    parts.leases.sweep(parts.shards.values())
+    assert outlet.closed is None
+    parts.clock.advance(0.1)
+    _, other = parts.worker(["mail"], worker_id=b"b" * 16)
+    parts.leases.sweep(parts.shards.values())
+    parts.settle()
+    assert outlet.closed is not None
+    assert outlet.closed[0] == 1013
+    assert [token[:16] for token in other.tokens()] == [token[:16] for token in outlet.tokens()]
+    worker.handle([done(1, outlet.tokens()[0])])  # the session is over: nobody listens
+    assert parts.counters.succeeded_jobs == 0
+    assert parts.counters.crashed_attempts == 3
+
+
+async def test_any_frame_and_any_heartbeat_extends_the_lease() -> None:
+    parts = EngineParts()
+    parts.queue("mail")
+    worker, outlet = parts.worker(["mail"])
+    for extend in (
+        lambda: worker.handle([msgpack.packb([2, 5])]),
+        lambda: parts.leases.heartbeat(b"w" * 16, PROJECT),
+    ):
+        parts.clock.advance(TTL_S * 0.9)
+        extend()
+        parts.leases.sweep(parts.shards.values())
+    assert outlet.closed is None
+    assert not parts.leases.heartbeat(b"w" * 16, b"o" * 16)
+    assert not parts.leases.heartbeat(b"x" * 16, PROJECT)
+    with pytest.raises(PermissionDenied):
+        parts.leases.take(b"w" * 16, b"o" * 16)
+
+
+async def test_a_job_that_takes_workers_down_is_quarantined() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail", crashes_max=3)
+    parts.submit(queue)
+    for _ in range(3):
+        worker, outlet = parts.worker(["mail"], worker_id=secrets.token_bytes(16))
+        parts.settle()
+        worker.detach()
+        parts.clock.advance(TTL_S)
+        parts.leases.sweep(parts.shards.values())
+        parts.settle()
+    job = parts.shards[1].table.get(outlet.tokens()[0][:16])
+    assert job is not None
+    assert (job["status"], job["reason"], job["attempt"]) == ("failed", "quarantined", 3)
+    assert json.loads(job["output"])["type"] == "worker_lost"
+    assert parts.counters.quarantined_jobs == 1
+
+
+async def test_an_attempt_past_its_deadline_counts_as_failed_and_its_handler_is_stopped() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail", timeout=2.0, retry_policy={"max_attempts": 2})
+    worker, outlet = parts.worker(["mail"])
+    parts.submit(queue)
+    parts.settle()
+    token = outlet.tokens()[0]
+    parts.clock.advance(1.9)
+    worker.handle([msgpack.packb([4])])
+    parts.leases.sweep(parts.shards.values())
+    assert worker.outstanding == 1
+    parts.clock.advance(0.1)
+    parts.leases.sweep(parts.shards.values())
+    assert outlet.of(14) == []
+    parts.journal.commit()
+    assert outlet.of(14) == [[14, token]]
+    assert worker.outstanding == 0
+    job = parts.shards[1].table.get(token[:16])
+    assert job is not None
+    assert job["status"] == "scheduled"
+    assert json.loads(job["output"])["type"] == "timeout"
+    worker.handle([done(1, token)])
+    parts.settle()
+    assert outlet.of(12) == [[12, 1, token]]
+    assert worker.outstanding == 0
+
+
+async def test_after_a_takeover_running_jobs_have_their_time_again() -> None:
+    before = EngineParts()
+    queue = before.queue("mail")
+    before.worker(["mail"], worker_id=b"a" * 16, credit=1)
+    before.worker(["mail"], worker_id=b"b" * 16, credit=1)
+    before.submit(queue, 3)
+    before.settle()
+    after = EngineParts()
+    for _, lsn, body in before.journal.bodies:
+        after.shards[1].table.replay(lsn, body)
+    again = after.queue("mail")
+    assert after.leases.recover(after.shards[1]) == 2
+    assert after.leases.heartbeat(b"a" * 16, PROJECT)
+    after.clock.advance(TTL_S)
+    after.leases.heartbeat(b"b" * 16, PROJECT)
+    after.leases.sweep(after.shards.values())
+    assert again.ready_jobs() == 2  # the third, and that of the worker that did not come back
