@@ -192,8 +192,7 @@ class Tables:
     def apply(self, p: Any) -> None:
         """One transaction. A copied row that is there already is an error, as in a database."""
         assert p.watermark >= self.watermark, "the watermark went back"
-        self._copy(self.executions, EXECUTION_COLUMNS, p.executions_copy)
-        self._merge(self.executions, EXECUTION_COLUMNS, p.executions_merge)
+        self.apply_executions(p)
         self._copy(self.jobs, JOB_COLUMNS, p.jobs_copy)
         self._merge(self.jobs, JOB_COLUMNS, p.jobs_merge)
         for at in range(0, len(p.deletes), 16):
@@ -201,6 +200,11 @@ class Tables:
         for project_id, key, *rest in p.keys:
             self.keys.setdefault((project_id, key), tuple(rest))
         self.watermark = p.watermark
+
+    def apply_executions(self, p: Any) -> None:
+        """A transaction before that of the jobs, on another connection."""
+        self._copy(self.executions, EXECUTION_COLUMNS, p.executions_copy)
+        self._merge(self.executions, EXECUTION_COLUMNS, p.executions_merge)
 
     def unfinished(self, file: bool) -> bytes:
         """The rows of open jobs by id, as COPY OUT gives them: bare, or as a whole file."""

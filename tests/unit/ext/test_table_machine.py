@@ -43,7 +43,7 @@ json_texts = st.sampled_from([b"null", b"{}", b'{"n":1}', b'"' + b"x" * 300 + b'
 errors = st.sampled_from([b"{}", b'{"type":"ValueError","message":"no"}'])
 reasons = st.sampled_from(["error", "timeout", "quarantined"])
 picks = st.integers(0, 10_000)
-ages_us = st.sampled_from([0, 0, 1_000_000])
+ages_us = st.sampled_from([0, 3_000_000, 1_000_000_000])
 
 
 @st.composite
@@ -173,9 +173,10 @@ calls = st.one_of(
     *call(7, "committed", behind=st.integers(0, 1), take=st.booleans()),
     *call(7, "collect", rows_max=st.sampled_from([1, 3, 1000]), age_us=ages_us),
     *call(6, "projected"),
+    *call(4, "write", age_us=ages_us),
     *call(1, "fold_of_the_log_is_the_live_state"),
     *call(1, "recovery_finds_the_live_state", applied=st.integers(0, 2), file=st.booleans()),
-    *call(1, "crash", lost=st.integers(0, 2), applied=st.integers(0, 2)),
+    *call(3, "crash", lost=st.integers(0, 2), applied=st.integers(0, 2), half=st.booleans()),
 )
 
 
@@ -192,7 +193,7 @@ class TableMachine(RuleBasedStateMachine):
     def begin(self, shard: int, seed: int, head: int) -> None:
         self.shard, self.seed = shard, seed
         self.now_us = self.latest_us = EPOCH_US
-        self.histories = [HISTORY_NONE, HISTORY_FAILED, HISTORY_ALL, HISTORY_ALL]
+        self.histories = [HISTORY_ALL, HISTORY_FAILED, HISTORY_NONE, HISTORY_ALL]
         self.first_lsn = head + 1
         self.pair = self.fresh_pair()
         self.pair.call("adopt", head)
@@ -231,9 +232,13 @@ class TableMachine(RuleBasedStateMachine):
         return self.now_us
 
     def token(self, pick: int) -> bytes:
-        """Mostly a current lease, sometimes any that was ever given."""
+        """Mostly a current lease, sometimes an earlier one of a running job, or any."""
         current = [job.token for job in self.model.jobs.values() if job.status == "processing"]
-        return choose(current if current and pick % 8 != 7 else self.tokens, pick // 8, bytes(24))
+        if pick % 8 == 7:
+            running = {token[:16] for token in current}
+            stale = [t for t in self.tokens if t[:16] in running and t not in current]
+            current = stale or self.tokens
+        return choose(current or self.tokens, pick // 8, bytes(24))
 
     def job_id(self, pick: int, *statuses: str) -> bytes:
         """Mostly a job in one of those states, sometimes any that ever was."""
@@ -436,6 +441,13 @@ class TableMachine(RuleBasedStateMachine):
             self.finished[job_id] = before[job_id]
             del self.model.jobs[job_id]
 
+    def write(self, age_us: int) -> None:
+        """All the way into the tables."""
+        self.committed(behind=0, take=True)
+        self.collect(1000, age_us)
+        while self.under_way:
+            self.projected()
+
     # --- recovery -------------------------------------------------------------------------------
 
     def settle_log(self) -> None:
@@ -487,10 +499,15 @@ class TableMachine(RuleBasedStateMachine):
         found = [job for job in new.oracle.snapshot() if job["status"] not in FINAL]
         assert_same_jobs("recovery", live, found)
 
-    def crash(self, lost: int, applied: int) -> None:
-        """The table is gone, with what was gathered and maybe rows that were not known durable."""
+    def crash(self, lost: int, applied: int, half: bool) -> None:
+        """The table is gone, with what was gathered and maybe rows that were not known durable.
+
+        Some projections under way had come through, of the next one perhaps its executions.
+        """
         for projections in self.under_way[:applied]:
             self.tables.apply(projections.oracle)
+        if half and self.under_way[applied:]:
+            self.tables.apply_executions(self.under_way[applied].oracle)
         self.under_way.clear()
         head = max(self.pair.oracle.committed_lsn, self.pair.oracle.gathering_lsn - 1 - lost)
         self.log = {lsn: body for lsn, body in self.log.items() if lsn <= head}

@@ -353,6 +353,15 @@ class TestLoad:
         assert (p.jobs_copy_rows, p.jobs_merge_rows) == (0, 2)
         assert (p.executions_copy_rows, p.executions_merge_rows) == (1, 1)
 
+    def test_a_replayed_running_attempt_is_merged_later(self, bench: Bench) -> None:
+        """Its row may have been swept before the table was lost."""
+        token = bench.running()
+        twin = Bench(bench.impl)
+        twin.table.replay(1, bench.commit())
+        twin.table.succeed(token, NOW_US)
+        p = twin.project()
+        assert (p.executions_copy_rows, p.executions_merge_rows) == (0, 1)
+
     def test_loaded_jobs_wait_in_order_of_their_ids(self, impl: ModuleType) -> None:
         bench = Bench(impl)
         job_ids = bench.submit({}, {"priority": 1}, {}, {"priority": 1})
