@@ -34,6 +34,7 @@ START_TIMEOUT_S = 300.0
 """Recovery after a crash replays up to `max_wal_size`."""
 
 STOP_TIMEOUT_S = 60.0
+DYING_S = 5.0
 POLL_S = 0.01
 SOCKET_PATH_BYTES_MAX = 100
 """The kernel's bound is 107 on Linux and 103 on macOS, with the final zero."""
@@ -146,10 +147,21 @@ class Server:
             process.wait()
 
     def reap(self) -> None:
-        """Collect a child that a test killed."""
+        """Collect a child that somebody killed: until then its pid and its locks seem alive."""
         process, self._process = self._process, None
         if process is not None:
-            process.wait(STOP_TIMEOUT_S)
+            try:
+                process.wait(DYING_S)
+            except subprocess.TimeoutExpired:
+                self._process = process
+                raise EmbeddedError(f"{self.name} runs already") from None
+
+    def kill(self) -> None:
+        """End it without warning, as a crash would; `start` brings it back."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def stop_orphan(self, pid_file: Path) -> None:
         """Stop the server of an earlier process, found by the pid file and by its folder."""
@@ -204,6 +216,7 @@ class Postgres(Server):
 
     def start(self) -> None:
         """Start the cluster, made if there is none; also after a SIGKILL of the postmaster."""
+        self.reap()
         self._prepare()
         self.stop_orphan(self.folder / "postmaster.pid")
         settings = _tuned(self.folder) | dict(self.settings)
@@ -301,6 +314,7 @@ class Valkey(Server):
 
     def start(self) -> None:
         """Start the server; also after a SIGKILL."""
+        self.reap()
         for folder in (self.folder, self.socket_path.parent):
             folder.mkdir(parents=True, exist_ok=True)
         pid_file = self.folder / "valkey.pid"

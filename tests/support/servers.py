@@ -8,8 +8,9 @@ import asyncio
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -24,16 +25,23 @@ SETTINGS = {"shared_buffers": "128MB", "max_wal_size": "1GB", "min_wal_size": "8
 _numbers = count(1)
 
 
-@pytest.fixture(scope="session")
-def servers() -> Iterator[EmbeddedServers]:
-    """Both servers, shared by all tests of the session. Tests that kill servers make their own."""
+@contextmanager
+def temporary_servers(settings: Mapping[str, str] | None = None) -> Iterator[EmbeddedServers]:
+    """Servers of one's own on a fresh directory, for tests that kill or misconfigure them."""
     # Not below pytest's folder: that is closed to the user that runs PostgreSQL for root.
     folder = Path(tempfile.mkdtemp(prefix="taskforge-tests-"))
     try:
-        with EmbeddedServers(folder, SETTINGS) as started:
+        with EmbeddedServers(folder, SETTINGS | dict(settings or {})) as started:
             yield started
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[EmbeddedServers]:
+    """Both servers, shared by all tests of the session."""
+    with temporary_servers() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

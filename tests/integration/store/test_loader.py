@@ -26,8 +26,9 @@ async def test_rows_come_whole_and_in_order(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "LOAD_CHUNK_BYTES", 2000)
+    payload = b'"' + b"x" * 4000 + b'"'  # more than a socket gives at once
     rows, foreign = Rows(3, QUEUE, PROJECT, START_US), Rows(4, QUEUE, PROJECT, START_US)
-    jobs = [rows.job(priority=number % 10, lsn=number) for number in range(500)]
+    jobs = [rows.job(priority=number % 10, payload=payload) for number in range(500)]
     jobs += [rows.job(status=status) for status in ("scheduled", "processing")]
     finished = [rows.job(status=status) for status in ("succeeded", "failed", "cancelled")]
     await copy_jobs(connection, jobs + finished + [foreign.job()])

@@ -112,9 +112,11 @@ async def test_named_indexes(postgres_url: str) -> None:
         ("users", "email", "nobody"),
     ],
 )
-async def test_constraints(postgres_url: str, table: str, column: str, value: object) -> None:
+async def test_constraints(
+    module_postgres_url: str, table: str, column: str, value: object
+) -> None:
     """A CHECK alone refuses the value: the other columns of the row get what they need."""
-    connection = await connect(postgres_url, application_name="test")
+    connection = await connect(module_postgres_url, application_name="test")
     try:
         needed = await connection.fetch(
             """SELECT attname, format_type(atttypid, NULL) AS type FROM pg_attribute

@@ -1,0 +1,100 @@
+"""Partitions: made ahead by any number of nodes, filled from the default one, dropped by age."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.store.job_queries import EPOCH
+from taskforge_server.engine.store.partitions import drop_partitions, ensure_partitions
+from taskforge_server.engine.store.pool import Connection, Pool
+from tests.support.rows import Rows, copy_executions, copy_jobs
+
+TABLES = 3
+DAY = timedelta(days=1)
+
+
+def rows_of(day: datetime) -> Rows:
+    return Rows(1, bytes(16), bytes(16), (day - EPOCH) // timedelta(microseconds=1))
+
+
+async def server_noon(connection: Connection) -> datetime:
+    now: datetime = await connection.fetchval("SELECT now()")
+    return now.astimezone(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+
+
+async def where(connection: Connection, job_id: bytes) -> str:
+    name: str = await connection.fetchval(
+        "SELECT tableoid::regclass::text FROM jobs WHERE id = $1", job_id
+    )
+    return name
+
+
+async def test_made_ahead_and_again(connection: Connection) -> None:
+    assert await ensure_partitions(connection) == 0, "migrating made them"
+    noon = await server_noon(connection)
+    rows = rows_of(noon + limits.PARTITIONS_AHEAD_DAYS * DAY)
+    job = rows.job()
+    await copy_jobs(connection, [job])
+    day = f"{noon + limits.PARTITIONS_AHEAD_DAYS * DAY:%Y%m%d}"
+    assert await where(connection, job["id"]) == f"jobs_p{day}"
+
+
+async def test_several_nodes_at_once(pool: Pool) -> None:
+    async def one() -> int:
+        async with pool.acquire() as connection:
+            return await ensure_partitions(connection, limits.PARTITIONS_AHEAD_DAYS + 2)
+
+    assert sorted(await asyncio.gather(*(one() for _ in range(4)))) == [0, 0, 0, 2 * TABLES]
+
+
+async def test_midnight_is_a_border(connection: Connection) -> None:
+    midnight = (await server_noon(connection)).replace(hour=0)
+    rows = rows_of(midnight - timedelta(milliseconds=1))
+    rows.step_us = 0
+    last = rows.job()
+    rows.now_us += 1000
+    first = rows.job()
+    await copy_jobs(connection, [last, first])
+    assert await where(connection, last["id"]) == f"jobs_p{midnight - DAY:%Y%m%d}"
+    assert await where(connection, first["id"]) == f"jobs_p{midnight:%Y%m%d}"
+
+
+async def test_rows_of_the_default_partition_move(connection: Connection) -> None:
+    far = limits.PARTITIONS_AHEAD_DAYS + 1
+    rows = rows_of(await server_noon(connection) + far * DAY)
+    job = rows.job()
+    await copy_jobs(connection, [job])
+    assert await where(connection, job["id"]) == "jobs_default"
+    assert await ensure_partitions(connection, far) == TABLES
+    assert (await where(connection, job["id"])).startswith("jobs_p")
+    assert await connection.fetchval("SELECT count(*) FROM jobs") == 1
+
+
+async def test_partitions_have_every_index(connection: Connection) -> None:
+    rows = await connection.fetch(
+        """SELECT indrelid::regclass::text AS name, count(*) AS indexes FROM pg_index
+        WHERE indrelid::regclass::text LIKE 'jobs%' GROUP BY 1"""
+    )
+    assert len({row["indexes"] for row in rows}) == 1
+    assert len(rows) > limits.PARTITIONS_AHEAD_DAYS
+
+
+async def test_old_days_go_but_not_with_unfinished_jobs(connection: Connection) -> None:
+    noon = await server_noon(connection)
+    await connection.execute("SELECT ensure_partitions($1, $2)", *(noon - 5 * DAY, noon - 2 * DAY))
+    kept, gone, young = rows_of(noon - 5 * DAY), rows_of(noon - 4 * DAY), rows_of(noon - 2 * DAY)
+    waiting, old, recent = kept.job(), gone.job(status="succeeded"), young.job(status="failed")
+    await copy_jobs(connection, [waiting, old, recent])
+    await copy_executions(connection, [gone.execution(old, 1), young.execution(recent, 1)])
+
+    assert await drop_partitions(connection, 2) == 3 * TABLES - 1
+    assert await connection.fetchval("SELECT array_agg(id ORDER BY id) FROM jobs") == [
+        waiting["id"],
+        recent["id"],
+    ]
+    assert await connection.fetchval("SELECT count(*) FROM job_executions") == 1
+    assert await drop_partitions(connection, 2) == 0
+    with pytest.raises(ValueError, match="at least 1"):
+        await drop_partitions(connection, 0)
