@@ -23,6 +23,8 @@ class MemoryShardLog:
         self.gate.set()
         self.waiting = asyncio.Event()
         """Set while an append waits at the gate."""
+        self.refused = asyncio.Event()
+        """Set when an append was refused."""
         self.appends = 0
 
     async def heads(self, shards: Iterable[int]) -> dict[int, tuple[int, int]]:
@@ -46,6 +48,7 @@ class MemoryShardLog:
             self.waiting.clear()
         if self.refusals > 0:
             self.refusals -= 1
+            self.refused.set()
             raise Unavailable(retry_after_s=0.0)
         mine = {row.shard for row in rows if self._write(row)}
         if self.lose_replies > 0:

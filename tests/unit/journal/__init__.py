@@ -1,0 +1,1 @@
+"""The journal, the projector, takeovers and checks, without servers."""

@@ -1,0 +1,180 @@
+"""The journal over a log in memory: group commit, order, fences, a log that is away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from taskforge_server.engine.journal import journal as journal_module
+from taskforge_server.engine.journal.journal import Journal
+from taskforge_server.engine.journal.log import LogRow
+from taskforge_server.engine.journal.memory import MemoryShardLog
+from taskforge_server.engine.runtime.safeguards import Safeguards
+
+
+class Notes:
+    """A shard that gathers notes instead of events."""
+
+    def __init__(self, number: int, journal: Journal, trace: list[str]) -> None:
+        self.number = number
+        self.epoch = 1
+        self.journal = journal
+        self.gathered: list[str] = []
+        self.lsn = 0
+        self.trace = trace
+
+    def say(self, note: str) -> None:
+        self.gathered.append(note)
+        self.journal.dirty(self)
+
+    def take_batch(self) -> tuple[int, int, bytes] | None:
+        if not self.gathered:
+            return None
+        notes, self.gathered = self.gathered, []
+        self.lsn += 1
+        return self.lsn, len(notes), f"{self.number:<16}{','.join(notes)}".encode()
+
+    def on_committed(self, lsn: int) -> None:
+        self.trace.append(f"{self.number}@{lsn}")
+
+    def on_fenced(self) -> None:
+        self.trace.append(f"{self.number} fenced")
+
+
+@asynccontextmanager
+async def running(log: MemoryShardLog) -> AsyncIterator[Journal]:
+    journal = Journal(log)
+    task = asyncio.create_task(journal.run())
+    yield journal
+    journal.stop()
+    await task
+
+
+async def said(log: MemoryShardLog, shard: int) -> list[str]:
+    return [row.body[16:].decode() async for row in log.read(shard, 0)]
+
+
+async def test_what_comes_during_a_commit_is_the_next_batch() -> None:
+    log = MemoryShardLog()
+    trace: list[str] = []
+    async with running(log) as journal:
+        one, two = Notes(1, journal, trace), Notes(2, journal, trace)
+        log.gate.clear()
+        one.say("a")
+        one.say("b")
+        await log.waiting.wait()
+        for note in "cde":
+            one.say(note)
+            two.say(note)
+        assert trace == []
+        log.gate.set()
+        await journal.settle()
+        assert trace == ["1@1", "1@2", "2@1"]
+    assert await said(log, 1) == ["a,b", "c,d,e"]
+    assert await said(log, 2) == ["c,d,e"]
+    assert journal.statistics.commits == 2
+    assert journal.statistics.events == 8
+
+
+async def test_stopping_writes_what_is_gathered() -> None:
+    log = MemoryShardLog()
+    trace: list[str] = []
+    async with running(log) as journal:
+        Notes(1, journal, trace).say("a")
+    assert trace == ["1@1"]
+
+
+async def test_a_fenced_shard_is_told_and_the_others_go_on() -> None:
+    log = MemoryShardLog()
+    trace: list[str] = []
+    await log.append([LogRow(1, 1, 2, 1, b"somebody else's row")])
+    async with running(log) as journal:
+        one, two = Notes(1, journal, trace), Notes(2, journal, trace)
+        one.say("a")
+        two.say("a")
+        await journal.settle()
+    assert trace == ["1 fenced", "2@1"]
+    assert journal.statistics.fenced == 1
+
+
+async def test_a_lost_reply_releases_once() -> None:
+    log = MemoryShardLog()
+    trace: list[str] = []
+    log.lose_replies = 2
+    async with running(log) as journal:
+        Notes(1, journal, trace).say("a")
+        await journal.settle()
+        assert journal.available
+    assert trace == ["1@1"]
+    assert await said(log, 1) == ["a"]
+    assert journal.statistics.retries == 2
+
+
+async def test_while_the_log_is_away_nothing_is_released() -> None:
+    log = MemoryShardLog()
+    trace: list[str] = []
+    log.refusals = 1_000_000
+    async with running(log) as journal:
+        one = Notes(1, journal, trace)
+        one.say("a")
+        await log.refused.wait()
+        assert not journal.available
+        one.say("b")
+        assert journal.behind_bytes == 17
+        assert trace == []
+        log.refusals = 0
+        await journal.settle()
+        assert journal.available
+        assert trace == ["1@1", "1@2"]
+
+
+async def test_stopping_does_not_wait_for_a_log_that_is_away() -> None:
+    log = MemoryShardLog()
+    trace: list[str] = []
+    log.refusals = 1_000_000
+    async with running(log) as journal:
+        Notes(1, journal, trace).say("a")
+        await log.refused.wait()
+        assert not journal.available
+    assert trace == []
+
+
+async def test_a_commit_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module.limits, "APPEND_BYTES_MAX", 40)
+    log = MemoryShardLog()
+    trace: list[str] = []
+    async with running(log) as journal:
+        for number in range(9):
+            Notes(number, journal, trace).say("x")
+        await journal.settle()
+    assert trace == [f"{number}@1" for number in range(9)]
+    assert log.appends == 3
+
+
+async def test_forgotten_shards_are_not_asked() -> None:
+    log = MemoryShardLog()
+    trace: list[str] = []
+    async with running(log) as journal:
+        one = Notes(1, journal, trace)
+        one.say("a")
+        journal.forget(one)
+        await journal.settle()
+    assert trace == []
+
+
+@pytest.mark.parametrize(
+    ("off", "expected"),
+    [("fence", ["1@1"]), ("release_after_commit", ["1@1", "1 fenced"])],
+)
+async def test_safeguards_matter(
+    monkeypatch: pytest.MonkeyPatch, off: str, expected: list[str]
+) -> None:
+    monkeypatch.setattr(journal_module.safeguards, "ACTIVE", Safeguards()._replace(**{off: False}))
+    log = MemoryShardLog()
+    trace: list[str] = []
+    await log.append([LogRow(1, 1, 2, 1, b"somebody else's row")])
+    async with running(log) as journal:
+        Notes(1, journal, trace).say("a")
+        await journal.settle()
+    assert trace == expected, "without it an effect goes out that the log does not hold"
