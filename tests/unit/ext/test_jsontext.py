@@ -171,6 +171,7 @@ REFUSED = [
     (rb'"\ud800"', "lone surrogate", 1),
     (rb'"\udc00"', "lone surrogate", 1),
     (rb'"\ud800\ud800"', "lone surrogate", 1),
+    (rb'"\udc00\udc00"', "lone surrogate", 1),
     (rb'"\ud800\u0041"', "lone surrogate", 1),
     (rb'"\ud800\n"', "lone surrogate", 1),
     (rb'"\ud83d\ude00\ude00"', "lone surrogate", 13),
@@ -239,6 +240,20 @@ class TestCheck:
             assert verdict(jsontext, data) == ("control character in a string", at + 1)
         assert verdict(jsontext, b'"' + b"~" * size + b'"') is None
         assert verdict(jsontext, b'"' + b"~" * size) == ("unexpected end", size + 1)
+
+    def test_knows_every_byte_in_every_place_of_a_word(self, jsontext: ModuleType) -> None:
+        for byte in range(256):
+            for at in range(9):
+                data = b'"' + b"~" * at + bytes([byte]) + b" " * (16 - at) + b'"'
+                assert (verdict(jsontext, data) is None) == acceptable(data), data
+
+    def test_knows_the_bounds_of_utf8(self, jsontext: ModuleType) -> None:
+        seconds = b'"\x20\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0\xff'
+        for lead in range(0x80, 0x100):
+            for second in seconds:
+                for rest in (b"", b"\x80", b"\xbf\xbf", b"\xc0\x80", b"\x80\x7f"):
+                    data = b'"' + bytes([lead, second]) + rest + b'"'
+                    assert (verdict(jsontext, data) is None) == acceptable(data), data
 
     @given(values, st.sampled_from(FORMS))
     def test_accepts_what_json_writes(
