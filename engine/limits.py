@@ -246,6 +246,12 @@ OVERLOAD_RETRY_S: Final = 1.0
 UNAVAILABLE_RETRY_S: Final = 1.0
 """What a refused caller is told to wait."""
 
+QUEUES_SHOWN_MAX: Final = 200
+"""Queues that the metrics name; the others are summed up."""
+
+REPLY_WAIT_S: Final = 20.0
+"""While the log is away, a caller waits this long before it is told that the outcome is unknown."""
+
 # Node
 
 TAKEOVERS_AT_ONCE_MAX: Final = 8
@@ -269,6 +275,9 @@ SMALL_BODY_BYTES_MAX: Final = 64 * KIB
 
 ENVELOPE_BYTES_MAX: Final = 64 * KIB
 """What a job may weigh in a request beside its payload."""
+
+NAME_BYTES_SHOWN_MAX: Final = 64
+"""What a problem repeats of a name that the caller made up."""
 
 BODIES_BYTES_MAX: Final = 256 * MIB
 """Bodies that are being read at one time, in the whole process; beyond, callers get 429."""

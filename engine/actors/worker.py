@@ -21,7 +21,7 @@ import msgpack
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import outcomes
-from taskforge_server.engine.actors.leases import Lease, Leases
+from taskforge_server.engine.actors.leases import TRY_AGAIN_LATER, Lease, Leases
 from taskforge_server.engine.actors.outcomes import Outcomes
 from taskforge_server.engine.actors.ports import Hello, Journal, Outlet
 from taskforge_server.engine.errors import FrameError
@@ -93,6 +93,7 @@ class WorkerActor(Actor[bytes]):
         self._context = context
         self._failure: FrameError | None = None
         self.index_in = lease.index_in
+        self.running = lease.running
 
     # the connection's side
 
@@ -160,6 +161,10 @@ class WorkerActor(Actor[bytes]):
         except FrameError as error:
             self._failure = error
             self.end(BROKEN_FRAME, error.reason)
+        except Exception:
+            # No ack will come for this batch: the worker has to send it again.
+            self.end(TRY_AGAIN_LATER, "internal error: connect again")
+            raise
 
     def _frame(self, message: list[Any]) -> None:
         match message:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from taskforge_server.engine.errors import ShardLost
-from taskforge_server.engine.shard.effects import Effect, Promise, Wake
+from taskforge_server.engine.shard.effects import Effect, Promise, Reply, Wake
 from taskforge_server.ext.pure.table import ShardTable
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,13 @@ class Shard:
             except Exception:
                 log.exception("a refusal of shard %d failed", self.number)
         self._on_lost(self)
+
+    def refuse_replies(self, error: Exception) -> None:
+        """Let callers go: the log does not answer. What they asked for may still happen."""
+        for effects in (*(effects for _, effects in self._in_flight), self._gathering):
+            for effect in effects:
+                if isinstance(effect, Reply):
+                    effect.refuse(error)
 
     # who waits for the end of a job
 

@@ -1,7 +1,7 @@
 """Effects are released after their commit, in order, and refused when the shard is lost."""
 
-from taskforge_server.engine.errors import ShardLost
-from taskforge_server.engine.shard.effects import Join
+from taskforge_server.engine.errors import ShardLost, Unavailable
+from taskforge_server.engine.shard.effects import Join, Reply
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.ext.pure.table import ShardTable, SubmitBatch
 
@@ -160,6 +160,25 @@ def test_a_join_acts_after_the_last_shard_and_refuses_once() -> None:
     broken.refuse(ShardLost(2))
     broken.release()
     assert notes == ["done", "refused"]
+
+
+def test_callers_are_let_go_when_the_log_does_not_answer() -> None:
+    shard, queue, _ = new_shard()
+    notes: list[str] = []
+    flying, gathering = Promise(), Promise()
+    submit(shard, queue)
+    shard.effect(Reply(flying, 1))
+    shard.effect(Probe("send", notes))
+    batch = shard.take_batch()
+    submit(shard, queue)
+    shard.effect(Reply(gathering, 2))
+    error = Unavailable(1.0)
+    shard.refuse_replies(error)
+    assert flying.error is gathering.error is error
+    assert batch is not None
+    shard.on_committed(batch[0])
+    assert flying.result is None
+    assert notes == ["send"]
 
 
 def test_an_effect_that_fails_does_not_keep_back_the_others() -> None:

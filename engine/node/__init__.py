@@ -1,0 +1,1 @@
+"""A node: the only place that builds adapters and wires actors."""

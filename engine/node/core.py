@@ -1,0 +1,222 @@
+"""The actors of a node, wired: shards, their queues, the dispatcher, workers and their leases.
+
+    adopt(shard)   queues are defined in its table, its actors run, its workers have fresh leases
+    drop(shard)    its actors end, what waits in them is refused; queues that workers are attached
+                   to come back with the shard when it is adopted again
+
+A queue has an actor from its first use on. Nothing here does I/O: the log is behind the journal.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.actors import queue as queue_module
+from taskforge_server.engine.actors import worker as worker_module
+from taskforge_server.engine.actors.dispatcher import Dispatcher
+from taskforge_server.engine.actors.leases import Leases
+from taskforge_server.engine.actors.outcomes import Outcomes
+from taskforge_server.engine.actors.ports import Hello, Journal, Outlet
+from taskforge_server.engine.actors.queue import QueueActor, define
+from taskforge_server.engine.actors.worker import WorkerActor
+from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.node.timer import DueTimer
+from taskforge_server.engine.observe.counters import Counters
+from taskforge_server.engine.runtime.actor import Actor, Supervisor
+from taskforge_server.engine.runtime.clock import Clock
+from taskforge_server.engine.shard.keys import KeyBook
+from taskforge_server.engine.shard.shard import Shard
+
+log = logging.getLogger(__name__)
+
+
+class Core:
+    """What decides, in one loop."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        journal: Journal,
+        lease_ttl_s: float,
+        failed: Callable[[Actor[Any]], None],
+    ) -> None:
+        """`failed` is told of an actor that was given up and is not tied to a shard."""
+        self.clock = clock
+        self.journal = journal
+        self.counters = Counters()
+        self.keys = KeyBook()
+        self.shards: dict[int, Shard] = {}
+        self.refs: dict[bytes, QueueRef] = {}
+        self.sessions: set[WorkerActor] = set()
+        self._failed = failed
+        self._actors: dict[bytes, QueueActor] = {}
+        self._actors_of: dict[Shard, dict[int, QueueActor]] = {}
+        # Actors of shards that are gone, to be replaced when the shard is back.
+        self._retired: dict[bytes, QueueActor] = {}
+        self.supervisor = Supervisor(self._given_up, clock.monotonic_us)
+        self.dispatcher = Dispatcher(journal, lambda queue: queue.shard.on_fenced())
+        self.due_timer = DueTimer(clock, self.shards.values, self._due)
+        # Not for secrets: it spreads retries.
+        self.outcomes = Outcomes(self, self.counters, random.random)
+        self.leases = Leases(clock, lease_ttl_s, self.outcomes, journal, self.touched)
+        self._queue_context = queue_module.Context(
+            clock,
+            self.dispatcher,
+            journal,
+            self.keys,
+            self.shards.get,
+            self.due_timer.note,
+            self.counters,
+        )
+        self._worker_context = worker_module.Context(
+            clock,
+            self,
+            journal,
+            self.leases,
+            self.outcomes,
+            self.shards.get,
+            self.due_timer.note,
+            self.counters,
+        )
+
+    def start(self) -> None:
+        self.supervisor.start(self.dispatcher)
+
+    async def stop(self) -> None:
+        self.due_timer.stop()
+        await self.supervisor.stop_all()
+        for actor in self._actors.values():
+            actor.close()
+
+    def sweep(self) -> None:
+        """End leases and attempts whose time is over."""
+        self.leases.sweep(list(self.shards.values()))
+        for shard in self.shards.values():
+            self.due_timer.note(shard.table.next_due_us())
+
+    # ports of the actors
+
+    def find(self, queue_id: bytes) -> QueueRef | None:
+        return self.refs.get(queue_id)
+
+    def free(self, worker: WorkerActor) -> None:
+        self.dispatcher.free(worker)
+
+    def touched(self, shard: Shard) -> None:
+        """Jobs of the shard may have come back to their lanes."""
+        for actor in self._actors_of.get(shard, {}).values():
+            self.dispatcher.ready(actor)
+
+    def detach(self, worker: WorkerActor) -> None:
+        self.dispatcher.detach(worker)
+        self.sessions.discard(worker)
+
+    def _due(self, shard: Shard, queues: list[int]) -> None:
+        actors = self._actors_of.get(shard, {})
+        for index in queues:
+            # A queue without an actor has no worker either: its jobs wait in their lanes.
+            if (actor := actors.get(index)) is not None:
+                self.dispatcher.ready(actor)
+
+    # shards
+
+    def adopt(self, shard: Shard, refs: Iterable[QueueRef]) -> None:
+        """The shard is ours: take up its queues and workers."""
+        assert shard.number not in self.shards
+        self.shards[shard.number] = shard
+        self._actors_of[shard] = {}
+        for ref in refs:
+            if ref.shard == shard.number:
+                self.refs[ref.id] = ref
+                define(shard, ref)
+        for queue_id, old in list(self._retired.items()):
+            if old.ref.shard == shard.number:
+                del self._retired[queue_id]
+                self.dispatcher.replace(old, self.queue(self.refs.get(queue_id, old.ref)))
+        workers = self.leases.recover(shard)
+        self.due_timer.note(shard.table.next_due_us())
+        log.debug("shard %d adopted, %d workers run jobs of it", shard.number, workers)
+
+    def drop(self, shard: Shard) -> None:
+        """The shard is no longer ours."""
+        if self.shards.get(shard.number) is not shard:
+            return
+        del self.shards[shard.number]
+        self.counters.shards_lost += 1
+        self.keys.drop_shard(shard.number)
+        for actor in self._actors_of.pop(shard).values():
+            del self._actors[actor.ref.id]
+            self._retired[actor.ref.id] = actor
+            self.supervisor.stop(actor)
+            actor.close()
+
+    def _given_up(self, actor: Actor[Any], error: Exception) -> None:
+        if isinstance(actor, QueueActor):
+            # Its table may be broken: what the log says is the truth.
+            actor.shard.on_fenced()
+        elif not isinstance(actor, WorkerActor):  # a session that fails has ended itself
+            self._failed(actor)
+
+    # queues
+
+    def queue(self, ref: QueueRef) -> QueueActor:
+        """The actor of the queue; Unavailable when its shard is not here."""
+        actor = self._actors.get(ref.id)
+        if actor is None:
+            return self._new_queue(ref)
+        if actor.ref is not ref and actor.ref != ref:
+            self.update(ref)
+        return actor
+
+    def _new_queue(self, ref: QueueRef) -> QueueActor:
+        shard = self.shards.get(ref.shard)
+        if shard is None:
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "this node does not own the queue now")
+        actor = QueueActor(ref, shard, self._queue_context)
+        self.refs[ref.id] = ref
+        self._actors[ref.id] = actor
+        self._actors_of[shard][actor.index] = actor
+        self.supervisor.start(actor)
+        return actor
+
+    def update(self, ref: QueueRef) -> None:
+        """The queue's row changed."""
+        self.refs[ref.id] = ref
+        actor = self._actors.get(ref.id)
+        if actor is not None:
+            actor.update(ref)
+            self.dispatcher.reprioritise(actor)
+        elif (shard := self.shards.get(ref.shard)) is not None:
+            define(shard, ref)
+
+    # workers
+
+    def session(self, hello: Hello, project_id: bytes, outlet: Outlet) -> WorkerActor:
+        """A session of the worker; it takes the place of the one before."""
+        lease = self.leases.take(hello.worker_id, project_id)
+        if lease.session is not None:
+            lease.session.end(worker_module.REPLACED, "replaced by a newer connection")
+        worker = WorkerActor(hello, lease, outlet, self._worker_context)
+        lease.session = worker
+        self.sessions.add(worker)
+        return worker
+
+    def serve(self, worker: WorkerActor, queues: list[QueueActor]) -> None:
+        """The session is welcomed: let it work."""
+        self.supervisor.start(worker)
+        self.dispatcher.attach(worker, queues)
+
+    def drain(self) -> None:
+        """Start nothing more; tell the workers."""
+        self.dispatcher.stopped = True
+        for worker in list(self.sessions):
+            worker.drain()
+
+    async def idle(self) -> None:
+        """Wait until no connected worker has unfinished jobs."""
+        while any(worker.outstanding for worker in self.sessions):  # noqa: ASYNC110 - rare, bounded
+            await asyncio.sleep(limits.SWEEP_S)

@@ -1,0 +1,263 @@
+"""What the API may ask of a node: the engine port.
+
+Every answer that tells of a decision waits until the decision is durable. A caller whose shard is
+lost while it waits is told Unavailable: it may repeat the call, here or elsewhere.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgpack
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.actors import outcomes, worker
+from taskforge_server.engine.actors.ports import Hello, Outlet
+from taskforge_server.engine.actors.queue import Cancel, Command, QueueActor, Requeue, Submit
+from taskforge_server.engine.actors.worker import WorkerActor
+from taskforge_server.engine.errors import NotFound, Overloaded, ShardLost, Unavailable
+from taskforge_server.engine.model.job import FINAL
+from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.node.admission import Admission
+from taskforge_server.engine.node.core import Core
+from taskforge_server.engine.shard.effects import Join, Reply
+from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.ext.channel import ChannelClosed
+from taskforge_server.ext.ids import shard_of
+from taskforge_server.ext.pure.table import SubmitBatch, split_tokens
+
+log = logging.getLogger(__name__)
+
+Job = dict[str, Any]
+
+TOKEN_BYTES = 24
+
+
+class Doors:
+    """The engine as the API sees it."""
+
+    def __init__(
+        self,
+        core: Core,
+        admission: Admission,
+        find_queue: Callable[[bytes, bytes], Awaitable[QueueRef]],
+        lease_ttl_s: float,
+        heartbeat_s: float,
+    ) -> None:
+        """`find_queue` reads a queue by project and id; NotFound."""
+        self._core = core
+        self._admission = admission
+        self._find_queue = find_queue
+        self._lease_ttl_s = lease_ttl_s
+        self._heartbeat_s = heartbeat_s
+        self._waiters = 0
+
+    def now_us(self) -> int:
+        return self._core.clock.now_us()
+
+    # commands
+
+    async def submit(
+        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None = None
+    ) -> bytes:
+        """The ids, 16 bytes each, when the jobs are durable."""
+        actor = self._core.queue(queue)
+        self._admission.admit(batch)
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._send(actor, Submit(batch, key, reply))
+        try:
+            return await reply
+        except ShardLost as error:
+            raise _moved() from error
+
+    async def cancel(self, job_id: bytes, project_id: bytes) -> Job:
+        """A waiting job is cancelled; NotFound when it is not in memory, Conflict."""
+        shard = self._shard(job_id)
+        job = shard.table.get(job_id)
+        if job is None or job["project_id"] != project_id:
+            raise NotFound("no such job is waiting", "job_id")
+        return await self._command(job, lambda reply: Cancel(job_id, reply))
+
+    async def requeue(self, job: Job) -> Job:
+        """A failed or cancelled job runs again; Conflict."""
+        if self._admission.draining:
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "this node is stopping")
+        return await self._command(job, lambda reply: Requeue(job, reply))
+
+    async def _command(self, job: Job, command: Callable[["asyncio.Future[Job]"], Command]) -> Job:
+        ref = self._core.find(job["queue_id"])
+        if ref is None:
+            ref = await self._find_queue(job["project_id"], job["queue_id"])
+        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        self._send(self._core.queue(ref), command(reply))
+        try:
+            return await reply
+        except ShardLost as error:
+            raise _moved() from error
+
+    def _send(self, actor: QueueActor, command: Command) -> None:
+        try:
+            if not actor.mailbox.try_send(command):
+                raise Overloaded(limits.OVERLOAD_RETRY_S, "too many calls wait for this queue")
+        except ChannelClosed:
+            raise _moved() from None
+
+    # reads
+
+    async def job(self, job_id: bytes) -> tuple[Job, list[Job]] | None:
+        """The job and its executions, if memory has it, once what is shown is durable."""
+        shard = self._core.shards.get(shard_of(job_id))
+        job = None if shard is None else shard.table.get(job_id)
+        if shard is None or job is None:
+            return None
+        executions = shard.table.executions(job_id)
+        if job["lsn"] > shard.table.committed_lsn:
+            await _durable(shard, job["lsn"])
+        return job, executions
+
+    async def wait_finished(self, job_id: bytes, timeout_s: float) -> None:
+        """Returns when the job has ended, durably, when it is not in memory, or after the time."""
+        shard = self._core.shards.get(shard_of(job_id))
+        job = None if shard is None else shard.table.get(job_id)
+        if shard is None or job is None:
+            return
+        if job["status"] in FINAL:
+            await _durable(shard, job["lsn"])
+            return
+        if self._waiters >= limits.WAITERS_MAX:
+            raise Overloaded(limits.OVERLOAD_RETRY_S, "too many calls wait for jobs")
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        if not shard.watch(job_id, ended):
+            return
+        self._waiters += 1
+        try:
+            await asyncio.wait((ended,), timeout=timeout_s)
+            if ended.done():
+                ended.result()
+        except ShardLost as error:
+            raise _moved() from error
+        finally:
+            self._waiters -= 1
+            shard.unwatch(job_id, ended)
+
+    def queue_changed(self, queue: QueueRef) -> None:
+        """The queue was made, or its row changed."""
+        self._core.update(queue)
+
+    def queue_counts(self, queue: QueueRef) -> tuple[int, int, int]:
+        """Pending, scheduled, processing."""
+        actor = self._core.queue(queue)
+        return actor.shard.table.counts(actor.index)
+
+    # workers
+
+    def heartbeat(self, worker_id: bytes, project_id: bytes) -> bool:
+        """Extend the worker's lease; False when it has none here."""
+        return self._core.leases.heartbeat(worker_id, project_id)
+
+    async def attach_worker(
+        self, hello: Hello, project_id: bytes, queues: Sequence[QueueRef], outlet: Outlet
+    ) -> WorkerActor:
+        """A session of the worker: it keeps what it runs, and gets what it asks for.
+
+        What the node thinks it runs but it does not name was lost on the way, and is released.
+        The welcome waits for the log where it tells of what is not durable yet.
+        """
+        if self._admission.draining:
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "this node is stopping")
+        actors = [self._core.queue(ref) for ref in queues]
+        session = self._core.session(hello, project_id, outlet)
+        try:
+            kept, stale, touched = self._reconcile(session, hello)
+            async with asyncio.timeout(limits.WELCOME_WAIT_S):
+                await _all_durable(touched)
+        except (TimeoutError, ShardLost) as error:
+            session.detach()
+            raise _moved() from error
+        except BaseException:
+            session.detach()
+            raise
+        if not session.ended:
+            outlet.send(self._welcome(kept, stale))
+            self._core.serve(session, actors)
+        return session
+
+    def _reconcile(self, session: WorkerActor, hello: Hello) -> tuple[bytes, bytes, list[Shard]]:
+        """What it keeps, what is stale, and the shards that this rests on."""
+        now_us = self._core.clock.now_us()
+        kept: list[bytes] = []
+        stale: list[bytes] = []
+        named = {number: _each(part) for number, part in split_tokens(hello.running).items()}
+        touched: list[Shard] = []
+        for number, tokens in named.items():
+            shard = self._core.shards.get(number)
+            if shard is None:
+                kept += tokens  # whoever owns the shard will judge
+                continue
+            touched.append(shard)
+            running = set(shard.table.running(session.index_in(shard)))
+            held = [token for token in tokens if token in running]
+            session.outstanding += len(held)
+            kept += held
+            stale += [token for token in tokens if token not in running]
+        for shard, tokens in session.running():
+            lost = set(tokens).difference(named.get(shard.number, ()))
+            for token in lost:
+                self._core.outcomes.given_back(shard, token, outcomes.NEVER_ARRIVED, now_us)
+            if lost:
+                self._core.touched(shard)
+                self._core.journal.dirty(shard)
+        return b"".join(kept), b"".join(stale), touched
+
+    def _welcome(self, kept: bytes, stale: bytes) -> bytes:
+        body = {
+            "protocol": worker.PROTOCOL,
+            "session": secrets.token_hex(8),
+            "lease_ttl_s": self._lease_ttl_s,
+            "heartbeat_s": self._heartbeat_s,
+            "kept": kept,
+            "stale": stale,
+            "result_bytes_max": limits.RESULT_BYTES_MAX,
+        }
+        frame: bytes = msgpack.packb([worker.WELCOME, body])
+        return frame
+
+    def _shard(self, job_id: bytes) -> Shard:
+        shard = self._core.shards.get(shard_of(job_id))
+        if shard is None:
+            raise _moved()
+        return shard
+
+
+async def _durable(shard: Shard, lsn: int) -> None:
+    """Wait until the event at this lsn is durable."""
+    reply: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    shard.effect_at(lsn, Reply(reply, None))
+    try:
+        await reply
+    except ShardLost as error:
+        raise _moved() from error
+
+
+async def _all_durable(shards: Sequence[Shard]) -> None:
+    """Wait until everything decided so far in these shards is durable."""
+    if not shards:
+        return
+    reply: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    answer = Reply(reply, None)
+    join = Join(len(shards), answer.release, answer.refuse)
+    for shard in shards:
+        shard.effect(join)
+    await reply
+
+
+def _moved() -> Unavailable:
+    return Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is moving: try again")
+
+
+def _each(tokens: bytes) -> list[bytes]:
+    return [tokens[at : at + TOKEN_BYTES] for at in range(0, len(tokens), TOKEN_BYTES)]
