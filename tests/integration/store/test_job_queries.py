@@ -14,7 +14,7 @@ from taskforge_server.ext.pure.table import ShardTable, SubmitBatch
 from tests.integration.store.conftest import Tenant
 from tests.support.rows import HEADER, TRAILER, Rows, copy_executions, copy_jobs
 
-START = datetime(2026, 11, 22, 23, 59, 0, tzinfo=UTC)
+START = datetime(2025, 3, 1, 23, 59, 0, tzinfo=UTC)
 START_US = (START - EPOCH) // timedelta(microseconds=1)
 OPTIONS = msgpack.packb({"idempotency_key": "k", "unique_key": "u", "tags": ["a", "b"]})
 
@@ -55,6 +55,7 @@ async def test_a_row_reads_like_memory(pool: Pool, connection: Connection) -> No
 
 
 async def test_pages_over_partitions(pool: Pool, connection: Connection, tenant: Tenant) -> None:
+    await connection.execute("SELECT ensure_partitions('2025-03-01', '2025-03-02')")
     queue = await Queues(pool, 64).create(tenant.project_id, "q", 0, QueueSettings())
     rows = Rows(queue.shard, queue.id, tenant.project_id, START_US)
     jobs = [rows.job() for _ in range(125)]  # midnight is among them

@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
+from taskforge_server.api.cli.embedded import Postgres
 from taskforge_server.engine.store.migrate import migrate
-from taskforge_server.engine.store.pool import connect
+from taskforge_server.engine.store.pool import check_server, connect
+from tests.support.servers import temporary_servers
 
 SEED_INDEXES = {
     "idx_jobs_status_scheduled_priority": ["status", "scheduled_for", "priority"],
@@ -65,6 +67,17 @@ async def test_from_two_nodes_at_once(empty_postgres_url: str) -> None:
     applied = [names for names in results if names]
     assert len(applied) == 1, "one did it, the others waited"
     assert await migrate(empty_postgres_url) == []
+
+
+async def test_on_the_oldest_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Postgres, "binaries", "pginstall/bin")
+    with temporary_servers() as old:
+        connection = await connect(old.postgres_url, application_name="test")
+        await check_server(connection, unsafe=False)
+        assert await connection.fetchval("SHOW server_version_num") < "170000"
+        assert await migrate(old.postgres_url)
+        assert await migrate(old.postgres_url) == []
+        await connection.close()
 
 
 async def test_tables_have_the_fields_of_the_data_model(postgres_url: str) -> None:
