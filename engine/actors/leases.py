@@ -38,6 +38,11 @@ class Session(Protocol):
 
     outlet: Outlet
 
+    @property
+    def draining(self) -> bool:
+        """It asks for nothing more."""
+        ...
+
     def over(self, count: int) -> None:
         """So many of its jobs ended without its doing."""
         ...
@@ -84,12 +89,15 @@ class Leases:
         outcomes: Outcomes,
         journal: Journal,
         freed: Callable[[Shard], None],
+        ended: Callable[[bytes], None] = lambda worker_id: None,
     ) -> None:
+        """`freed` hears of shards whose jobs may have come back, `ended` of workers that left."""
         self._clock = clock
         self._ttl_us = round(ttl_s * 1e6)
         self._outcomes = outcomes
         self._journal = journal
         self._freed = freed
+        self._ended = ended
         self._leases: dict[bytes, Lease] = {}
 
     def __len__(self) -> int:
@@ -118,10 +126,23 @@ class Leases:
     def extend(self, lease: Lease) -> None:
         lease.deadline_us = self._clock.monotonic_us() + self._ttl_us
 
+    def heard(self) -> list[tuple[bytes, bool, int]]:
+        """Every worker: whether it asks for nothing more, and when it was last heard of."""
+        ahead_us = self._clock.now_us() - self._clock.monotonic_us() - self._ttl_us
+        return [
+            (
+                lease.worker_id,
+                lease.session is not None and lease.session.draining,
+                lease.deadline_us + ahead_us,
+            )
+            for lease in self._leases.values()
+        ]
+
     def forget(self, lease: Lease) -> None:
         """The worker said goodbye: nothing is forgiven any more, nothing is waited for."""
         if self._leases.pop(lease.worker_id, None) is not None:
             self._release(lease)
+            self._ended(lease.worker_id)
 
     def recover(self, shard: Shard) -> int:
         """Give every worker that runs something in a shard just taken a fresh lease; how many."""
@@ -146,6 +167,7 @@ class Leases:
             self._release(lease)
             if lease.session is not None:
                 lease.session.end(TRY_AGAIN_LATER, "the lease ran out: connect again")
+            self._ended(lease.worker_id)
         now_us = self._clock.now_us()
         for shard in shards:
             if tokens := shard.table.expired(now_us):

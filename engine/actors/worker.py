@@ -130,6 +130,11 @@ class WorkerActor(Actor[bytes]):
         """How many more jobs it takes now."""
         return 0 if self.ended else self._credit - self.outstanding
 
+    @property
+    def draining(self) -> bool:
+        """It asks for nothing more."""
+        return self._credit == 0
+
     def assignment(self, frame: bytes, count: int) -> Effect:
         """The jobs are on their way: an effect that sends them."""
         self.outstanding += count

@@ -43,8 +43,10 @@ class Core:
         journal: Journal,
         lease_ttl_s: float,
         failed: Callable[[Actor[Any]], None],
+        worker_ended: Callable[[bytes], None] = lambda worker_id: None,
     ) -> None:
-        """`failed` is told of an actor that was given up and is not tied to a shard."""
+        """`failed` hears of an actor that was given up and is not tied to a shard, `worker_ended`
+        of a worker that left or lost its lease."""
         self.clock = clock
         self.journal = journal
         self.counters = Counters()
@@ -62,7 +64,7 @@ class Core:
         self.due_timer = DueTimer(clock, self.shards.values, self._due)
         # Not for secrets: it spreads retries.
         self.outcomes = Outcomes(self, self.counters, random.random)
-        self.leases = Leases(clock, lease_ttl_s, self.outcomes, journal, self.touched)
+        self.leases = Leases(clock, lease_ttl_s, self.outcomes, journal, self.touched, worker_ended)
         self._queue_context = queue_module.Context(
             clock,
             self.dispatcher,

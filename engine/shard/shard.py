@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 
 from taskforge_server.engine.errors import ShardLost
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply, Wake
-from taskforge_server.ext.pure.table import ShardTable
+from taskforge_server.ext.pure.table import Projection, ShardTable
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +126,22 @@ class Shard:
             except Exception:
                 log.exception("a refusal of shard %d failed", self.number)
         self._on_lost(self)
+
+    # the projector's side
+
+    @property
+    def unprojected(self) -> int:
+        """Jobs with changes that the tables do not have."""
+        return self.table.unprojected
+
+    def collect(self, rows_max: int, settled_us: int) -> Projection | None:
+        """What is durable and not in the tables yet."""
+        return None if self.lost else self.table.collect(rows_max, settled_us)
+
+    def projected(self, projection: Projection) -> None:
+        """It is in the tables now."""
+        if not self.lost:
+            self.table.projected(projection)
 
     def refuse_replies(self, error: Exception) -> None:
         """Let callers go: the log does not answer. What they asked for may still happen."""

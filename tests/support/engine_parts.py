@@ -39,10 +39,13 @@ class KeptOutlet:
     def __init__(self) -> None:
         self.frames: list[list[Any]] = []
         self.closed: tuple[int, str] | None = None
+        self.arrived = asyncio.Event()
+        """Set by every frame."""
 
     def send(self, frame: bytes) -> None:
         assert self.closed is None, "a frame after the close"
         self.frames.append(msgpack.unpackb(frame, strict_map_key=False))
+        self.arrived.set()
 
     def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
