@@ -97,8 +97,10 @@ class ServerError(ApiError):
 class SubmitError(ApiError):
     """Why one job of a batch was not accepted; `index` is its place in the batch."""
 
-    def __init__(self, message: str, *, index: int, code: str, field: str | None = None) -> None:
-        super().__init__(message, code=code, status=422, field=field)
+    def __init__(
+        self, message: str, *, index: int, code: str, status: int, field: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, status=status, field=field)
         self.index = index
 
 

@@ -1,0 +1,29 @@
+"""Clients: programs that submit jobs and look after them."""
+
+from taskforge.client.asynchronous import AsyncClient, AsyncJobHandle
+from taskforge.client.blocking import Client, JobHandle
+from taskforge.client.buffer import Buffer
+from taskforge.client.models import (
+    Execution,
+    Job,
+    JobStatus,
+    Queue,
+    QueueCounts,
+    QueueSettings,
+    RetryPolicy,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AsyncJobHandle",
+    "Buffer",
+    "Client",
+    "Execution",
+    "Job",
+    "JobHandle",
+    "JobStatus",
+    "Queue",
+    "QueueCounts",
+    "QueueSettings",
+    "RetryPolicy",
+]

@@ -1,0 +1,272 @@
+"""The async client. It belongs to the event loop in which it is first used."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from time import monotonic
+from typing import Any, Generic, Self, TypeVar, cast
+
+from taskforge import settings
+from taskforge.client import calls
+from taskforge.client.asyncio_http import AsyncPool
+from taskforge.client.buffer import Buffer
+from taskforge.client.http1 import ProtocolError, Requests
+from taskforge.client.models import Job, JobStatus, Queue, QueueSettings
+from taskforge.errors import ConnectionFailed, SubmitError
+from taskforge.limits import (
+    BUFFER_JOBS,
+    BUFFER_LINGER_MS,
+    CONNECTIONS_MAX,
+    REQUEST_TIMEOUT_S,
+    RETRIES_DEFAULT,
+    WAIT_STEP_S,
+)
+from taskforge.task import JobSpec, Payload, Task
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class AsyncJobHandle(Generic[R]):
+    """A job that was submitted; `wait` gives its result."""
+
+    __slots__ = ("_client", "_result_type", "id")
+
+    def __init__(self, client: "AsyncClient", job_id: str, result_type: Any = Any) -> None:
+        self._client = client
+        self._result_type = result_type
+        self.id = job_id
+
+    async def wait(self, timeout_s: float | None = None) -> R:
+        """Wait for the job's end: its result, or JobFailed, JobCancelled, TimeoutError."""
+        job = await self._client.wait(self.id, timeout_s)
+        return cast(R, calls.result_of(job, self._result_type))
+
+    async def get(self) -> Job:
+        """The job as it is now."""
+        return await self._client.get(self.id)
+
+    async def cancel(self) -> Job:
+        """End the job, if it still waits; else Conflict."""
+        return await self._client.cancel(self.id)
+
+    async def retry(self) -> Job:
+        """Run the job again, if it failed or was cancelled; else Conflict."""
+        return await self._client.retry(self.id)
+
+    def __repr__(self) -> str:
+        return f"AsyncJobHandle({self.id})"
+
+
+class AsyncClient:
+    """Submits jobs and looks after them; `url` and `api_key` default to TASKFORGE_URL and
+    TASKFORGE_API_KEY.
+
+    Refusals that say "later" (429, 503) and broken connections are tried again, `retries` times
+    with growing pauses. Every submit carries an Idempotency-Key, so that a repeated one never makes
+    a second job; with `retries=0` only those that are given one do.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        retries: int = RETRIES_DEFAULT,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
+        server = settings.server(url, api_key)
+        self._requests = Requests(server)
+        self._pool = AsyncPool(server, connections_max)
+        self._retries = retries
+        self._timeout_s = timeout_s
+        self.queues = AsyncQueues(self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+        await asyncio.sleep(0)  # the loop lets go of their sockets
+
+    async def submit(
+        self,
+        task: Task[..., R] | str,
+        payload: Payload = None,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay_s: float | None = None,
+        scheduled_for: datetime | None = None,
+        timeout_s: float | None = None,
+        max_attempts: int | None = None,
+        idempotency_key: str | None = None,
+        **arguments: Any,
+    ) -> AsyncJobHandle[R]:
+        """Submit a job; when this returns, it is durable.
+
+        `submit(greet, name="Ada")`: arguments of the task by name. Those that have the name of an
+        option here go into `payload`, a mapping, a struct or JSON text. A task may be given by its
+        name, then with its queue. Options that are None are those of the task.
+        """
+        if arguments and payload is not None:
+            raise TypeError("give the arguments either as payload or by name")
+        spec = JobSpec(
+            task,
+            arguments if payload is None else payload,
+            queue=queue,
+            priority=priority,
+            delay_s=delay_s,
+            scheduled_for=scheduled_for,
+            timeout_s=timeout_s,
+            max_attempts=max_attempts,
+        )
+        submitted = await self.execute(calls.submit(spec, idempotency_key or self.make_key()))
+        return AsyncJobHandle(self, submitted.id, calls.result_type_of(task))
+
+    async def submit_many(
+        self, specs: Iterable[JobSpec[Any]]
+    ) -> list[AsyncJobHandle[Any] | SubmitError]:
+        """Submit many jobs in few requests: a handle or an error for each, in their order.
+
+        An exception means that some requests failed as a whole; batches before it are durable.
+        """
+        wanted = list(specs)
+        found: list[AsyncJobHandle[Any] | SubmitError | None] = [None] * len(wanted)
+        for queue, places, items in calls.batches(wanted):
+            reply = await self.execute(calls.batch(queue, items, self.make_key()))
+            for place, result in calls.batch_results(reply, places):
+                if isinstance(result, SubmitError):
+                    found[place] = result
+                else:
+                    found[place] = self.handle(result, wanted[place].task)
+        return [result for result in found if result is not None]
+
+    def buffered(
+        self, *, linger_ms: float = BUFFER_LINGER_MS, most: int = BUFFER_JOBS
+    ) -> "Buffer[AsyncJobHandle[Any]]":
+        """A context in which single submits are gathered into batches; see `Buffer`."""
+        return Buffer(self.execute, self.handle, self.make_key, linger_ms / 1000, most)
+
+    def handle(self, job_id: str, task: Task[..., R] | str = "") -> AsyncJobHandle[R]:
+        """A handle for a job of which only the id is at hand."""
+        return AsyncJobHandle(self, job_id, calls.result_type_of(task))
+
+    async def get(self, job_id: str) -> Job:
+        """The job with its executions, as it is now; NotFound."""
+        return await self.execute(calls.get(job_id))
+
+    async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
+        """The job when it has ended; TimeoutError when it has not after `timeout_s`."""
+        until = None if timeout_s is None else monotonic() + timeout_s
+        while True:
+            left_s = WAIT_STEP_S if until is None else until - monotonic()
+            job = await self.execute(calls.get(job_id, max(0.0, min(WAIT_STEP_S, left_s))))
+            if job.finished:
+                return job
+            if until is not None and monotonic() >= until:
+                raise TimeoutError(f"job {job_id} is {job.status} after {timeout_s:g} s")
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job that waits; Conflict when it runs or has ended."""
+        return await self.execute(calls.cancel(job_id))
+
+    async def retry(self, job_id: str) -> Job:
+        """Run a job again that failed or was cancelled; else Conflict."""
+        return await self.execute(calls.retry(job_id))
+
+    async def list(
+        self,
+        *,
+        queue: str | None = None,
+        status: JobStatus | None = None,
+        job_type: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> AsyncIterator[Job]:
+        """Jobs, newest first, fetched page by page as they are taken."""
+        cursor = None
+        while True:
+            page = await self.execute(
+                calls.list_jobs(
+                    queue=queue,
+                    status=status,
+                    job_type=job_type,
+                    created_after=created_after,
+                    created_before=created_before,
+                    cursor=cursor,
+                )
+            )
+            for job in page.items:
+                yield job
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def make_key(self) -> str | None:
+        """An Idempotency-Key, where requests may be repeated."""
+        return calls.make_key() if self._retries else None
+
+    async def execute(self, call: calls.Call[T]) -> T:
+        """Send a request, again where that helps, and read its response."""
+        request = self._requests.make(
+            call.method, call.path, call.body, call.content_type, call.key
+        )
+        attempt = 0
+        while True:
+            problem: Exception | None = None
+            try:
+                response = await self._pool.exchange(request, self._timeout_s + call.extra_s)
+            except (OSError, ProtocolError) as error:
+                problem = error
+            outcome = problem or response
+            delay_s = None
+            if attempt < self._retries:
+                chance = random.random()  # noqa: S311 - jitter
+                delay_s = calls.next_delay_s(call, attempt, outcome, chance)
+            if delay_s is None:
+                if problem is not None:
+                    raise ConnectionFailed(f"no answer: {problem}") from problem
+                return call.read(response)
+            await asyncio.sleep(delay_s)
+            attempt += 1
+
+
+class AsyncQueues:
+    """The queues of the project."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def create(
+        self, name: str, *, priority: int = 0, settings: QueueSettings | None = None
+    ) -> Queue:
+        """Make a queue; Conflict when there is one of that name."""
+        return await self._client.execute(calls.create_queue(name, priority, settings))
+
+    async def get(self, name: str) -> Queue:
+        """The queue with its counts; NotFound."""
+        return await self._client.execute(calls.get_queue(name))
+
+    async def list(self) -> AsyncIterator[Queue]:
+        """All queues."""
+        cursor = None
+        while True:
+            page = await self._client.execute(calls.list_queues(cursor))
+            for queue in page.items:
+                yield queue
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def update(
+        self, name: str, *, priority: int | None = None, settings: QueueSettings | None = None
+    ) -> Queue:
+        """Change what is given; the rest stays."""
+        return await self._client.execute(calls.update_queue(name, priority, settings))

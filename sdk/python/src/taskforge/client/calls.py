@@ -1,0 +1,385 @@
+"""The calls of the API: what each sends, and what its answer means. Shared by both clients.
+
+A `Call` is a request and the function that reads its response. Whoever executes it (`http`) sees to
+connections, retries and time limits; errors become exceptions here.
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
+from uuid import UUID
+
+import msgspec
+
+from taskforge.client import models
+from taskforge.client.http1 import JSON, MSGPACK, Response
+from taskforge.errors import ApiError, JobCancelled, JobFailed, SubmitError, error_class
+from taskforge.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_JOBS_MAX,
+    PAGE_JOBS,
+    RETRY_AFTER_S_MAX,
+    RETRY_DELAY_MAX_S,
+    RETRY_DELAY_MIN_S,
+)
+from taskforge.task import JobSpec, Payload, Task
+
+T = TypeVar("T")
+
+RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+REFUSED_STATUSES = frozenset({429, 503})
+_ITEM = re.compile(r"^jobs\[\d+\]\.?")
+_to_json = msgspec.json.Encoder().encode
+_to_msgpack = msgspec.msgpack.Encoder().encode
+_read_submitted = msgspec.json.Decoder(models.Submitted).decode
+_read_job = msgspec.json.Decoder(models.Job).decode
+_read_jobs = msgspec.json.Decoder(models.JobPage).decode
+_read_queue = msgspec.json.Decoder(models.Queue).decode
+_read_queues = msgspec.json.Decoder(models.QueuePage).decode
+_read_batch = msgspec.msgpack.Decoder(models.BatchReply).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A request and how to read its answer. `extra_s`: the server may take so much longer.
+
+    `repeatable`: doing it twice is like doing it once, so it is tried again even when it is not
+    known whether the server has done it.
+    """
+
+    method: str
+    path: str
+    read: Callable[[Response], T]
+    body: bytes | None = None
+    content_type: str = JSON
+    key: str | None = None
+    extra_s: float = 0.0
+    repeatable: bool = True
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A job as it is sent. `payload` is `Raw` JSON in a JSON body, bytes of JSON in MessagePack."""
+
+    job_type: str
+    payload: Any = None
+    priority: int = 0
+    scheduled_for: datetime | None = None
+    delay_s: float | None = None
+    timeout_s: float | None = None
+    max_attempts: int | None = None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Jobs for one queue."""
+
+    jobs: Sequence[Item]
+
+
+def make_key() -> str:
+    """An Idempotency-Key that nobody else makes, in no process, forked or not."""
+    return secrets.token_hex(16)
+
+
+# --- submit -------------------------------------------------------------------------------------
+
+
+def queue_of(spec: JobSpec[Any]) -> str:
+    """The queue that the job goes to."""
+    if spec.queue is not None:
+        return spec.queue
+    if isinstance(spec.task, Task):
+        return spec.task.queue
+    raise TypeError(f"job type {spec.task!r} is only a name: say which queue")
+
+
+def item(spec: JobSpec[Any]) -> Item:
+    """The job as it goes into a MessagePack batch; TypeError when it cannot be one."""
+    task = spec.task
+    payload = _payload_json(task, spec.payload)
+    when = spec.scheduled_for
+    if when is not None:
+        if spec.delay_s is not None:
+            raise TypeError("delay_s and scheduled_for exclude each other")
+        if when.tzinfo is None:
+            raise TypeError("scheduled_for needs a time zone")
+        when = when.astimezone(UTC)
+    if isinstance(task, Task):
+        return Item(
+            task.name,
+            payload,
+            task.priority if spec.priority is None else spec.priority,
+            when,
+            spec.delay_s,
+            task.timeout_s if spec.timeout_s is None else spec.timeout_s,
+            task.max_attempts if spec.max_attempts is None else spec.max_attempts,
+        )
+    return Item(
+        task, payload, spec.priority or 0, when, spec.delay_s, spec.timeout_s, spec.max_attempts
+    )
+
+
+def _payload_json(task: Task[..., Any] | str, payload: Payload) -> bytes:
+    """The payload as JSON text; names of arguments are checked where the task is known."""
+    if isinstance(payload, bytes):
+        return payload
+    if isinstance(task, Task) and (payload is None or isinstance(payload, Mapping)):
+        task.check_arguments(payload or {})
+    return _to_json(payload)
+
+
+def submit(spec: JobSpec[Any], key: str | None) -> Call[models.Submitted]:
+    """Submit one job."""
+    made = item(spec)
+    body = _to_json(msgspec.structs.replace(made, payload=msgspec.Raw(made.payload)))
+    path = f"/v1/queues/{quote(queue_of(spec), safe='')}/jobs"
+    return Call("POST", path, _submitted, body, JSON, key, repeatable=key is not None)
+
+
+def _submitted(response: Response) -> models.Submitted:
+    return _read_submitted(checked(response).body)
+
+
+def batch(queue: str, items: Sequence[Item], key: str | None) -> Call[models.BatchReply]:
+    """Submit jobs to one queue; `BATCH_JOBS_MAX` at most."""
+    path = f"/v1/queues/{quote(queue, safe='')}/jobs/batch"
+    body = _to_msgpack(Batch(items))
+    return Call("POST", path, _batch_reply, body, MSGPACK, key, repeatable=key is not None)
+
+
+def _batch_reply(response: Response) -> models.BatchReply:
+    return _read_batch(checked(response).body)
+
+
+def batches(specs: Sequence[JobSpec[Any]]) -> list[tuple[str, list[int], list[Item]]]:
+    """The specs by queue, cut to batches that the server takes: queue, places in `specs`, items."""
+    found: list[tuple[str, list[int], list[Item]]] = []
+    open_batches: dict[str, tuple[list[int], list[Item]]] = {}
+    weights: dict[str, int] = {}
+    for place, spec in enumerate(specs):
+        queue, made = queue_of(spec), item(spec)
+        weight = len(made.payload)
+        current = open_batches.get(queue)
+        full = current is not None and (
+            len(current[0]) >= BATCH_JOBS_MAX or weights[queue] + weight > BATCH_BYTES_MAX
+        )
+        if current is None or full:
+            current = open_batches[queue] = [], []
+            weights[queue] = 0
+            found.append((queue, *current))
+        current[0].append(place)
+        current[1].append(made)
+        weights[queue] += weight
+    return found
+
+
+def batch_results(
+    reply: models.BatchReply, places: Sequence[int]
+) -> list[tuple[int, str | SubmitError]]:
+    """Place and id, or why the job was refused, for each job of a batch."""
+    if len(reply.ids) != 16 * len(places):
+        raise ValueError(f"{len(reply.ids)} bytes of ids for {len(places)} jobs")
+    found: list[tuple[int, str | SubmitError]] = []
+    for index, place in enumerate(places):
+        problem = reply.errors.get(index)
+        if problem is None:
+            found.append((place, str(UUID(bytes=reply.ids[16 * index : 16 * index + 16]))))
+        else:
+            found.append((place, _submit_error(problem, place)))
+    return found
+
+
+def _submit_error(problem: models.Problem, place: int) -> SubmitError:
+    field = _ITEM.sub("", problem.field) or None if problem.field is not None else None
+    return SubmitError(
+        problem.detail or problem.code,
+        index=place,
+        code=problem.code,
+        status=problem.status,
+        field=field,
+    )
+
+
+# --- jobs ---------------------------------------------------------------------------------------
+
+
+def _job(response: Response) -> models.Job:
+    return _read_job(checked(response).body)
+
+
+def _job_path(job_id: str) -> str:
+    try:
+        return f"/v1/jobs/{UUID(job_id)}"
+    except (ValueError, AttributeError):
+        raise ValueError(f"not the id of a job: {job_id!r}") from None
+
+
+def get(job_id: str, wait_s: float = 0.0) -> Call[models.Job]:
+    """Look at a job; with `wait_s`, when it has ended or when that time is over."""
+    path = _job_path(job_id)
+    if wait_s > 0:
+        path = f"{path}?wait={max(1, round(wait_s * 1000))}ms"
+    return Call("GET", path, _job, extra_s=wait_s)
+
+
+def cancel(job_id: str) -> Call[models.Job]:
+    """End a job that waits."""
+    return Call("POST", f"{_job_path(job_id)}/cancel", _job)
+
+
+def retry(job_id: str) -> Call[models.Job]:
+    """Run a job again that failed or was cancelled."""
+    return Call("POST", f"{_job_path(job_id)}/retry", _job, repeatable=False)
+
+
+def list_jobs(
+    *,
+    queue: str | None,
+    status: str | None,
+    job_type: str | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    cursor: str | None,
+) -> Call[models.JobPage]:
+    """One page of jobs, newest first."""
+    wanted = {
+        "queue": queue,
+        "status": status,
+        "job_type": job_type,
+        "created_after": created_after.isoformat() if created_after else None,
+        "created_before": created_before.isoformat() if created_before else None,
+        "cursor": cursor,
+        "limit": str(PAGE_JOBS),
+    }
+    path = f"/v1/jobs?{_query(wanted)}"
+    return Call("GET", path, lambda response: _read_jobs(checked(response).body))
+
+
+# --- queues -------------------------------------------------------------------------------------
+
+
+def _queue(response: Response) -> models.Queue:
+    return _read_queue(checked(response).body)
+
+
+def create_queue(
+    name: str, priority: int, settings: models.QueueSettings | None
+) -> Call[models.Queue]:
+    """Make a queue."""
+    body: dict[str, Any] = {"name": name, "priority": priority}
+    if settings is not None:
+        body["settings"] = settings
+    return Call("POST", "/v1/queues", _queue, _to_json(body), repeatable=False)
+
+
+def get_queue(name: str) -> Call[models.Queue]:
+    """Look at a queue."""
+    return Call("GET", f"/v1/queues/{quote(name, safe='')}", _queue)
+
+
+def list_queues(cursor: str | None) -> Call[models.QueuePage]:
+    """One page of queues."""
+    path = "/v1/queues" if cursor is None else f"/v1/queues?{_query({'cursor': cursor})}"
+    return Call("GET", path, lambda response: _read_queues(checked(response).body))
+
+
+def update_queue(
+    name: str, priority: int | None, settings: models.QueueSettings | None
+) -> Call[models.Queue]:
+    """Change what is given."""
+    body: dict[str, Any] = {}
+    if priority is not None:
+        body["priority"] = priority
+    if settings is not None:
+        body["settings"] = settings
+    return Call("PATCH", f"/v1/queues/{quote(name, safe='')}", _queue, _to_json(body))
+
+
+def _query(wanted: Mapping[str, str | None]) -> str:
+    return urlencode({name: value for name, value in wanted.items() if value is not None})
+
+
+# --- errors and retries -------------------------------------------------------------------------
+
+
+def checked(response: Response) -> Response:
+    """The response, if it is a success; else its problem as an exception."""
+    if response.status < 300:
+        return response
+    raise problem_error(response)
+
+
+def problem_error(response: Response) -> ApiError:
+    """The exception for a refusal. An answer that is no problem document is not the server's own
+    (a proxy's, say): its status must do."""
+    problem = models.Problem()
+    if "json" in response.headers.get("content-type", ""):
+        try:
+            problem = msgspec.json.decode(response.body, type=models.Problem)
+        except msgspec.DecodeError:
+            pass
+    return error_class(response.status)(
+        problem.detail or problem.title or f"the server answered {response.status}",
+        code=problem.code,
+        status=response.status,
+        field=problem.field,
+        retry_after_s=retry_after_s(response),
+    )
+
+
+def retry_after_s(response: Response) -> float | None:
+    """What the server asks for; only seconds are understood, as it sends no dates."""
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdigit() else None
+
+
+def next_delay_s(
+    call: Call[Any], attempt: int, outcome: Response | Exception, chance: float
+) -> float | None:
+    """The pause before the call is tried again after `attempt` (0, 1, …) ended so; None: it is not.
+
+    Doubled and spread, so that callers who failed together do not come back together. A server that
+    said 429 or 503 has not done the call; whether any other failure left it done is not known.
+    """
+    asked_s = None
+    if isinstance(outcome, Response):
+        if outcome.status not in RETRIED_STATUSES:
+            return None
+        if outcome.status not in REFUSED_STATUSES and not call.repeatable:
+            return None
+        asked_s = retry_after_s(outcome)
+        if asked_s is not None and asked_s > RETRY_AFTER_S_MAX:
+            return None
+    elif not call.repeatable:
+        return None
+    ceiling_s = min(RETRY_DELAY_MAX_S, RETRY_DELAY_MIN_S * 2.0 ** min(attempt, 16))
+    return (asked_s or 0.0) + ceiling_s * (0.5 + chance / 2)
+
+
+# --- the end of a job ---------------------------------------------------------------------------
+
+
+def result_of(job: models.Job, result_type: Any) -> Any:
+    """The result of a job that has ended, as the type that its task names; else JobFailed or
+    JobCancelled."""
+    if job.status == "cancelled":
+        raise JobCancelled(job.id)
+    if job.status != "succeeded":
+        raise JobFailed(job.id, job.failed_reason, job.last_error)
+    if result_type is Any:
+        return job.result
+    return msgspec.convert(job.result, result_type, str_keys=True)
+
+
+def result_type_of(task: Task[..., Any] | str) -> Any:
+    """What results are converted to. A type that JSON cannot give is left as the plain value."""
+    if isinstance(task, str):
+        return Any
+    try:
+        msgspec.json.Decoder(task.result_type)
+    except TypeError:
+        return Any
+    return task.result_type

@@ -1,0 +1,131 @@
+"""What the server says about jobs and queues. Fields that a newer server adds are passed over."""
+
+from datetime import datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+JobStatus = Literal["pending", "scheduled", "processing", "succeeded", "failed", "cancelled"]
+History = Literal["all", "failed", "none"]
+FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Execution(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of a job."""
+
+    id: str
+    attempt: int
+    status: str
+    worker_id: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    output: Any = None
+    error: Any = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as it was when the server answered. Lists leave `executions` out."""
+
+    id: str
+    queue: str
+    job_type: str
+    status: JobStatus
+    payload: Any = None
+    priority: int = 0
+    scheduled_for: datetime | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempts: int = 0
+    crashes: int = 0
+    max_attempts: int | None = None
+    timeout_s: float | None = None
+    deadline_at: datetime | None = None
+    worker_id: str | None = None
+    result: Any = None
+    last_error: Any = None
+    failed_reason: str | None = None
+    cancel_reason: str | None = None
+    tags: list[str] | None = None
+    idempotency_key: str | None = None
+    executions: list[Execution] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended for good."""
+        return self.status in FINAL
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How often a job is tried, and how long it waits in between (seconds). None: the server's."""
+
+    max_attempts: int | None = None
+    base_delay: float | None = None
+    max_delay: float | None = None
+    backoff_multiplier: float | None = None
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The settings of a queue; `timeout` in seconds. None: the server's default."""
+
+    retry_policy: RetryPolicy | None = None
+    timeout: float | None = None
+    history: History | None = None
+
+
+class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs of a queue that have not ended."""
+
+    pending: int = 0
+    scheduled: int = 0
+    processing: int = 0
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue as it was when the server answered."""
+
+    name: str
+    id: str = ""
+    priority: int = 0
+    settings: QueueSettings = QueueSettings()
+    created_at: datetime | None = None
+    counts: QueueCounts = QueueCounts()
+
+
+class JobPage(msgspec.Struct, frozen=True):
+    """Some jobs of a list and where it goes on."""
+
+    items: list[Job]
+    next_cursor: str | None = None
+
+
+class QueuePage(msgspec.Struct, frozen=True):
+    """Some queues of a list and where it goes on."""
+
+    items: list[Queue]
+    next_cursor: str | None = None
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """The answer to a submit."""
+
+    id: str
+    status: JobStatus = "pending"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """The server's refusal (RFC 9457), or that of one item."""
+
+    code: str = "unknown"
+    status: int = 0
+    title: str = ""
+    detail: str = ""
+    field: str | None = None
+
+
+class BatchReply(msgspec.Struct, frozen=True):
+    """The answer to a batch: 16 bytes an id (zero: refused), and what was wrong by index."""
+
+    ids: bytes
+    errors: dict[int, Problem] = {}
