@@ -124,6 +124,9 @@ PROJECTION_ROUND_ROWS: Final = 131_072
 PROJECTION_COLLECT_ROWS: Final = 4_096
 """Jobs that one shard encodes before the loop gets its turn: some 2 ms."""
 
+PROJECTION_ASKS_MAX: Final = 64
+"""How often one shard is asked in a round: without history it may have jobs, yet no rows."""
+
 PROJECTION_ROUNDS_MAX: Final = 2
 """Rounds under way: executions of the next beside jobs of this one."""
 
@@ -281,6 +284,9 @@ NAME_BYTES_SHOWN_MAX: Final = 64
 
 BODIES_BYTES_MAX: Final = 256 * MIB
 """Bodies that are being read at one time, in the whole process; beyond, callers get 429."""
+
+QUERY_FIELDS_MAX: Final = 32
+"""Parameters of a query string; no operation has that many."""
 
 BODY_READ_S: Final = 30.0
 """A body that takes longer is given up, so that slow senders hold nothing for long."""

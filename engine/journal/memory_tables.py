@@ -1,0 +1,164 @@
+"""The tables in memory: the twin of those in Postgres for tests and simulations, with faults.
+
+doubts        so many writes of jobs are done, and their caller is told that it is in doubt
+failures      so many writes of either kind are not done, and their caller is told the same
+refused_ids   rows with these ids are refused, as by a constraint
+gate          writes of jobs wait until the event is set
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
+
+from taskforge_server.engine.journal.rounds import (
+    COPY_HEADER,
+    COPY_TRAILER,
+    How,
+    InDoubt,
+    Projection,
+    RowExists,
+    RowsRefused,
+)
+from taskforge_server.engine.journal.rounds import watermarks as watermarks_of
+from taskforge_server.engine.journal.takeover import StoredKey
+from taskforge_server.engine.runtime import safeguards
+from taskforge_server.ext.pure.tablerows import (
+    EXECUTION_COLUMNS,
+    JOB_COLUMNS,
+    Columns,
+    decode_row,
+    encode_row,
+    split_rows,
+)
+
+ID_BYTES = 16
+OPEN = ("pending", "scheduled", "processing")
+
+Row = dict[str, Any]
+
+
+class MemoryTables:
+    """Rows by id. Writes are atomic."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[bytes, Row] = {}
+        self.executions: dict[bytes, Row] = {}
+        self.marks: dict[int, int] = {}
+        self.stored_keys: dict[tuple[bytes, str], tuple[int, StoredKey]] = {}
+        self.put_aside: list[Row] = []
+        self.doubts = 0
+        self.failures = 0
+        self.refused_ids: set[bytes] = set()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = asyncio.Event()
+        """Set while a write of jobs waits at the gate."""
+        self.executions_written = asyncio.Event()
+        """Set by every write of executions."""
+        self.tries: list[How] = []
+        """How each write of jobs was tried."""
+
+    async def write_executions(self, projections: Sequence[Projection], how: How) -> None:
+        await asyncio.sleep(0)
+        self._fail_if_told()
+        rows = dict(self.executions)
+        self._write(rows, _rows(EXECUTION_COLUMNS, projections, _executions_copied), how, new=True)
+        self._write(rows, _rows(EXECUTION_COLUMNS, projections, _executions_merged), how, new=False)
+        self.executions = rows
+        self.executions_written.set()
+
+    async def write_jobs(self, projections: Sequence[Projection], how: How) -> None:
+        self.tries.append(how)
+        if not safeguards.ACTIVE.projection_watermark:
+            self._advance(projections)
+        if not self.gate.is_set():
+            self.waiting.set()
+            await self.gate.wait()
+            self.waiting.clear()
+        await asyncio.sleep(0)
+        self._fail_if_told()
+        rows = dict(self.jobs)
+        self._write(rows, _rows(JOB_COLUMNS, projections, _jobs_copied), how, new=True)
+        self._write(rows, _rows(JOB_COLUMNS, projections, _jobs_merged), how, new=False)
+        gone = {job_id for p in projections for job_id in _ids(p.deletes)}
+        self.jobs = {job_id: row for job_id, row in rows.items() if job_id not in gone}
+        self.executions = {
+            row["id"]: row for row in self.executions.values() if row["job_id"] not in gone
+        }
+        for p in projections:
+            for key in p.keys:
+                self.stored_keys[key[0], key[1]] = (p.shard, key)
+        self._advance(projections)
+        if self.doubts > 0:
+            self.doubts -= 1
+            raise InDoubt("written, but nobody said so")
+
+    def _write(self, known: dict[bytes, Row], rows: Iterable[Row], how: How, *, new: bool) -> None:
+        for row in rows:
+            old = known.get(row["id"])
+            if row["id"] in self.refused_ids:
+                if how is not How.CAREFUL:
+                    raise RowsRefused("a constraint")
+                self.put_aside.append(row)
+            elif old is not None and new and how is How.FAST:
+                raise RowExists("a row with this id is there already")
+            elif old is None or row["lsn"] >= old["lsn"]:
+                known[row["id"]] = row
+
+    def _fail_if_told(self) -> None:
+        if self.failures > 0:
+            self.failures -= 1
+            raise InDoubt("not written")
+
+    def _advance(self, projections: Sequence[Projection]) -> None:
+        for shard, lsn in watermarks_of(projections).items():
+            self.marks[shard] = max(lsn, self.marks.get(shard, 0))
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    # What a new owner reads.
+
+    async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
+        return {shard: self.marks.get(shard, 0) for shard in shards}
+
+    async def unfinished(self, shard: int) -> AsyncIterator[bytes]:
+        rows = [row for row in self.jobs.values() if row["shard"] == shard]
+        mine = [row for row in rows if row["status"] in OPEN]
+        mine.sort(key=lambda row: (-row["priority"], row["id"]))
+        yield COPY_HEADER + b"".join(encode_row(JOB_COLUMNS, row) for row in mine) + COPY_TRAILER
+
+    async def keys(self, shard: int) -> list[StoredKey]:
+        mine = [key for owner, key in self.stored_keys.values() if owner == shard]
+        return sorted(mine, key=lambda key: key[4])
+
+
+def _jobs_copied(projection: Projection) -> bytes:
+    return projection.jobs_copy
+
+
+def _jobs_merged(projection: Projection) -> bytes:
+    return projection.jobs_merge
+
+
+def _executions_copied(projection: Projection) -> bytes:
+    return projection.executions_copy
+
+
+def _executions_merged(projection: Projection) -> bytes:
+    return projection.executions_merge
+
+
+def _rows(
+    columns: Columns, projections: Iterable[Projection], part: Callable[[Projection], bytes]
+) -> list[Row]:
+    return [
+        decode_row(columns, data[start:end])
+        for projection in projections
+        for data in (part(projection),)
+        for start, end in split_rows(data)
+    ]
+
+
+def _ids(joined: bytes) -> list[bytes]:
+    return [joined[at : at + ID_BYTES] for at in range(0, len(joined), ID_BYTES)]

@@ -1,0 +1,220 @@
+"""The projector: folds what is durable into the tables, in bulk, a moment later.
+
+    collect ──► executions (connection A) ──► jobs, keys, watermarks (connection B) ──► projected
+       │                                │
+       '── at most two rounds at once: executions of the next beside jobs of this one
+
+A round takes the changes of all shards, up to a bound in rows. Rounds begin every `tick_s`, and at
+once while one was cut off at its bound. The watermark of a shard is committed with the rows it
+speaks of, so a restart replays exactly what is missing.
+
+    FAST --a row was there already--> MERGE --a row is refused--> CAREFUL   (within one round)
+      |            ^                    ^ |
+      |            '----in doubt--------' '---in doubt: again, after a pause, without end
+      '--a row is refused--> CAREFUL
+
+A round is tried until it is in the tables: when the database is away, `lag_s` grows, and admission
+sheds load by it.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.journal.link import Backoff
+from taskforge_server.engine.journal.rounds import (
+    How,
+    InDoubt,
+    Projection,
+    ProjectionSource,
+    Round,
+    RowExists,
+    RowsRefused,
+    TableWriter,
+    watermarks,
+)
+
+log = logging.getLogger(__name__)
+
+Write = Callable[[Sequence[Projection], How], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class ProjectorStatistics:
+    """Counted since the start."""
+
+    rounds: int = 0
+    rows: int = 0
+    repeats: int = 0
+    last_s: float = 0.0
+    """From the start of the newest round until it was in the tables."""
+
+
+class Projector:
+    """One per node. `run` in a task; sources come and go with their shards."""
+
+    def __init__(
+        self,
+        tables: TableWriter,
+        now_us: Callable[[], int],
+        tick_s: float = 0.25,
+        settle_s: float = 2.0,
+    ) -> None:
+        self._tables = tables
+        self._now_us = now_us
+        self._tick_s = tick_s
+        self._settle_us = round(settle_s * 1e6)
+        self._sources: dict[int, ProjectionSource] = {}
+        self._slots = asyncio.Semaphore(limits.PROJECTION_ROUNDS_MAX)
+        self._handed: asyncio.Queue[Round] = asyncio.Queue()
+        self._wake = asyncio.Event()
+        self._flushes: list[asyncio.Future[None]] = []
+        self._flushing: list[asyncio.Future[None]] = []
+        self._rounds_begun = 0
+        self._caught_up_s = time.monotonic()
+        self.watermarks: dict[int, int] = {}
+        """What is known to be in the tables, by shard."""
+        self.statistics = ProjectorStatistics()
+
+    def add(self, source: ProjectionSource) -> None:
+        """A shard was taken over."""
+        self._sources[source.number] = source
+
+    def remove(self, source: ProjectionSource) -> None:
+        """The shard is gone; what was collected of it is durable, and still written."""
+        if self._sources.get(source.number) is source:
+            del self._sources[source.number]
+            self.watermarks.pop(source.number, None)
+
+    @property
+    def unprojected(self) -> int:
+        """Jobs with changes that the tables do not have."""
+        return sum(source.unprojected for source in self._sources.values())
+
+    @property
+    def lag_s(self) -> float:
+        """How old what the tables lack may be, leaving aside open jobs that settle."""
+        return time.monotonic() - self._caught_up_s
+
+    async def flush(self) -> None:
+        """Return when everything that is durable now is in the tables, open jobs too."""
+        flushed = asyncio.get_running_loop().create_future()
+        self._flushes.append(flushed)
+        self._wake.set()
+        await flushed
+
+    async def run(self) -> None:
+        """Collect and write until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._collect_rounds(), name="projector executions")
+            group.create_task(self._write_jobs(), name="projector jobs")
+
+    async def _collect_rounds(self) -> None:
+        while True:
+            await self._slots.acquire()
+            begun = await self._collect()
+            if begun.taken:
+                await self._write(self._tables.write_executions, begun)
+            self._handed.put_nowait(begun)
+            if begun.complete:
+                await self._next_tick(begun.started_s + self._tick_s)
+
+    async def _next_tick(self, at_s: float) -> None:
+        left_s = at_s - time.monotonic()
+        if self._flushes or left_s <= 0:
+            return
+        try:
+            async with asyncio.timeout(left_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass  # the tick has come
+
+    async def _write_jobs(self) -> None:
+        while True:
+            begun = await self._handed.get()
+            if begun.taken:
+                await self._write(self._tables.write_jobs, begun)
+                for source, projection in begun.taken:
+                    source.projected(projection)
+                    await asyncio.sleep(0)  # thousands of slots were freed
+                self._note_watermarks(begun)
+            self._finished(begun)
+            self._slots.release()
+
+    async def _collect(self) -> Round:
+        """Ask every shard, until all have given what they have or the round is full."""
+        begun = Round(time.monotonic())
+        self._flushing += self._flushes
+        self._flushes = []
+        self._wake.clear()
+        now_us = self._now_us()
+        settled_us = now_us if self._flushing else now_us - self._settle_us
+        sources = deque(self._sources.values())
+        # Another one begins each time: a full round must not always leave out the same shards.
+        sources.rotate(-self._rounds_begun)
+        self._rounds_begun += 1
+        emptied = True
+        while sources and begun.rows < limits.PROJECTION_ROUND_ROWS:
+            emptied &= await _take(sources.popleft(), settled_us, begun)
+        begun.complete = emptied and not sources
+        if begun.complete:
+            begun.flushes, self._flushing = self._flushing, []
+        return begun
+
+    async def _write(self, write: Write, begun: Round) -> None:
+        """Write until it is written; each failure says in which way to try next."""
+        how = How.FAST
+        backoff = Backoff()
+        while True:
+            try:
+                await write(begun.projections, how)
+            except RowExists:
+                how = How.MERGE
+            except RowsRefused:
+                how = How.CAREFUL
+            except InDoubt as error:
+                log.warning("a projection is in doubt, trying again: %s", error)
+                if how is How.FAST:
+                    how = How.MERGE
+                await backoff.pause()
+            else:
+                return
+            self.statistics.repeats += 1
+
+    def _note_watermarks(self, written: Round) -> None:
+        for shard, lsn in watermarks(written.projections).items():
+            if shard in self._sources:
+                self.watermarks[shard] = lsn
+
+    def _finished(self, written: Round) -> None:
+        statistics = self.statistics
+        statistics.rounds += 1
+        statistics.rows += written.rows
+        statistics.last_s = time.monotonic() - written.started_s
+        if written.complete:
+            self._caught_up_s = written.started_s
+        for flushed in written.flushes:
+            if not flushed.done():
+                flushed.set_result(None)
+
+
+async def _take(source: ProjectionSource, settled_us: int, begun: Round) -> bool:
+    """Add what the shard has to the round. False: it may have more."""
+    for _ in range(limits.PROJECTION_ASKS_MAX):
+        projection = source.collect(limits.PROJECTION_COLLECT_ROWS, settled_us)
+        if projection is None:
+            return True
+        begun.taken.append((source, projection))
+        begun.rows += projection.rows
+        if 0 < projection.rows < limits.PROJECTION_COLLECT_ROWS:
+            return True
+        if projection.deletes or begun.rows >= limits.PROJECTION_ROUND_ROWS:
+            return False
+        # Without history jobs leave no rows: ask again at once, before there are new ones.
+        if projection.rows:
+            await asyncio.sleep(0)
+    return False

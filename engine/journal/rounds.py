@@ -1,0 +1,182 @@
+"""What the projector collects and what it hands to the tables.
+
+A `Projection` is what the tables lack of one shard, as rows of binary COPY. A `Round` is the
+projections of many shards that are written together. Of one shard it may hold several, in order; a
+projection that deletes rows is the last of its shard in a round, because a round writes first and
+deletes last.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+
+class Projection(Protocol):
+    """Durable changes of one shard that the tables do not have; as `ext.table` makes it."""
+
+    @property
+    def shard(self) -> int: ...
+    @property
+    def watermark(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def jobs_copy(self) -> bytes: ...
+    @property
+    def jobs_copy_rows(self) -> int: ...
+    @property
+    def jobs_merge(self) -> bytes: ...
+    @property
+    def jobs_merge_rows(self) -> int: ...
+    @property
+    def executions_copy(self) -> bytes: ...
+    @property
+    def executions_copy_rows(self) -> int: ...
+    @property
+    def executions_merge(self) -> bytes: ...
+    @property
+    def executions_merge_rows(self) -> int: ...
+    @property
+    def deletes(self) -> bytes: ...
+    @property
+    def keys(self) -> list[tuple[bytes, str, bytes, bytes, int]]: ...
+
+
+class ProjectionSource(Protocol):
+    """A shard as the projector sees it."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def unprojected(self) -> int: ...
+
+    def collect(self, rows_max: int, settled_us: int) -> Projection | None:
+        """What is durable and not in the tables; None when there is nothing."""
+        ...
+
+    def projected(self, projection: Projection) -> None:
+        """It is in the tables. Called once for each projection, in order."""
+        ...
+
+
+class How(Enum):
+    """How a round is written; each way stands for what the one before cannot."""
+
+    FAST = "rows that are surely new by COPY, the others merged"
+    MERGE = "all rows merged: some of them may be there already"
+    CAREFUL = "in small portions: a row that the table refuses is put aside"
+
+
+@dataclass(slots=True)
+class Round:
+    """Projections that are written together."""
+
+    started_s: float
+    complete: bool = False
+    """Nothing was left behind: after this round the tables know all that was durable before it."""
+    rows: int = 0
+    taken: list[tuple[ProjectionSource, Projection]] = field(default_factory=list)
+    flushes: list[asyncio.Future[None]] = field(default_factory=list)
+    """Who waits for this round."""
+
+    @property
+    def projections(self) -> list[Projection]:
+        return [projection for _, projection in self.taken]
+
+
+class RowExists(Exception):  # noqa: N818 - says what happened
+    """A row that was to be new is there already; nothing was written."""
+
+
+class RowsRefused(Exception):  # noqa: N818 - says what happened
+    """A table refuses at least one of the rows; nothing was written."""
+
+
+class InDoubt(Exception):  # noqa: N818 - says what happened
+    """The database did not say what became of the write."""
+
+
+class TableWriter(Protocol):
+    """The tables that a round is written to. Writing the same again changes nothing.
+
+    Raises RowExists, RowsRefused (neither in the careful way) or InDoubt.
+    """
+
+    async def write_executions(self, projections: Sequence[Projection], how: How) -> None:
+        """Commit the executions. Before the jobs: a final job implies that its executions stand."""
+        ...
+
+    async def write_jobs(self, projections: Sequence[Projection], how: How) -> None:
+        """Commit jobs, deletes, idempotency keys and watermarks in one transaction."""
+        ...
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        ...
+
+
+def watermarks(projections: Iterable[Projection]) -> dict[int, int]:
+    """The newest watermark of each shard."""
+    return {projection.shard: projection.watermark for projection in projections}
+
+
+def copy_chunks(parts: Iterable[bytes], chunk_bytes: int) -> Iterator[bytes | memoryview]:
+    """Header, rows and trailer of a binary COPY, cut or joined to chunks of about this size."""
+    small: list[bytes] = [COPY_HEADER]
+    small_bytes = len(COPY_HEADER)
+    for part in parts:
+        if small_bytes + len(part) > chunk_bytes and small:
+            yield b"".join(small)
+            small, small_bytes = [], 0
+        if len(part) <= chunk_bytes:
+            small.append(part)
+            small_bytes += len(part)
+        else:
+            view = memoryview(part)
+            for start in range(0, len(part), chunk_bytes):
+                yield view[start : start + chunk_bytes]
+    small.append(COPY_TRAILER)
+    yield b"".join(small)
+
+
+COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+COPY_TRAILER = b"\xff\xff"
+
+
+class Table(Protocol):
+    """The part of `ext.table.ShardTable` that the projector works with."""
+
+    @property
+    def shard(self) -> int: ...
+    @property
+    def unprojected(self) -> int: ...
+
+    def collect(self, rows_max: int, settled_us: int) -> Projection | None: ...
+    def projected(self, projection: Any) -> None: ...
+
+
+class TableSource:
+    """A shard's table as a source; it stays bound to this table when the shard is lost."""
+
+    __slots__ = ("_early", "_table", "number")
+
+    def __init__(self, table: Table, early: Projection | None = None) -> None:
+        """`early` was collected from the table already, and is given out first."""
+        self._table = table
+        self._early = early
+        self.number = table.shard
+
+    @property
+    def unprojected(self) -> int:
+        return self._table.unprojected
+
+    def collect(self, rows_max: int, settled_us: int) -> Projection | None:
+        if self._early is not None:
+            early, self._early = self._early, None
+            return early
+        return self._table.collect(rows_max, settled_us)
+
+    def projected(self, projection: Projection) -> None:
+        self._table.projected(projection)

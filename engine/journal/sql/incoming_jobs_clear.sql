@@ -1,0 +1,2 @@
+-- Between two portions of one transaction.
+TRUNCATE incoming_jobs

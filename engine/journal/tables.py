@@ -1,0 +1,269 @@
+"""The tables in Postgres, written in bulk over two connections of their own.
+
+    executions      connection A    | COPY job_executions | merge |                       commit
+    jobs            connection B    | COPY jobs | merge | deletes | keys | watermarks |   commit
+
+Rows that are surely new go by COPY into the table. Others go by COPY into a temporary table and are
+merged from there by id: the greater lsn wins. So every write may be repeated, and a repetition
+merges all rows. In the careful way each portion has a savepoint; a portion with a bad row is halved
+until the row stands alone, and goes to `projection_errors`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import asyncpg
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.journal.link import (
+    DATABASE_ERRORS,
+    Connect,
+    Connection,
+    Link,
+    is_data_error,
+)
+from taskforge_server.engine.journal.rounds import (
+    How,
+    InDoubt,
+    Projection,
+    RowExists,
+    RowsRefused,
+    copy_chunks,
+    watermarks,
+)
+from taskforge_server.engine.journal.statements import sql
+from taskforge_server.engine.runtime import faultpoints, safeguards
+from taskforge_server.ext.pure.tablerows import EXECUTION_COLUMNS, JOB_COLUMNS, split_rows
+
+log = logging.getLogger(__name__)
+
+ID_BYTES = 16
+ROW_ID_START = 6  # number of columns (2), length of the first one (4)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A table that rows are written to."""
+
+    name: str
+    incoming: str
+    columns: tuple[str, ...]
+    merge: str
+    clear: str
+    copy_of: Callable[[Projection], bytes]
+    merge_of: Callable[[Projection], bytes]
+
+
+EXECUTIONS = Target(
+    name="job_executions",
+    incoming="incoming_executions",
+    columns=tuple(name for name, _ in EXECUTION_COLUMNS),
+    merge="executions_merge",
+    clear="incoming_executions_clear",
+    copy_of=lambda projection: projection.executions_copy,
+    merge_of=lambda projection: projection.executions_merge,
+)
+JOBS = Target(
+    name="jobs",
+    incoming="incoming_jobs",
+    columns=tuple(name for name, _ in JOB_COLUMNS),
+    merge="jobs_merge",
+    clear="incoming_jobs_clear",
+    copy_of=lambda projection: projection.jobs_copy,
+    merge_of=lambda projection: projection.jobs_merge,
+)
+
+
+class PostgresTables:
+    """Writes rounds. One call of each kind is under way at a time."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._executions = Link(connect)
+        self._jobs = Link(connect)
+        self._ready: dict[Link, Connection] = {}
+        self.refused_rows = 0
+        """Rows put aside since the start."""
+
+    async def write_executions(self, projections: Sequence[Projection], how: How) -> None:
+        if not any(EXECUTIONS.copy_of(p) or EXECUTIONS.merge_of(p) for p in projections):
+            return
+        async with _judged(self._executions):
+            connection = await self._session(self._executions)
+            if how is How.FAST and not any(EXECUTIONS.merge_of(p) for p in projections):
+                # A COPY alone is a transaction of its own.
+                await _copy(
+                    connection, EXECUTIONS.name, EXECUTIONS, _parts(EXECUTIONS, projections)
+                )
+                return
+            async with connection.transaction():
+                await self._write(connection, EXECUTIONS, projections, how)
+
+    async def write_jobs(self, projections: Sequence[Projection], how: How) -> None:
+        async with _judged(self._jobs):
+            connection = await self._session(self._jobs)
+            if not safeguards.ACTIVE.projection_watermark:
+                await _advance(connection, projections)
+            async with connection.transaction():
+                await self._write(connection, JOBS, projections, how)
+                await _delete(connection, projections)
+                await self._keys(connection, projections, how)
+                if safeguards.ACTIVE.projection_watermark:
+                    await _advance(connection, projections)
+                faultpoints.hit(faultpoints.IN_PROJECTOR_TRANSACTION)
+
+    async def close(self) -> None:
+        await self._executions.close()
+        await self._jobs.close()
+
+    async def _session(self, link: Link) -> Connection:
+        connection = await link.get()
+        if self._ready.get(link) is not connection:
+            await connection.execute(
+                sql("projector_session"), str(round(limits.BULK_TIMEOUT_S * 1000))
+            )
+            await connection.execute(sql("incoming_create"))
+            self._ready[link] = connection
+        return connection
+
+    async def _write(
+        self, connection: Connection, target: Target, projections: Sequence[Projection], how: How
+    ) -> None:
+        copies = _parts(target, projections)
+        merges = [part for p in projections if (part := target.merge_of(p))]
+        if how is How.CAREFUL:
+            await self._write_carefully(connection, target, copies + merges)
+            return
+        if how is How.MERGE:
+            copies, merges = [], copies + merges
+        if copies:
+            await _copy(connection, target.name, target, copies)
+        if merges:
+            await _merge(connection, target, merges)
+
+    async def _write_carefully(
+        self, connection: Connection, target: Target, parts: Iterable[bytes]
+    ) -> None:
+        for part in parts:
+            rows = [part[start:end] for start, end in split_rows(part)]
+            for start in range(0, len(rows), limits.PROJECTION_CAREFUL_ROWS):
+                portion = rows[start : start + limits.PROJECTION_CAREFUL_ROWS]
+                await self._write_portion(connection, target, portion)
+
+    async def _write_portion(
+        self, connection: Connection, target: Target, rows: list[bytes]
+    ) -> None:
+        """Merge these rows; those that the table refuses are put aside."""
+        try:
+            async with connection.transaction():
+                await _merge(connection, target, rows)
+                await connection.execute(sql(target.clear))
+        except DATABASE_ERRORS as error:
+            if not is_data_error(error):
+                raise
+            if len(rows) > 1:
+                half = len(rows) // 2
+                await self._write_portion(connection, target, rows[:half])
+                await self._write_portion(connection, target, rows[half:])
+            else:
+                await self._put_aside(connection, target.name, rows[0], error)
+
+    async def _put_aside(
+        self, connection: Connection, table: str, row: bytes, error: Exception
+    ) -> None:
+        shard = _shard_of(row[ROW_ID_START : ROW_ID_START + ID_BYTES])
+        await self._note(connection, shard, table, row, error)
+
+    async def _note(
+        self, connection: Connection, shard: int, table: str, row: bytes, error: Exception
+    ) -> None:
+        self.refused_rows += 1
+        log.error("table %s refused a row of shard %d: %s", table, shard, error)
+        await connection.execute(sql("projection_error_add"), shard, table, row, str(error))
+
+    async def _keys(
+        self, connection: Connection, projections: Sequence[Projection], how: How
+    ) -> None:
+        keys = [
+            (project, key, p.shard, body_hash, ids, created_us)
+            for p in projections
+            for project, key, body_hash, ids, created_us in p.keys
+        ]
+        if not keys:
+            return
+        if how is not How.CAREFUL:
+            columns = [list(column) for column in zip(*keys, strict=True)]
+            await connection.execute(sql("keys_merge"), *columns)
+            return
+        for entry in keys:
+            try:
+                async with connection.transaction():
+                    await connection.execute(sql("keys_merge"), *([value] for value in entry))
+            except DATABASE_ERRORS as error:
+                if not is_data_error(error):
+                    raise
+                row = repr(entry).encode()
+                await self._note(connection, entry[2], "idempotency_keys", row, error)
+
+
+@asynccontextmanager
+async def _judged(link: Link) -> AsyncIterator[None]:
+    """Says what a failure means; a connection whose work failed is not used again."""
+    try:
+        yield
+    except asyncpg.UniqueViolationError as error:
+        link.discard()
+        raise RowExists(str(error)) from error
+    except DATABASE_ERRORS as error:
+        link.discard()
+        raise (RowsRefused if is_data_error(error) else InDoubt)(repr(error)) from error
+    except BaseException:
+        link.discard()
+        raise
+
+
+def _parts(target: Target, projections: Iterable[Projection]) -> list[bytes]:
+    return [part for p in projections if (part := target.copy_of(p))]
+
+
+async def _copy(connection: Connection, table: str, target: Target, parts: Iterable[bytes]) -> None:
+    await connection.copy_to_table(
+        table,
+        source=_stream(parts),
+        columns=target.columns,
+        format="binary",
+        timeout=limits.BULK_TIMEOUT_S,
+    )
+
+
+async def _stream(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """asyncpg takes bytes for the path of a file; what it asks for piece by piece it just sends."""
+    for chunk in copy_chunks(parts, limits.COPY_CHUNK_BYTES):
+        yield cast(bytes, chunk)  # any buffer will do
+        # The driver copies and sends a chunk in one go: let others have their turn.
+        await asyncio.sleep(0)
+
+
+async def _merge(connection: Connection, target: Target, parts: Iterable[bytes]) -> None:
+    await _copy(connection, target.incoming, target, parts)
+    await connection.execute(sql(target.merge), timeout=limits.BULK_TIMEOUT_S)
+
+
+async def _delete(connection: Connection, projections: Iterable[Projection]) -> None:
+    joined = b"".join(p.deletes for p in projections)
+    if joined:
+        ids = [joined[at : at + ID_BYTES] for at in range(0, len(joined), ID_BYTES)]
+        await connection.execute(sql("jobs_delete"), ids)
+        await connection.execute(sql("executions_delete"), ids)
+
+
+async def _advance(connection: Connection, projections: Iterable[Projection]) -> None:
+    marks = watermarks(projections)
+    await connection.execute(sql("watermarks_advance"), list(marks), list(marks.values()))
+
+
+def _shard_of(job_id: bytes) -> int:
+    return (job_id[6] & 0x0F) << 8 | job_id[7]

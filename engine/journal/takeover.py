@@ -1,0 +1,182 @@
+"""Taking shards over: from the log's word that they are ours to tables that are ready to decide.
+
+    read heads ──► append `owned` at head + 1, epoch + 1 ──refused──► read heads again
+                              │ ours: every earlier owner is fenced
+                              ▼
+    watermark ──► unfinished jobs ──► log rows above the watermark ──► the table stands at the head
+
+The watermark is read first: what an earlier owner still projects after that is replayed once more,
+and the table knows by the lsn of each row what is old. Rows of the log must be dense from watermark
+to head; a gap means that the log was damaged, and stops the takeover with its place.
+
+All shards of a call share the round trips for heads, appends, watermarks and the log.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.journal.log import LogRow, ShardLog
+from taskforge_server.engine.journal.rounds import Projection, TableSource
+from taskforge_server.engine.runtime import faultpoints
+
+StoredKey: TypeAlias = tuple[bytes, str, bytes, bytes, int]
+"""project, key, hash of the body, ids, created_us"""
+
+
+class LogGapError(Exception):
+    """The log of a shard is not dense: rows that were acknowledged are missing."""
+
+    def __init__(self, shard: int, expected_lsn: int, found_lsn: int) -> None:
+        found = f"{found_lsn} follows" if found_lsn else "the log ends"
+        super().__init__(f"the log of shard {shard} has a gap: {expected_lsn} is missing, {found}")
+        self.shard = shard
+        self.lsn = expected_lsn
+
+
+class UnfinishedJobs(Protocol):
+    """What a new owner reads of the tables."""
+
+    async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
+        """The lsn up to which the tables know each shard; 0 for a new one."""
+        ...
+
+    def unfinished(self, shard: int) -> AsyncIterator[bytes]:
+        """Whole rows of binary COPY of the shard's open jobs, in order of their id or better."""
+        ...
+
+    async def keys(self, shard: int) -> Sequence[StoredKey]:
+        """Idempotency keys that are still remembered, the oldest first."""
+        ...
+
+
+class OwnedTable(Protocol):
+    """The part of `ext.table.ShardTable` that a takeover works with."""
+
+    @property
+    def shard(self) -> int: ...
+    @property
+    def unprojected(self) -> int: ...
+
+    def adopt(self, head_lsn: int) -> None: ...
+    def owned(self, node: str, epoch: int, now_us: int) -> None: ...
+    def take_batch(self) -> tuple[int, int, bytes] | None: ...
+    def load(self, data: bytes) -> int: ...
+    def replay(self, lsn: int, body: bytes) -> int: ...
+    def collect(self, rows_max: int, settled_us: int) -> Projection | None: ...
+    def projected(self, projection: Any) -> None: ...
+
+
+T = TypeVar("T", bound=OwnedTable)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Generic[T]):
+    """A shard that is ours, as it was when we took it."""
+
+    table: T
+    epoch: int
+    head_lsn: int
+    jobs_loaded: int
+    events_replayed: int
+    keys: list[StoredKey]
+    """Every key that is remembered, from the tables and from the log."""
+    source: TableSource
+    """For the projector: the table, with what was collected from it already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taker(Generic[T]):
+    """Who takes over, and how tables are made."""
+
+    log: ShardLog
+    tables: UnfinishedJobs
+    node: str
+    now_us: Callable[[], int]
+    new_table: Callable[[int], T]
+    """An empty table for a shard, with the shard's queues defined: replay needs their history."""
+
+    async def take(self, shards: Iterable[int]) -> list[Taken[T]]:
+        """Own the shards and bring their tables to the head of the log.
+
+        Raises Unavailable when a busy owner wins every race for the next lsn; what was owned until
+        then is ours by the log, and may be taken again.
+        """
+        rows = await self._own(sorted(shards))
+        faultpoints.hit(faultpoints.IN_TAKEOVER)
+        marks = await self.tables.watermarks(list(rows))
+        tables: dict[int, T] = {}
+        loaded: dict[int, int] = {}
+        for shard in rows:
+            tables[shard] = table = self.new_table(shard)
+            loaded[shard] = 0
+            async for chunk in self.tables.unfinished(shard):
+                loaded[shard] += table.load(chunk)
+                await asyncio.sleep(0)
+        events = await self._replay(tables, rows, marks)
+        return [
+            await self._taken(table, rows[shard], loaded[shard], events[shard])
+            for shard, table in tables.items()
+        ]
+
+    async def _own(self, shards: Sequence[int]) -> dict[int, LogRow]:
+        """Our `owned` row of each shard, durable."""
+        rows: dict[int, LogRow] = {}
+        for _ in range(limits.TAKEOVER_TRIES_MAX):
+            missing = [shard for shard in shards if shard not in rows]
+            if not missing:
+                return {shard: rows[shard] for shard in shards}
+            heads = await self.log.heads(missing)
+            claims = {shard: self._claim(shard, *heads[shard]) for shard in missing}
+            mine = await self.log.append(list(claims.values()))
+            rows |= {shard: claims[shard] for shard in mine}
+        busy = [shard for shard in shards if shard not in rows]
+        if busy:
+            raise Unavailable(message=f"the owners of shards {busy} write faster than we can look")
+        return {shard: rows[shard] for shard in shards}
+
+    def _claim(self, shard: int, head_lsn: int, head_epoch: int) -> LogRow:
+        scratch = self.new_table(shard)
+        scratch.adopt(head_lsn)
+        scratch.owned(self.node, head_epoch + 1, self.now_us())
+        batch = scratch.take_batch()
+        assert batch is not None
+        lsn, events, body = batch
+        return LogRow(shard, lsn, head_epoch + 1, events, body)
+
+    async def _replay(
+        self, tables: dict[int, T], heads: dict[int, LogRow], marks: dict[int, int]
+    ) -> dict[int, int]:
+        """Replay what lies between watermark and head; the events applied, by shard."""
+        expected = {shard: marks[shard] + 1 for shard in tables}
+        events = dict.fromkeys(tables, 0)
+        async for row in self.log.read_all(marks):
+            if row.lsn > heads[row.shard].lsn:
+                continue  # somebody took the shard from us; our next append will tell
+            if row.lsn != expected[row.shard]:
+                raise LogGapError(row.shard, expected[row.shard], row.lsn)
+            events[row.shard] += tables[row.shard].replay(row.lsn, row.body)
+            expected[row.shard] += 1
+        for shard, lsn in expected.items():
+            if lsn <= heads[shard].lsn:
+                raise LogGapError(shard, lsn, 0)
+        return events
+
+    async def _taken(self, table: T, head: LogRow, loaded: int, events: int) -> Taken[T]:
+        keys = list(await self.tables.keys(table.shard))
+        # Keys of the log are in no other place of the table than what it wants projected.
+        early = table.collect(1, 0)
+        if early is not None:
+            keys += early.keys
+        return Taken(
+            table=table,
+            epoch=head.epoch,
+            head_lsn=head.lsn,
+            jobs_loaded=loaded,
+            events_replayed=events,
+            keys=keys,
+            source=TableSource(table, early),
+        )
