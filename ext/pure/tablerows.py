@@ -8,7 +8,7 @@ A column that a row does not name is NULL.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,29 +162,50 @@ def decode_row(columns: Columns, row: bytes) -> dict[str, Any]:
 
 def split_rows(data: bytes) -> list[tuple[int, int]]:
     """(start, end) of each row. A file header and a trailer are allowed; ValueError when cut."""
-    return list(_rows(data))
+    rows, taken = whole_rows(data)
+    if taken != len(data):
+        raise ValueError(f"the data end within the row at byte {taken}")
+    return rows
 
 
-def _rows(data: bytes) -> Iterator[tuple[int, int]]:
+def whole_rows(data: bytes) -> tuple[list[tuple[int, int]], int]:
+    """(start, end) of each row that is there to its end, and where the last one ends.
+
+    A header before and a trailer after the rows are passed over. ValueError: damaged.
+    """
     at = 0
-    if data.startswith(SIGNATURE):
-        at = len(SIGNATURE) + 8 + _int(data, len(SIGNATURE) + 4, 4)
-    while at < len(data):
-        start = at
-        columns = _int(data, at, 2)
-        at += 2
-        if columns == -1:
-            if at != len(data):
-                raise ValueError(f"{len(data) - at} bytes after the trailer")
-            return
-        for _ in range(columns):
-            at += 4 + max(_int(data, at, 4), 0)
-        if columns < 0 or at > len(data):
-            raise ValueError(f"the row at byte {start} is cut or damaged")
-        yield start, at
+    rows: list[tuple[int, int]] = []
+    try:
+        if data.startswith(SIGNATURE):
+            at = len(SIGNATURE) + 8 + _int(data, len(SIGNATURE) + 4, 4)
+        while at < len(data):
+            end = at + 2
+            columns = _int(data, at, 2)
+            if columns == -1:
+                if end != len(data):
+                    raise ValueError(f"{len(data) - end} bytes after the trailer")
+                return rows, end
+            if columns < 0:
+                raise ValueError(f"the row at byte {at} is damaged")
+            for _ in range(columns):
+                size = _int(data, end, 4)
+                if size < -1:
+                    raise ValueError(f"the row at byte {at} is damaged")
+                end += 4 + max(size, 0)
+            if end > len(data):
+                return rows, at
+            rows.append((at, end))
+            at = end
+    except _CutError:
+        pass
+    return rows, at
+
+
+class _CutError(Exception):
+    """The data end within a word."""
 
 
 def _int(data: bytes, at: int, size: int) -> int:
     if at + size > len(data):
-        raise ValueError(f"the data end within the row, at byte {len(data)}")
+        raise _CutError
     return int.from_bytes(data[at : at + size], "big", signed=True)
