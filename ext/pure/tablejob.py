@@ -59,7 +59,7 @@ class TransitionError(RuntimeError):
     """An illegal move: says the job, the state it is in, and the move that was tried."""
 
     def __init__(self, job_id: bytes, status: str, move: str) -> None:
-        super().__init__(f"job {ids.uuid_text(job_id)} is {status}: it cannot be {move}")
+        super().__init__(f"job {job_id.hex()} is {status}: it cannot be {move}")
 
 
 @dataclass(slots=True)

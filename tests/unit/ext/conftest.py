@@ -4,17 +4,16 @@ from types import ModuleType
 
 import pytest
 
+from taskforge_server.ext import table as compiled
 from taskforge_server.ext.pure import table as pure
 from tests.support.table_bench import Bench
 
 
-@pytest.fixture(params=["pure", "compiled"])
+@pytest.fixture(params=[pure, compiled], ids=["pure", "compiled"])
 def impl(request: pytest.FixtureRequest) -> ModuleType:
-    if request.param == "pure":
-        return pure
-    return pytest.importorskip(
-        "taskforge_server.ext.table", reason="the compiled table is not built yet"
-    )
+    """The table under test."""
+    module: ModuleType = request.param
+    return module
 
 
 @pytest.fixture

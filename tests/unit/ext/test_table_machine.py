@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from taskforge_server.ext import table as compiled
 from taskforge_server.ext.pure import table as pure
 from taskforge_server.ext.pure.tablelog import Requeued, Submitted, decode
 from tests.support.table_pair import Pair, Projections, RefusedError, Tables, assert_same_jobs
@@ -611,21 +612,15 @@ def run(subject: ModuleType, examples: int, steps: int = 60) -> None:
     )
 
 
-def compiled() -> ModuleType:
-    return pytest.importorskip(
-        "taskforge_server.ext.table", reason="the compiled table is not built yet"
-    )
-
-
 def test_plain_table_agrees_with_the_models() -> None:
     run(pure, examples=40)
 
 
 def test_compiled_table_agrees_with_the_plain_one() -> None:
-    run(compiled(), examples=100)
+    run(compiled, examples=100)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_compiled_table_agrees_with_the_plain_one_at_length() -> None:
-    run(compiled(), examples=5_000, steps=150)
+    run(compiled, examples=5_000, steps=150)

@@ -1,23 +1,15 @@
 """Lengths, counts and times at which the formats take another code, in both shard tables."""
 
-from types import ModuleType
-
 import msgpack
 import pytest
 
+from taskforge_server.ext import table as compiled
 from tests.support.table_pair import Pair
 
 EPOCH_US = 1_700_000_000_000_000
 FOREVER_US = 2**62
 PROJECT = b"p" * 16
 HISTORY_ALL = 2
-
-
-@pytest.fixture
-def compiled() -> ModuleType:
-    return pytest.importorskip(
-        "taskforge_server.ext.table", reason="the compiled table is not built yet"
-    )
 
 
 def same_log_and_rows(pair: Pair) -> None:
@@ -31,7 +23,7 @@ def same_log_and_rows(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 31, 32, 255, 256, 65_535, 65_536])
-def test_sizes_where_codes_change(compiled: ModuleType, size: int) -> None:
+def test_sizes_where_codes_change(size: int) -> None:
     """Lengths at which msgpack takes another header, in every place that has a length."""
     pair = Pair(compiled, 1, 1)
     pair.call("queue", PROJECT, PROJECT, "n" * min(size, 255), 0, HISTORY_ALL)
@@ -51,7 +43,7 @@ def test_sizes_where_codes_change(compiled: ModuleType, size: int) -> None:
 
 
 @pytest.mark.parametrize("count", [15, 16, 255, 256, 300, 70_000])
-def test_counts_where_codes_change(compiled: ModuleType, count: int) -> None:
+def test_counts_where_codes_change(count: int) -> None:
     pair = Pair(compiled, 1, 1)
     pair.call("queue", PROJECT, PROJECT, "n", 0, HISTORY_ALL)
     workers = count if count <= 300 else 1
@@ -67,7 +59,7 @@ def test_counts_where_codes_change(compiled: ModuleType, count: int) -> None:
 
 @pytest.mark.parametrize("bits", [0, 7, 8, 15, 16, 31, 32, 50])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_times_where_codes_change(compiled: ModuleType, bits: int, sign: int) -> None:
+def test_times_where_codes_change(bits: int, sign: int) -> None:
     """The time of an event against that of the batch, to both sides."""
     pair = Pair(compiled, 1, 1)
     pair.call("queue", PROJECT, PROJECT, "n", 2**31 - 1, HISTORY_ALL)
