@@ -74,6 +74,7 @@ class Projector:
         self._wake = asyncio.Event()
         self._flushes: list[asyncio.Future[None]] = []
         self._flushing: list[asyncio.Future[None]] = []
+        self._newest: Round | None = None
         self._rounds_begun = 0
         self._caught_up_s = time.monotonic()
         self.watermarks: dict[int, int] = {}
@@ -119,9 +120,22 @@ class Projector:
             begun = await self._collect()
             if begun.taken:
                 await self._write(self._tables.write_executions, begun)
-            self._handed.put_nowait(begun)
+                self._handed.put_nowait(begun)
+                self._newest = begun
+            else:
+                self._nothing_new(begun)
+                self._slots.release()
             if begun.complete:
                 await self._next_tick(begun.started_s + self._tick_s)
+
+    def _nothing_new(self, begun: Round) -> None:
+        """An empty round is over when the newest of those under way is."""
+        if self._newest is None:
+            self._caught_up(begun)
+        else:
+            self._newest.complete = True
+            self._newest.collected_s = begun.collected_s
+            self._newest.flushes += begun.flushes
 
     async def _next_tick(self, at_s: float) -> None:
         left_s = at_s - time.monotonic()
@@ -136,18 +150,25 @@ class Projector:
     async def _write_jobs(self) -> None:
         while True:
             begun = await self._handed.get()
-            if begun.taken:
-                await self._write(self._tables.write_jobs, begun)
-                for source, projection in begun.taken:
-                    source.projected(projection)
-                    await asyncio.sleep(0)  # thousands of slots were freed
-                self._note_watermarks(begun)
-            self._finished(begun)
+            await self._write(self._tables.write_jobs, begun)
+            for source, projection in begun.taken:
+                source.projected(projection)
+                await asyncio.sleep(0)  # thousands of slots were freed
+            for shard, lsn in watermarks(begun.projections).items():
+                if shard in self._sources:
+                    self.watermarks[shard] = lsn
+            if self._newest is begun:
+                self._newest = None
+            self.statistics.rounds += 1
+            self.statistics.rows += begun.rows
+            self.statistics.last_s = time.monotonic() - begun.started_s
+            self._caught_up(begun)
             self._slots.release()
 
     async def _collect(self) -> Round:
         """Ask every shard, until all have given what they have or the round is full."""
-        begun = Round(time.monotonic())
+        now_s = time.monotonic()
+        begun = Round(now_s, now_s)
         self._flushing += self._flushes
         self._flushes = []
         self._wake.clear()
@@ -185,18 +206,9 @@ class Projector:
                 return
             self.statistics.repeats += 1
 
-    def _note_watermarks(self, written: Round) -> None:
-        for shard, lsn in watermarks(written.projections).items():
-            if shard in self._sources:
-                self.watermarks[shard] = lsn
-
-    def _finished(self, written: Round) -> None:
-        statistics = self.statistics
-        statistics.rounds += 1
-        statistics.rows += written.rows
-        statistics.last_s = time.monotonic() - written.started_s
+    def _caught_up(self, written: Round) -> None:
         if written.complete:
-            self._caught_up_s = written.started_s
+            self._caught_up_s = written.collected_s
         for flushed in written.flushes:
             if not flushed.done():
                 flushed.set_result(None)

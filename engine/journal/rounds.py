@@ -74,8 +74,10 @@ class Round:
     """Projections that are written together."""
 
     started_s: float
+    collected_s: float
+    """When its changes were asked for; later when a look after that found nothing more."""
     complete: bool = False
-    """Nothing was left behind: after this round the tables know all that was durable before it."""
+    """Nothing was left behind: with this round the tables know all that was durable then."""
     rows: int = 0
     taken: list[tuple[ProjectionSource, Projection]] = field(default_factory=list)
     flushes: list[asyncio.Future[None]] = field(default_factory=list)
