@@ -33,7 +33,7 @@ from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply
 from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest, KeyEntry
 from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.pure.table import SubmitBatch, TransitionError
+from taskforge_server.ext.pure.table import ShardTable, SubmitBatch, TransitionError
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class QueueActor(Actor[Command]):
     def update(self, ref: QueueRef) -> None:
         """The queue's row changed."""
         self.ref = ref
-        self.index = define(self.shard, ref)
+        self.index = define(self.shard.table, ref)
 
     # commands
 
@@ -244,10 +244,10 @@ class QueueActor(Actor[Command]):
             self._context.counters.start_latency_s.observe((job["started_us"] - since_us) / 1e6)
 
 
-def define(shard: Shard, ref: QueueRef) -> int:
+def define(table: ShardTable, ref: QueueRef) -> int:
     """Make the queue, as it is now, known to the shard's table; its index."""
     settings = ref.settings
-    return shard.table.queue(
+    return table.queue(
         ref.id,
         ref.project_id,
         ref.name,

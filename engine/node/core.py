@@ -10,6 +10,7 @@ A queue has an actor from its first use on. Nothing here does I/O: the log is be
 import asyncio
 import logging
 import random
+import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -30,6 +31,7 @@ from taskforge_server.engine.runtime.actor import Actor, Supervisor
 from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.keys import KeyBook
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.ext.pure.table import ShardTable
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +136,7 @@ class Core:
         for ref in refs:
             if ref.shard == shard.number:
                 self.refs[ref.id] = ref
-                define(shard, ref)
+                define(shard.table, ref)
         for queue_id, old in list(self._retired.items()):
             if old.ref.shard == shard.number:
                 del self._retired[queue_id]
@@ -142,6 +144,14 @@ class Core:
         workers = self.leases.recover(shard)
         self.due_timer.note(shard.table.next_due_us())
         log.debug("shard %d adopted, %d workers run jobs of it", shard.number, workers)
+
+    def new_table(self, number: int) -> ShardTable:
+        """An empty table that knows the shard's queues."""
+        table = ShardTable(number, int.from_bytes(secrets.token_bytes(8)))
+        for ref in self.refs.values():
+            if ref.shard == number:
+                define(table, ref)
+        return table
 
     def drop(self, shard: Shard) -> None:
         """The shard is no longer ours."""
@@ -193,7 +203,7 @@ class Core:
             actor.update(ref)
             self.dispatcher.reprioritise(actor)
         elif (shard := self.shards.get(ref.shard)) is not None:
-            define(shard, ref)
+            define(shard.table, ref)
 
     # workers
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 
 from taskforge_server.engine.errors import ShardLost
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply, Wake
-from taskforge_server.ext.pure.table import Projection, ShardTable
+from taskforge_server.ext.pure.table import ShardTable
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Shard:
         "_watchers",
         "epoch",
         "lost",
+        "lost_lsn",
         "number",
         "table",
     )
@@ -51,6 +52,8 @@ class Shard:
         self.table = table
         self.epoch = epoch
         self.lost = False
+        self.lost_lsn = 0
+        """What was durable for sure when the shard was lost."""
         self._on_lost = on_lost
         self._gathering: list[Effect] = []
         self._in_flight: deque[tuple[int, list[Effect]]] = deque()
@@ -111,6 +114,7 @@ class Shard:
         if self.lost:
             return
         self.lost = True
+        self.lost_lsn = self.table.committed_lsn
         refused = [effect for _, effects in self._in_flight for effect in effects]
         refused += self._gathering
         refused += [Wake(promises) for promises in self._watchers.values()]
@@ -126,22 +130,6 @@ class Shard:
             except Exception:
                 log.exception("a refusal of shard %d failed", self.number)
         self._on_lost(self)
-
-    # the projector's side
-
-    @property
-    def unprojected(self) -> int:
-        """Jobs with changes that the tables do not have."""
-        return self.table.unprojected
-
-    def collect(self, rows_max: int, settled_us: int) -> Projection | None:
-        """What is durable and not in the tables yet."""
-        return None if self.lost else self.table.collect(rows_max, settled_us)
-
-    def projected(self, projection: Projection) -> None:
-        """It is in the tables now."""
-        if not self.lost:
-            self.table.projected(projection)
 
     def refuse_replies(self, error: Exception) -> None:
         """Let callers go: the log does not answer. What they asked for may still happen."""

@@ -2,26 +2,37 @@
 
 import asyncio
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from taskforge_server.engine.actors.ports import Hello
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import NotFound
 from taskforge_server.engine.journal.journal import Journal
 from taskforge_server.engine.journal.memory import MemoryShardLog
+from taskforge_server.engine.journal.memory_tables import MemoryTables
+from taskforge_server.engine.journal.projector import Projector
+from taskforge_server.engine.journal.takeover import Taker
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.admission import Admission
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.doors import Doors
-from taskforge_server.engine.runtime.actor import Actor
+from taskforge_server.engine.node.ownership import Ownership
 from taskforge_server.engine.runtime.clock import Clock, VirtualClock
-from taskforge_server.engine.shard.fold import fold_row
-from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.pure.table import ShardTable, SubmitBatch
+from taskforge_server.ext.pure.table import SubmitBatch
 from tests.support.engine_parts import PROJECT, TTL_S, KeptOutlet
 
 MEMORY_BYTES_MAX = 1 << 30
 UNPROJECTED_MAX = 1_000_000
+
+
+class Others:
+    """The other nodes that live."""
+
+    def __init__(self) -> None:
+        self.alive: set[str] = set()
+
+    async def is_alive(self, node_id: str) -> bool:
+        return node_id in self.alive
 
 
 class MemoryNode:
@@ -33,29 +44,46 @@ class MemoryNode:
         shards: tuple[int, ...] = (1,),
         refs: tuple[QueueRef, ...] = (),
         clock: Clock | None = None,
+        name: str = "node",
+        tables: MemoryTables | None = None,
     ) -> None:
         self.log = log
         self.clock = clock or VirtualClock()
+        self.tables = tables or MemoryTables()
         self.journal = Journal(log)
-        self.failed: list[Actor[Any]] = []
-        self.lost: list[int] = []
+        self.projector = Projector(self.tables, self.clock.now_us)
+        self.failed: list[object] = []
+        self.others = Others()
         self.core = Core(self.clock, self.journal, TTL_S, self.failed.append)
         self.admission = Admission(
             MEMORY_BYTES_MAX, UNPROJECTED_MAX, lambda: self.journal.available, self.core.counters
         )
         self.doors = Doors(self.core, self.admission, self._find, TTL_S, TTL_S / 3)
         self.refs = refs
+        self.ownership = Ownership(
+            name,
+            self.core,
+            self.journal,
+            self.projector,
+            log,
+            Taker(log, self.tables, name, self.clock.now_us, self.core.new_table),
+            self.others,
+            self._queues,
+            self.failed.append,
+        )
         self._numbers = shards
         self._task: asyncio.Task[None] | None = None
 
     async def _find(self, project_id: bytes, queue_id: bytes) -> QueueRef:
         raise NotFound("no such queue")
 
+    async def _queues(self) -> tuple[QueueRef, ...]:
+        return self.refs
+
     async def __aenter__(self) -> Self:
         self.core.start()
         self._task = asyncio.create_task(self.journal.run())
-        for number in self._numbers:
-            await self.take_over(number)
+        await self.ownership.take_all(self._numbers)
         return self
 
     async def __aexit__(
@@ -65,33 +93,10 @@ class MemoryNode:
         trace: TracebackType | None,
     ) -> None:
         assert self._task is not None
+        await self.ownership.stop()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await self.core.stop()
-
-    async def take_over(self, number: int) -> Shard:
-        """Fold the log of the shard, and fence whoever had it."""
-        table = ShardTable(number, number + 1)
-        for ref in self.refs:
-            if ref.shard == number:
-                settings = ref.settings
-                table.queue(
-                    ref.id, ref.project_id, ref.name, settings.timeout_ms, settings.history_code
-                )
-        async for row in self.log.read(number, 0):
-            fold_row(table, row.lsn, row.body, self.core.keys)
-        head, epoch = (await self.log.heads([number]))[number]
-        table.adopt(head)
-        shard = Shard(number, table, epoch + 1, self._on_lost)
-        table.owned("node", epoch + 1, self.clock.now_us())
-        self.core.adopt(shard, self.refs)
-        self.journal.dirty(shard)
-        await self.journal.settle()
-        return shard
-
-    def _on_lost(self, shard: Shard) -> None:
-        self.lost.append(shard.number)
-        self.core.drop(shard)
 
     async def worker(
         self,

@@ -149,42 +149,62 @@ async def test_a_worker_that_comes_back_keeps_what_it_names_and_no_more() -> Non
 
 async def test_two_owners_the_loser_releases_nothing_and_drops_the_shard() -> None:
     log = MemoryShardLog()
-    async with MemoryNode(log) as loser:
+    async with MemoryNode(log, name="loser") as loser:
+        loser.others.alive.add("winner")
         worker, outlet = await loser.worker(MAIL)
         await loser.doors.submit(MAIL, jobs())
         await until(outlet.tokens)
         token = outlet.tokens()[0]
-        async with MemoryNode(log, refs=(MAIL,)) as winner:
+        async with MemoryNode(log, refs=(MAIL,), name="winner") as winner:
             submit = asyncio.create_task(loser.doors.submit(MAIL, jobs()))
             await worker.receive([done(1, token)])
             with pytest.raises(Unavailable):
                 await submit
-            assert loser.lost == [1]
+            assert loser.core.counters.shards_lost == 1
             assert len(outlet.tokens()) == 1
             assert outlet.of(12) == []
             assert outlet.closed is not None
             assert outlet.closed[0] == 4002
+            for _ in range(100):
+                await asyncio.sleep(0)
             with pytest.raises(Unavailable):
                 await loser.doors.submit(MAIL, jobs())
+            assert loser.ownership.missing == [1]
             assert await loser.doors.job(token[:16]) is None
             moved, again = await winner.worker(MAIL, running=token)
             assert again.of(10)[0][1]["kept"] == token
             await moved.receive([done(1, token)])
             await until(lambda: again.of(12) == [[12, 1, b""]])
             assert winner.doors.queue_counts(MAIL) == (0, 0, 0)
+            assert winner.core.counters.shards_lost == 0
 
 
-async def test_a_shard_that_comes_back_finds_its_workers() -> None:
+async def test_a_shard_whose_new_owner_died_is_taken_back_with_its_workers() -> None:
     log = MemoryShardLog()
     async with MemoryNode(log, (1, 2), (MAIL, SLOW)) as node:
         _, outlet = await node.worker(MAIL, SLOW)
-        node.core.shards[1].on_fenced()
+        async with MemoryNode(log, (1,), (MAIL,), name="short-lived") as other:
+            await other.doors.submit(MAIL, jobs())
         with pytest.raises(Unavailable):
             await node.doors.submit(MAIL, jobs())
+        await until(lambda: 1 in node.core.shards)
+        assert node.core.shards[1].epoch == 3
         await node.doors.submit(SLOW, jobs())
-        await node.take_over(1)
         await node.doors.submit(MAIL, jobs())
-        await until(lambda: len(outlet.tokens()) == 2)
+        await until(lambda: len(outlet.tokens()) == 3)
+
+
+async def test_a_shard_with_broken_state_is_rebuilt_from_its_log() -> None:
+    async with MemoryNode(MemoryShardLog(), refs=(MAIL,)) as node:
+        ids = await node.doors.submit(MAIL, jobs())
+        broken = node.core.shards[1]
+        node.core.queue(MAIL).index = 99
+        await node.worker(MAIL)
+        await until(lambda: node.core.shards.get(1) not in (None, broken))
+        await until(lambda: node.doors.queue_counts(MAIL) == (0, 0, 1))
+        found = await node.doors.job(ids)
+        assert found is not None
+        assert node.failed == []
 
 
 async def test_admission_closes_and_completions_still_come_in() -> None:

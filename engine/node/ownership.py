@@ -1,0 +1,175 @@
+"""Which shards this node owns: taken at the start, dropped when they are lost, taken again.
+
+    absent --take--> owned --fenced, or its state in doubt--> lost
+                       ^                                       |
+                       |     its owner by the log is us, or nobody alive
+                       '---------------------------------------'
+                             otherwise: left to its owner, looked at again every RETAKE_LOOK_S
+
+Who owns a shard is what its log says: the newest `owned` event. A node that lost a shard to a
+living one does not fight for it. Tries are bounded: a shard that cannot be taken RETAKE_TRIES_MAX
+times in a row stops the node, for then something is wrong that no further try mends.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+import msgpack
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.journal.journal import Journal
+from taskforge_server.engine.journal.log import ShardLog
+from taskforge_server.engine.journal.projector import Projector
+from taskforge_server.engine.journal.rounds import TableSource
+from taskforge_server.engine.journal.takeover import Taken, Taker
+from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.node.core import Core
+from taskforge_server.engine.shard.keys import KeyEntry
+from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.ext.pure.table import ShardTable
+
+log = logging.getLogger(__name__)
+
+OWNED = 10
+VERSION_AND_CHECKSUM_BYTES = 5
+
+
+class Presence(Protocol):
+    """Who is there."""
+
+    async def is_alive(self, node_id: str) -> bool:
+        """Whether this node has lately been seen; True when that cannot be known."""
+        ...
+
+
+class Ownership:
+    """Takes shards, and lets them go."""
+
+    def __init__(
+        self,
+        node_id: str,
+        core: Core,
+        journal: Journal,
+        projector: Projector,
+        shard_log: ShardLog,
+        taker: Taker[ShardTable],
+        presence: Presence,
+        read_queues: Callable[[], Awaitable[Iterable[QueueRef]]],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._node_id = node_id
+        self._core = core
+        self._journal = journal
+        self._projector = projector
+        self._log = shard_log
+        self._taker = taker
+        self._presence = presence
+        self._read_queues = read_queues
+        self._failed = failed
+        self._sources: dict[Shard, TableSource] = {}
+        self._retaking: dict[int, asyncio.Task[None]] = {}
+        self.wanted: frozenset[int] = frozenset()
+        """The shards that should be ours."""
+
+    @property
+    def missing(self) -> list[int]:
+        """Shards that should be ours and are not."""
+        return sorted(self.wanted - self._core.shards.keys())
+
+    async def take_all(self, shards: Iterable[int]) -> None:
+        """Take these shards over, some at once; queues of a shard are served when it is there."""
+        self.wanted = frozenset(shards)
+        await self._refresh()
+        ordered = sorted(self.wanted)
+        groups = [
+            ordered[start :: limits.TAKEOVERS_AT_ONCE_MAX]
+            for start in range(min(limits.TAKEOVERS_AT_ONCE_MAX, len(ordered)))
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            for group in groups:
+                tasks.create_task(self._take(group))
+
+    async def stop(self) -> None:
+        """Take nothing any more."""
+        for task in self._retaking.values():
+            task.cancel()
+        await asyncio.gather(*self._retaking.values(), return_exceptions=True)
+
+    async def _refresh(self) -> None:
+        for ref in await self._read_queues():
+            self._core.refs[ref.id] = ref
+
+    async def _take(self, shards: Iterable[int]) -> None:
+        for taken in await self._taker.take(shards):
+            self._adopt(taken)
+            await asyncio.sleep(0)
+
+    def _adopt(self, taken: Taken[ShardTable]) -> None:
+        shard = Shard(taken.table.shard, taken.table, taken.epoch, self._on_lost)
+        for project_id, key, body_hash, ids, at_us in taken.keys:
+            entry = KeyEntry(shard.number, taken.head_lsn, body_hash, ids, at_us)
+            self._core.keys.remember(project_id, key, entry)
+        self._sources[shard] = taken.source
+        self._projector.add(taken.source)
+        self._core.adopt(shard, self._core.refs.values())
+        log.debug(
+            "shard %d is ours in epoch %d: %d jobs loaded, %d events replayed",
+            shard.number,
+            taken.epoch,
+            taken.jobs_loaded,
+            taken.events_replayed,
+        )
+
+    def _on_lost(self, shard: Shard) -> None:
+        log.warning("shard %d is lost", shard.number)
+        self._journal.forget(shard)
+        self._core.drop(shard)
+        source = self._sources.pop(shard, None)
+        if source is not None:
+            self._projector.remove(source)
+        if shard.number in self.wanted and shard.number not in self._retaking:
+            task = asyncio.create_task(self._retake(shard), name=f"retake {shard.number}")
+            self._retaking[shard.number] = task
+            task.add_done_callback(lambda _: self._retaking.pop(shard.number, None))
+
+    async def _retake(self, lost: Shard) -> None:
+        number, tries, owner = lost.number, 0, ""
+        while tries < limits.RETAKE_TRIES_MAX:
+            try:
+                owner = await self._owner(number, lost.lost_lsn) or owner
+                if owner not in ("", self._node_id) and await self._presence.is_alive(owner):
+                    await asyncio.sleep(limits.RETAKE_LOOK_S)
+                    continue
+                await self._refresh()
+                await self._take([number])
+                log.info("shard %d is ours again", number)
+                return
+            except Unavailable as error:
+                log.warning("shard %d cannot be taken now: %s", number, error)
+                await asyncio.sleep(limits.RETAKE_PAUSE_S)
+            except Exception as error:
+                tries += 1
+                log.exception("shard %d cannot be taken", number)
+                if tries == limits.RETAKE_TRIES_MAX:
+                    self._failed(error)
+                    return
+                await asyncio.sleep(limits.RETAKE_PAUSE_S)
+
+    async def _owner(self, number: int, after_lsn: int) -> str:
+        """Who took the shard after this lsn; empty when nobody did, or the row is gone."""
+        owner = ""
+        async for row in self._log.read(number, after_lsn):
+            owner = owner_in(row.body) or owner
+        return owner
+
+
+def owner_in(body: bytes) -> str:
+    """The node that an `owned` event of this sound body names; empty when it has none."""
+    unpacker = msgpack.Unpacker(max_buffer_size=len(body))
+    unpacker.feed(memoryview(body)[VERSION_AND_CHECKSUM_BYTES:])
+    unpacker.unpack()
+    first = unpacker.unpack()  # an owner's first event stands alone in its row
+    return str(first[1]) if first[0] == OWNED else ""

@@ -1,0 +1,2 @@
+-- The time now, not that of the start of a transaction.
+SELECT clock_timestamp()
