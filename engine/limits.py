@@ -291,6 +291,9 @@ QUERY_FIELDS_MAX: Final = 32
 BODY_READ_S: Final = 30.0
 """A body that takes longer is given up, so that slow senders hold nothing for long."""
 
+LINGER_S: Final = 5.0
+"""How long the rest of a refused body is read and dropped, so that its sender sees the answer."""
+
 IDLE_CONNECTION_S: Final = 300.0
 IDLE_SWEEP_S: Final = 15.0
 """Connections that say nothing for this long are closed; longer than the pools of common clients
@@ -327,11 +330,11 @@ HELLO_WAIT_S: Final = 10.0
 STREAM_MESSAGE_BYTES_MAX: Final = 4 * MIB
 """A frame of a worker: completions with results of 1 MiB, and room around them."""
 
-STREAM_FRAMES_AT_ONCE_MAX: Final = 64
-"""Frames of a worker that are handed on together."""
-
 STREAM_OUT_BYTES_MAX: Final = 64 * MIB
 """Frames that wait for a worker that reads slowly; beyond, its connection is closed."""
+
+STREAM_PING_S: Final = 20.0
+"""A worker that says nothing is asked whether it is there; half of this later it is taken for gone."""
 
 STREAM_CLOSE_S: Final = 2.0
 """What the worker's half of a close gets."""

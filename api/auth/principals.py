@@ -1,0 +1,197 @@
+"""Who calls: an API key in, a principal out.
+
+    text ──SHA-256──► hash ──cache──► Principal
+                              │ miss, or half of its life over
+                              └──keys──► row ──► Principal, or remembered as unknown
+
+The cache is keyed by the hash, so that how long a comparison takes says nothing of a key. An entry
+is believed for PRINCIPAL_TTL_S, within which a revoked or expired key stops working; from half of
+that on one look-up in the background renews it, so that callers in between need not wait. Keys that
+are not there are remembered too, apart, so that guesses cannot push out the good ones.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.errors import PermissionDenied, Unauthenticated, Unavailable
+from taskforge_server.engine.model.tenant import ALL_PERMISSIONS, ApiKey, Project
+
+log = logging.getLogger(__name__)
+
+QUEUES_READ: Final = "queues:read"
+QUEUES_WRITE: Final = "queues:write"
+JOBS_SUBMIT: Final = "jobs:submit"
+JOBS_READ: Final = "jobs:read"
+JOBS_WRITE: Final = "jobs:write"
+WORKERS_CONNECT: Final = "workers:connect"
+PERMISSIONS: Final = (
+    QUEUES_READ,
+    QUEUES_WRITE,
+    JOBS_SUBMIT,
+    JOBS_READ,
+    JOBS_WRITE,
+    WORKERS_CONNECT,
+)
+
+
+class KeyReader(Protocol):
+    """The rows of API keys."""
+
+    async def find(self, text: str) -> ApiKey | None:
+        """The key with this text, expired or not."""
+        ...
+
+
+class ProjectReader(Protocol):
+    """The rows of projects."""
+
+    async def get(self, project_id: bytes) -> Project: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller that is known: what it belongs to and what it may do."""
+
+    project_id: bytes
+    organization_id: bytes
+    key_id: bytes
+    permissions: frozenset[str]
+
+    def may(self, permission: str) -> bool:
+        return permission in self.permissions
+
+    def require(self, permission: str) -> None:
+        """PermissionDenied unless the key has it."""
+        if permission not in self.permissions:
+            raise PermissionDenied(f"this API key lacks the permission {permission}")
+
+
+@dataclass(slots=True)
+class _Entry:
+    principal: Principal
+    key_expires_at: datetime | None
+    renew_s: float
+    expires_s: float
+
+
+def bearer(header: str | None) -> str:
+    """The key in an `Authorization` header; Unauthenticated if it holds none."""
+    if header is None:
+        raise Unauthenticated
+    scheme, _, text = header.partition(" ")
+    text = text.strip()
+    if scheme.lower() != "bearer" or not text:
+        raise Unauthenticated("the Authorization header must read `Bearer <API key>`")
+    if len(text) > limits.API_KEY_BYTES_MAX or not text.isascii() or not text.isprintable():
+        raise Unauthenticated("this is no API key")
+    return text
+
+
+def digest(text: str) -> bytes:
+    """What the cache knows a key by."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+class Authenticator:
+    """Turns API keys into principals."""
+
+    def __init__(
+        self,
+        keys: KeyReader,
+        projects: ProjectReader,
+        *,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._keys = keys
+        self._projects = projects
+        self._monotonic_s = monotonic_s
+        self._now = now
+        self._known: dict[bytes, _Entry] = {}
+        self._unknown: dict[bytes, float] = {}
+        self._lookups: dict[bytes, asyncio.Task[Principal]] = {}
+
+    def cached(self, key: bytes, text: str) -> Principal | None:
+        """Who has the key with this digest, if that is known and fresh; never waits."""
+        entry = self._known.get(key)
+        if entry is None:
+            return None
+        now_s = self._monotonic_s()
+        if now_s >= entry.renew_s:
+            if now_s >= entry.expires_s:
+                return None
+            if key not in self._lookups and len(self._lookups) < limits.LOOKUPS_AT_ONCE_MAX:
+                self._begin(key, text)
+        if entry.key_expires_at is not None and self._now() > entry.key_expires_at:
+            return None
+        return entry.principal
+
+    async def authenticate(self, header: str | None) -> Principal:
+        """Who calls, by the `Authorization` header; Unauthenticated."""
+        text = bearer(header)
+        key = digest(text)
+        known = self.cached(key, text)
+        if known is not None:
+            return known
+        if self._unknown.get(key, 0.0) > self._monotonic_s():
+            raise Unauthenticated("this API key is not valid")
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            if len(self._lookups) >= limits.LOOKUPS_AT_ONCE_MAX:
+                raise Unavailable(limits.UNAVAILABLE_RETRY_S)
+            lookup = self._begin(key, text)
+        # A caller that gives up must not take the look-up from the others.
+        return await asyncio.shield(lookup)
+
+    def forget(self) -> None:
+        """Look everything up again: some key has changed."""
+        self._known.clear()
+        self._unknown.clear()
+
+    def _begin(self, key: bytes, text: str) -> asyncio.Task[Principal]:
+        lookup = asyncio.create_task(self._look_up(key, text))
+        self._lookups[key] = lookup
+        lookup.add_done_callback(lambda task: self._ended(key, task))
+        return lookup
+
+    def _ended(self, key: bytes, lookup: asyncio.Task[Principal]) -> None:
+        self._lookups.pop(key, None)
+        if not lookup.cancelled() and (error := lookup.exception()) is not None:
+            # Retrieved here, for look-ups that nobody waits for.
+            log.debug("look-up of an API key: %s", error)
+
+    async def _look_up(self, key: bytes, text: str) -> Principal:
+        row = await self._keys.find(text)
+        valid = row is not None and hmac.compare_digest(row.key_hash, key.hex())
+        if row is None or not valid or row.is_expired(self._now()):
+            self._known.pop(key, None)
+            _make_room(self._unknown, limits.UNKNOWN_KEYS_MAX)
+            self._unknown[key] = self._monotonic_s() + limits.UNKNOWN_KEY_TTL_S
+            raise Unauthenticated("this API key is not valid")
+        project = await self._projects.get(row.project_id)
+        granted = PERMISSIONS if ALL_PERMISSIONS in row.permissions else row.permissions
+        principal = Principal(row.project_id, project.organization_id, row.id, frozenset(granted))
+        now_s = self._monotonic_s()
+        if key not in self._known:
+            _make_room(self._known, limits.PRINCIPALS_MAX)
+        self._known[key] = _Entry(
+            principal,
+            row.expires_at,
+            now_s + limits.PRINCIPAL_TTL_S / 2,
+            now_s + limits.PRINCIPAL_TTL_S,
+        )
+        return principal
+
+
+def _make_room(cache: dict[bytes, _Entry] | dict[bytes, float], entries_max: int) -> None:
+    """Forget the oldest entry of a full cache."""
+    if len(cache) >= entries_max:
+        del cache[next(iter(cache))]

@@ -1,0 +1,238 @@
+"""From the bytes of a body to checked values, or to an error that names the field.
+
+    bytes ──text and depth──► ──repeated names, entries──► ──decode──► struct
+
+Nothing is decoded before its depth and the number of its entries are known to be within bounds. A
+batch is decoded in one go; only when that fails is each item decoded by itself, so that each that
+is wrong gets its own problem and the others are taken.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from taskforge_server.api.rest.media import Coding
+from taskforge_server.api.rest.schemas import (
+    JobBatch,
+    JobBatchPacked,
+    JobBatchRaw,
+    JobSubmit,
+    JobSubmitPacked,
+)
+from taskforge_server.api.service.submission import Checker, NewJob
+from taskforge_server.engine import limits
+from taskforge_server.engine.errors import CallerError, InvalidInput, TooLarge
+from taskforge_server.engine.model.base import invalid
+from taskforge_server.ext import bodyscan, jsontext
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+DEPTH_MAX = limits.JSON_DEPTH_MAX
+_JOB_DEPTH = 1
+_BATCH_DEPTH = 3
+_OWN_DEPTH_MAX = 3
+_NAMED = re.compile(r"^Object (?:missing required|contains unknown) field `(.*)`$", re.DOTALL)
+
+_decode_job = msgspec.json.Decoder(JobSubmit).decode
+_decode_batch = msgspec.json.Decoder(JobBatch).decode
+_decode_batch_raw = msgspec.json.Decoder(JobBatchRaw).decode
+_unpack_job = msgspec.msgpack.Decoder(JobSubmitPacked).decode
+_unpack_job_raw = msgspec.msgpack.Decoder(JobSubmit).decode
+_unpack_batch = msgspec.msgpack.Decoder(JobBatchPacked).decode
+_unpack_batch_raw = msgspec.msgpack.Decoder(JobBatchRaw).decode
+_unpack_any = msgspec.msgpack.Decoder().decode
+
+
+def decode(body: bytes, coding: Coding, kind: type[T]) -> T:
+    """A request of ours, but for submits."""
+    if coding is Coding.JSON:
+        check_json(body, DEPTH_MAX)
+        _refuse_repeats(body, bodyscan.scan_json(body, _OWN_DEPTH_MAX)[0])
+        return _decoded(lambda: msgspec.json.decode(body, type=kind))
+    _refuse_repeats(body, _scan_packed(body, _OWN_DEPTH_MAX, DEPTH_MAX)[0])
+    return _decoded(lambda: msgspec.msgpack.decode(body, type=kind))
+
+
+def take_job(body: bytes, coding: Coding, checker: Checker) -> None:
+    """The one job of a submit."""
+    if coding is Coding.JSON:
+        check_json(body, DEPTH_MAX + _JOB_DEPTH)
+        offset = bodyscan.scan_json(body, _JOB_DEPTH)[0]
+        if offset >= 0:
+            _refuse_repeats(body, offset)
+        try:
+            job = _decode_job(body)
+        except msgspec.DecodeError as error:
+            raise refusal(error) from None
+        checker.add(job, job.payload)
+        return
+    _refuse_repeats(body, _scan_packed(body, _JOB_DEPTH, DEPTH_MAX + _JOB_DEPTH)[0])
+    _take_packed(body, checker)
+
+
+def take_batch(body: bytes, coding: Coding, checker: Checker) -> int:
+    """The jobs of a batch; how many items it has. Refused ones are in `checker.refused`."""
+    if coding is Coding.JSON:
+        check_json(body, DEPTH_MAX + _BATCH_DEPTH)
+        offset, entries = bodyscan.scan_json(body, _BATCH_DEPTH)
+        _check_entries(entries, limits.BATCH_JOBS_MAX)
+        try:
+            if offset < 0:
+                return _take_all(_decode_batch(body).jobs, checker)
+        except msgspec.DecodeError:
+            pass  # some item is at fault: find out which
+        _refuse_repeats(body, bodyscan.scan_json(body, 1)[0])
+        items = _decoded(lambda: _decode_batch_raw(body)).jobs
+        return _take_each(items, checker, _take_text)
+    offset, entries = _scan_packed(body, _BATCH_DEPTH, DEPTH_MAX + _BATCH_DEPTH)
+    _check_entries(entries, limits.BATCH_JOBS_MSGPACK_MAX)
+    try:
+        if offset < 0:
+            return _take_all_packed(_unpack_batch(body).jobs, checker)
+    except msgspec.DecodeError:
+        pass  # some item is at fault, or its payload is no `bin`
+    _refuse_repeats(body, _scan_packed(body, 1, DEPTH_MAX + _BATCH_DEPTH)[0])
+    items = _decoded(lambda: _unpack_batch_raw(body)).jobs
+    return _take_each(items, checker, _take_packed_item)
+
+
+def _take_all(jobs: list[JobSubmit], checker: Checker) -> int:
+    add = checker.add
+    for place, job in enumerate(jobs):
+        try:
+            add(job, job.payload)
+        except CallerError as error:
+            checker.refused[place] = error
+    return _some(len(jobs))
+
+
+def _take_all_packed(jobs: list[JobSubmitPacked], checker: Checker) -> int:
+    add = checker.add
+    for place, job in enumerate(jobs):
+        try:
+            _check_payload(job.payload)
+            add(job, job.payload)
+        except CallerError as error:
+            checker.refused[place] = error
+    return _some(len(jobs))
+
+
+def _take_each(
+    items: list[msgspec.Raw], checker: Checker, take: Callable[[bytes, Checker], None]
+) -> int:
+    for place, item in enumerate(items):
+        try:
+            take(bytes(item), checker)
+        except CallerError as error:
+            checker.refused[place] = error
+    return _some(len(items))
+
+
+def _take_text(item: bytes, checker: Checker) -> None:
+    _refuse_repeats(item, bodyscan.scan_json(item, _JOB_DEPTH)[0])
+    try:
+        job = _decode_job(item)
+    except msgspec.DecodeError as error:
+        raise refusal(error) from None
+    checker.add(job, job.payload)
+
+
+def _take_packed_item(item: bytes, checker: Checker) -> None:
+    _refuse_repeats(item, _scan_packed(item, _JOB_DEPTH, DEPTH_MAX + _JOB_DEPTH)[0])
+    _take_packed(item, checker)
+
+
+def _take_packed(item: bytes, checker: Checker) -> None:
+    """A job in MessagePack, whatever its payload is."""
+    job: NewJob
+    try:
+        job = packed = _unpack_job(item)
+        payload = packed.payload
+    except msgspec.DecodeError:
+        try:
+            job = raw = _unpack_job_raw(item)
+        except msgspec.DecodeError as error:
+            raise refusal(error) from None
+        payload = _transcoded(raw.payload)
+    _check_payload(payload)
+    checker.add(job, payload)
+
+
+def _transcoded(raw: msgspec.Raw) -> bytes:
+    """A value of MessagePack as JSON text."""
+    try:
+        value: Any = _unpack_any(raw)
+        return json.dumps(
+            value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).encode()
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        raise InvalidInput(f"has no form in JSON: {error}", "payload") from None
+
+
+def _check_payload(payload: bytes) -> None:
+    try:
+        jsontext.check(payload, DEPTH_MAX)
+    except jsontext.JsonError as error:
+        raise InvalidInput(f"`bin` holds JSON text: {error}", "payload") from None
+
+
+def check_json(body: bytes, depth_max: int) -> None:
+    """One JSON text that can be stored, and not deeper than that."""
+    try:
+        jsontext.check(body, depth_max)
+    except jsontext.JsonError as error:
+        if error.reason == "nested too deep":
+            raise TooLarge(f"more than {DEPTH_MAX} levels of arrays and objects") from None
+        raise InvalidInput(str(error), code="malformed_body") from None
+
+
+def _scan_packed(body: bytes, depth: int, depth_max: int) -> tuple[int, int]:
+    try:
+        return bodyscan.scan_msgpack(body, depth, depth_max)
+    except bodyscan.DepthError:
+        raise TooLarge(f"more than {DEPTH_MAX} levels of arrays and maps") from None
+
+
+def _check_entries(entries: int, entries_max: int) -> None:
+    if entries > entries_max:
+        raise TooLarge(f"{entries} jobs: at most {entries_max} in one request", "jobs")
+
+
+def _some(count: int) -> int:
+    if not count:
+        raise InvalidInput("give at least one job", "jobs")
+    return count
+
+
+def _refuse_repeats(body: bytes, offset: int) -> None:
+    if offset < 0:
+        return
+    rest = body[offset : offset + limits.NAME_BYTES_SHOWN_MAX]
+    name = re.search(rb"[A-Za-z_]\w*", rest)
+    raise InvalidInput(
+        f"an object names a field twice, or hides it behind an escape, at byte {offset}",
+        name.group().decode() if name else None,
+        "repeated_field",
+    )
+
+
+def _decoded(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except msgspec.DecodeError as error:
+        raise refusal(error) from None
+
+
+def refusal(error: msgspec.DecodeError) -> InvalidInput:
+    """What msgspec says, as our error: the field at fault is named also where one is missing."""
+    if not isinstance(error, msgspec.ValidationError):
+        return InvalidInput(str(error), code="malformed_body")
+    refused = invalid(error)
+    named = _NAMED.match(refused.message)
+    if named is None:
+        return refused
+    parts = (refused.field, named.group(1)[: limits.NAME_BYTES_SHOWN_MAX])
+    return InvalidInput(refused.message[:256], ".".join(part for part in parts if part))

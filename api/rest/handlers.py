@@ -1,0 +1,296 @@
+"""What each operation does: from a checked call to the use case and back."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from taskforge_server.api.rest import views
+from taskforge_server.api.rest.bodies import decode, take_batch, take_job
+from taskforge_server.api.rest.media import Coding
+from taskforge_server.api.rest.problems import item_problem_of
+from taskforge_server.api.rest.routes import Call, Reply, answer
+from taskforge_server.api.rest.schemas import (
+    Health,
+    HeartbeatReply,
+    JobBatchReplyPacked,
+    JobPage,
+    JobsQuery,
+    JobSubmitted,
+    PageQuery,
+    QueueCreate,
+    QueuePage,
+    QueueSettingsUpdate,
+    QueueUpdate,
+    QueueView,
+    Readiness,
+    WaitQuery,
+    encode_json,
+    wait_s,
+)
+from taskforge_server.api.service.catalog import QueueCatalog, queue_key
+from taskforge_server.api.service.jobs import JobService
+from taskforge_server.api.service.ports import Engine
+from taskforge_server.api.service.queues import QueueService
+from taskforge_server.api.service.submission import Checker
+from taskforge_server.engine import limits
+from taskforge_server.engine.errors import InvalidInput, NotFound
+from taskforge_server.engine.model.queue import JobQueue, QueueSettings
+from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.store.job_queries import JobFilter
+from taskforge_server.ext.ids import uuid_bytes, uuid_text
+
+_ID_BYTES = 16
+_NO_ID = bytes(_ID_BYTES)
+_VISIBLE = re.compile(r"[\x21-\x7e]{1,255}\Z")
+REPLAY_HEADERS = {"Idempotent-Replay": "true"}
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the handlers work with."""
+
+    engine: Engine
+    queues: QueueService
+    jobs: JobService
+    catalog: QueueCatalog
+    registry: CollectorRegistry
+    ready: Callable[[], list[str]]
+    """What keeps the node from taking requests; nothing when it does."""
+    openapi: bytes
+    payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX_DEFAULT
+
+
+# Queues
+
+
+async def create_queue(services: Services, call: Call) -> Reply:
+    given = decode(call.body, call.body_coding, QueueCreate)
+    row = await services.queues.create(
+        call.principal.project_id, given.name, given.priority, given.settings
+    )
+    return answer(call, _queue_view(services, row))
+
+
+async def list_queues(services: Services, call: Call) -> Reply:
+    query: PageQuery = call.query
+    rows, cursor = await services.queues.page(call.principal.project_id, query.cursor, query.limit)
+    items = [_queue_view(services, row) for row in rows]
+    return answer(call, QueuePage(items=items, next_cursor=cursor))
+
+
+async def get_queue(services: Services, call: Call) -> Reply:
+    row = await services.queues.get(call.principal.project_id, call.params["queue"])
+    return answer(call, _queue_view(services, row))
+
+
+async def update_queue(services: Services, call: Call) -> Reply:
+    given = decode(call.body, call.body_coding, QueueUpdate)
+    wanted = given.settings
+    row = await services.queues.update(
+        call.principal.project_id,
+        call.params["queue"],
+        None if given.priority is UNSET else given.priority,
+        None if wanted is UNSET else lambda settings: _changed_settings(settings, wanted),
+    )
+    return answer(call, _queue_view(services, row))
+
+
+def _changed_settings(settings: QueueSettings, update: QueueSettingsUpdate) -> QueueSettings:
+    changes = _given(update)
+    if "retry_policy" in changes:
+        policy = changes["retry_policy"]
+        changes["retry_policy"] = msgspec.structs.replace(settings.retry_policy, **_given(policy))
+    return msgspec.structs.replace(settings, **changes)
+
+
+def _given(update: msgspec.Struct) -> dict[str, Any]:
+    fields = ((name, getattr(update, name)) for name in update.__struct_fields__)
+    return {name: value for name, value in fields if value is not UNSET}
+
+
+def _queue_view(services: Services, row: JobQueue) -> QueueView:
+    return views.queue_view(row, services.queues.counts(row))
+
+
+# Submits
+
+
+def checker_of(services: Services, key: str | None) -> Checker:
+    return Checker(services.engine.now_us(), services.payload_bytes_max, key)
+
+
+async def submit_job(services: Services, call: Call) -> Reply:
+    project_id = call.principal.project_id
+    queue = await services.catalog.find(project_id, queue_key(call.params["queue"]))
+    checker = checker_of(services, call.idempotency_key)
+    take_job(call.body, call.body_coding, checker)
+    ids, replayed = await services.jobs.submit(queue, checker.batch, _keyed(call))
+    query: WaitQuery = call.query
+    if seconds := wait_s(query.wait):
+        job, executions = await services.jobs.wait(project_id, ids, seconds)
+        reply = answer(call, views.job_details(job, executions, queue.name, call.coding))
+    else:
+        submitted = JobSubmitted(
+            id=uuid_text(ids), status="scheduled" if checker.scheduled else "pending"
+        )
+        reply = answer(call, submitted)
+    if replayed:
+        reply.headers = REPLAY_HEADERS
+    return reply
+
+
+async def submit_batch(services: Services, call: Call) -> Reply:
+    project_id = call.principal.project_id
+    queue = await services.catalog.find(project_id, queue_key(call.params["queue"]))
+    checker = checker_of(services, call.idempotency_key)
+    count = take_batch(call.body, call.body_coding, checker)
+    ids, replayed = await services.jobs.submit(queue, checker.batch, _keyed(call))
+    encode = _results_json if call.coding is Coding.JSON else _results_msgpack
+    reply = Reply(encode(count, ids, checker), call.route.status, call.coding.value)
+    if replayed:
+        reply.headers = REPLAY_HEADERS
+    return reply
+
+
+def _keyed(call: Call) -> KeyedRequest | None:
+    """The Idempotency-Key with what it was given for: method, path and body."""
+    if call.idempotency_key is None:
+        return None
+    return KeyedRequest(call.idempotency_key, call.request_hash())
+
+
+def _results_json(count: int, ids: bytes, checker: Checker) -> bytes:
+    """As `JobBatchReply`; written by hand, since it is most of what a good batch costs here."""
+    pending, scheduled = '","status":"pending"}', '","status":"scheduled"}'
+    waiting = checker.scheduled
+    parts = [
+        '{"id":"' + uuid_text(ids[at : at + _ID_BYTES]) + pending
+        for at in range(0, len(ids), _ID_BYTES)
+    ]
+    for place in waiting:
+        parts[place] = parts[place].replace(pending, scheduled)
+    if checker.refused:
+        taken = iter(parts)
+        parts = [
+            _refused_json(checker, place) if place in checker.refused else next(taken)
+            for place in range(count)
+        ]
+    return ('{"results":[' + ",".join(parts) + "]}").encode()
+
+
+def _refused_json(checker: Checker, place: int) -> str:
+    problem = encode_json(item_problem_of(checker.refused[place], place)).decode()
+    return '{"error":' + problem + "}"
+
+
+def _results_msgpack(count: int, ids: bytes, checker: Checker) -> bytes:
+    refused = checker.refused
+    if refused:
+        taken = iter(ids[at : at + _ID_BYTES] for at in range(0, len(ids), _ID_BYTES))
+        ids = b"".join(_NO_ID if place in refused else next(taken) for place in range(count))
+    errors = {place: item_problem_of(error, place) for place, error in refused.items()}
+    return msgspec.msgpack.encode(JobBatchReplyPacked(ids=ids, errors=errors))
+
+
+def check_idempotency_key(text: str | None) -> str | None:
+    """The key of a request, if it has one."""
+    if text is not None and not _VISIBLE.match(text):
+        raise InvalidInput("1 to 255 visible ASCII characters", "Idempotency-Key")
+    return text
+
+
+# Jobs
+
+
+async def list_jobs(services: Services, call: Call) -> Reply:
+    query: JobsQuery = call.query
+    project_id = call.principal.project_id
+    wanted = JobFilter(
+        statuses=None if query.status is None else (query.status,),
+        job_type=query.job_type,
+        created_from=query.created_after,
+        created_before=query.created_before,
+    )
+    jobs, cursor = await services.jobs.page(
+        project_id, query.queue, wanted, query.cursor, query.limit
+    )
+    names = {
+        queue_id: await services.jobs.queue_name(project_id, queue_id)
+        for queue_id in {job["queue_id"] for job in jobs}
+    }
+    items = [views.job_view(job, names[job["queue_id"]], call.coding) for job in jobs]
+    return answer(call, JobPage(items=items, next_cursor=cursor))
+
+
+async def get_job(services: Services, call: Call) -> Reply:
+    query: WaitQuery = call.query
+    found = await services.jobs.wait(call.principal.project_id, _job_id(call), wait_s(query.wait))
+    return await _details(services, call, found)
+
+
+async def cancel_job(services: Services, call: Call) -> Reply:
+    found = await services.jobs.cancel(call.principal.project_id, _job_id(call))
+    return await _details(services, call, found)
+
+
+async def retry_job(services: Services, call: Call) -> Reply:
+    found = await services.jobs.retry(call.principal.project_id, _job_id(call))
+    return await _details(services, call, found)
+
+
+async def _details(
+    services: Services, call: Call, found: tuple[dict[str, Any], list[dict[str, Any]]]
+) -> Reply:
+    job, executions = found
+    queue = await services.jobs.queue_name(call.principal.project_id, job["queue_id"])
+    return answer(call, views.job_details(job, executions, queue, call.coding))
+
+
+def _job_id(call: Call) -> bytes:
+    try:
+        return uuid_bytes(call.params["job_id"])
+    except ValueError:
+        raise NotFound("this is no job id", "job_id", code="job_not_found") from None
+
+
+# Workers
+
+
+async def heartbeat(services: Services, call: Call) -> Reply:
+    try:
+        worker_id = uuid_bytes(call.params["worker_id"])
+    except ValueError:
+        raise NotFound("this is no worker id", "worker_id", code="worker_not_found") from None
+    if not services.engine.heartbeat(worker_id, call.principal.project_id):
+        raise NotFound("no such worker here: connect anew", "worker_id", code="worker_not_found")
+    return answer(call, HeartbeatReply())
+
+
+# The process
+
+
+METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+
+async def openapi(services: Services, call: Call) -> Reply:
+    return Reply(services.openapi)
+
+
+async def healthz(services: Services, call: Call) -> Reply:
+    return answer(call, Health())
+
+
+async def readyz(services: Services, call: Call) -> Reply:
+    reasons = services.ready()
+    value = Readiness(ready=not reasons, reasons=reasons)
+    return answer(call, value, 503 if reasons else 200)
+
+
+async def metrics(services: Services, call: Call) -> Reply:
+    return Reply(generate_latest(services.registry), content_type=METRICS_TYPE)

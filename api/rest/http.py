@@ -1,0 +1,235 @@
+"""From an HTTP request to a handler and back: routing, credentials, codings, bodies, problems.
+
+    request ──route──► ──credentials──► ──query, headers──► ──body──► Call ──handler──► Reply
+
+Every refusal on the way is a problem document. What a request may make the server hold is known
+before it is read: a declared length is compared with the bound of its route, and the bodies that
+are being read share one budget.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import web
+from aiohttp.web_exceptions import HTTPException
+
+from taskforge_server.api.auth.principals import Authenticator, Principal
+from taskforge_server.api.rest.bodies import refusal
+from taskforge_server.api.rest.handlers import Services, check_idempotency_key
+from taskforge_server.api.rest.media import Coding, body_coding, check_encoding, reply_coding
+from taskforge_server.api.rest.problems import CONTENT_TYPE, encoded, headers_of, problem_of
+from taskforge_server.api.rest.routes import Call, MethodNotAllowedError, Reply, Route, Router
+from taskforge_server.engine import limits
+from taskforge_server.engine.errors import (
+    CallerError,
+    InternalError,
+    InvalidInput,
+    Overloaded,
+    TaskForgeError,
+    TooLarge,
+)
+
+log = logging.getLogger(__name__)
+
+NOBODY = Principal(bytes(16), bytes(16), bytes(16), frozenset())
+SERVER = "TaskForge"
+
+Stream = Callable[[web.BaseRequest, Principal], Awaitable[web.StreamResponse]]
+"""Takes over the connection of a worker."""
+
+Learn = Callable[[web.BaseRequest, Call], None]
+"""Is told of requests that were answered as they should be."""
+
+
+class Response(web.Response):
+    """An answer that says when the whole of it is with the transport."""
+
+    on_sent: Callable[[], None] | None = None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        if self.on_sent is not None:
+            self.on_sent()
+
+
+class Bodies:
+    """The budget of the bodies that are being read."""
+
+    def __init__(self, bytes_max: int = limits.BODIES_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self.bytes_held = 0
+
+    def hold(self, count: int) -> None:
+        """Overloaded when there is no room for so many bytes more."""
+        if self.bytes_held + count > self._bytes_max:
+            raise Overloaded(limits.OVERLOAD_RETRY_S, "too many large bodies at once")
+        self.bytes_held += count
+
+    def release(self, count: int) -> None:
+        self.bytes_held -= count
+
+
+class Api:
+    """The REST interface behind the HTTP server."""
+
+    def __init__(
+        self,
+        routes: tuple[Route, ...],
+        services: Services,
+        authenticator: Authenticator,
+        stream: Stream,
+        learn: Learn = lambda request, call: None,
+    ) -> None:
+        """`stream` gets requests of routes without a handler, with their principal."""
+        self._router = Router(routes)
+        self._services = services
+        self._authenticator = authenticator
+        self._stream = stream
+        self._learn = learn
+        self._bodies = Bodies()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; never raises for what a caller can do."""
+        try:
+            path, _, query = request.raw_path.partition("?")
+            route, params = self._router.find(request.method, path)
+            principal = NOBODY
+            if route.permission is not None:
+                header = request.headers.get("Authorization")
+                principal = await self._authenticator.authenticate(header)
+                principal.require(route.permission)
+            if route.handler is None:
+                return await self._stream(request, principal)
+            call = self._call(request, route, path, query, principal, params)
+            if route.body is not None or request.body_exists:
+                return await self._with_body(request, call)
+            return response(await route.handler(self._services, call))
+        except TaskForgeError as error:
+            return self._refused(error)
+        except HTTPException as error:
+            return response_of(CallerError("malformed_request", error.reason or "bad request"))
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return response_of(InternalError())
+
+    def _call(
+        self,
+        request: web.BaseRequest,
+        route: Route,
+        path: str,
+        query: str,
+        principal: Principal,
+        params: dict[str, str],
+    ) -> Call:
+        headers = request.headers
+        of_body = Coding.JSON
+        if route.body is not None:
+            check_encoding(headers.get("Content-Encoding"))
+            of_body = body_coding(headers.get("Content-Type"))
+        of_reply = of_body
+        if route.reply_type is None:
+            of_reply = reply_coding(headers.get("Accept"), of_body)
+        key = check_idempotency_key(headers.get("Idempotency-Key")) if route.idempotent else None
+        return Call(
+            route, path, principal, params, _query(route, query), b"", of_body, of_reply, key
+        )
+
+    async def _with_body(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+        """Read the body, and hold its share of the budget until the handler is through with it."""
+        bytes_max = call.route.body_bytes_max
+        declared = request.content_length
+        if declared is not None and declared > bytes_max:
+            raise TooLarge(f"a body of {declared} bytes: at most {bytes_max} here")
+        held = bytes_max if declared is None else declared
+        self._bodies.hold(held)
+        try:
+            call.body = await read_body(request, bytes_max)
+            assert call.route.handler is not None
+            reply = await call.route.handler(self._services, call)
+        finally:
+            self._bodies.release(held)
+        answer = response(reply)
+        if reply.status < 400:
+            self._learn(request, call)
+        return answer
+
+    @staticmethod
+    def _refused(error: TaskForgeError) -> Response:
+        if isinstance(error, InternalError):
+            log.error("a request failed: %s", error, exc_info=error)
+        return response_of(error)
+
+
+async def read_body(request: web.BaseRequest, bytes_max: int) -> bytes:
+    """The whole body; 413 beyond the bound, 408 when it does not come."""
+    content = request.content
+    if content.is_eof():
+        # All of it came with the head: no timer for the usual case.
+        whole = content.read_nowait()
+        if len(whole) > bytes_max:
+            raise TooLarge(f"at most {bytes_max} bytes here")
+        return whole
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.BODY_READ_S):
+            while part := await content.readany():
+                size += len(part)
+                if size > bytes_max:
+                    raise TooLarge(f"at most {bytes_max} bytes here")
+                parts.append(part)
+    except TimeoutError:
+        message = f"the body did not come within {limits.BODY_READ_S:g} s"
+        raise CallerError("request_timeout", message) from None
+    return b"".join(parts)
+
+
+def _query(route: Route, text: str) -> Any:
+    """The query string as the route's struct; 422 names the parameter."""
+    if not text:
+        return route.query()
+    values: dict[str, str] = {}
+    try:
+        pairs = parse_qsl(
+            text,
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=limits.QUERY_FIELDS_MAX,
+        )
+    except (ValueError, UnicodeDecodeError):
+        raise InvalidInput("the query string is malformed", code="malformed_request") from None
+    for name, value in pairs:
+        if name in values:
+            raise InvalidInput("given twice", name)
+        if "\0" in value:
+            raise InvalidInput("U+0000 cannot be stored", name)
+        values[name] = value
+    try:
+        return msgspec.convert(values, route.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise refusal(error) from None
+
+
+def response(reply: Reply) -> Response:
+    """A reply as the HTTP server takes it."""
+    headers = {"Content-Type": reply.content_type, "Server": SERVER, **reply.headers}
+    return Response(body=reply.body, status=reply.status, headers=headers)
+
+
+def response_of(error: TaskForgeError) -> Response:
+    """The problem document of an error."""
+    return response(problem_reply(error))
+
+
+def problem_reply(error: TaskForgeError) -> Reply:
+    """The same before it is a response."""
+    problem = problem_of(error)
+    headers = headers_of(error)
+    if isinstance(error, MethodNotAllowedError):
+        headers["Allow"] = error.allowed
+    return Reply(encoded(problem), problem.status, CONTENT_TYPE, headers)

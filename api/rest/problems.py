@@ -1,0 +1,164 @@
+"""What can go wrong at the REST interface: RFC 9457 problem documents with stable codes.
+
+One catalogue, used where errors become answers, in the OpenAPI document and in the reference:
+
+    code ──► status, title, what it means and what to do
+
+An error of ours brings its own code. A code that the catalogue lacks falls back to the status of
+its class, so that a new error of the engine is never a 500 by mistake.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+from taskforge_server.engine.errors import (
+    Conflict,
+    EnvironmentalError,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    TaskForgeError,
+    TooLarge,
+    Unauthenticated,
+)
+
+TYPE_PREFIX = "https://taskforge.dev/problems/"
+CONTENT_TYPE = "application/problem+json"
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A refusal or a failure. Programs compare `code`; people read `detail`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    field: Annotated[
+        str | None, msgspec.Meta(description="the input at fault", examples=["jobs[3].priority"])
+    ] = None
+
+
+class ItemProblem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Why one item of a batch was refused; the others were not."""
+
+    status: int
+    detail: str
+    code: str
+    field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of problem."""
+
+    code: str
+    status: int
+    title: str
+    about: str
+
+
+KINDS = {
+    kind.code: kind
+    for kind in (
+        Kind("malformed_body", 400, "Malformed body", "The body is not valid JSON or MessagePack."),
+        Kind("malformed_request", 400, "Malformed request", "The request is not valid HTTP."),
+        Kind("repeated_field", 400, "Repeated field", "An object names a field twice."),
+        Kind("unauthenticated", 401, "Not authenticated", "Give a valid API key."),
+        Kind("permission_denied", 403, "Not allowed", "The key lacks the permission."),
+        Kind("not_found", 404, "Not found", "There is nothing at this path."),
+        Kind("queue_not_found", 404, "No such queue", "This project has no queue like that."),
+        Kind("job_not_found", 404, "No such job", "This project has no job with this id."),
+        Kind("worker_not_found", 404, "No such worker", "It is not connected: connect anew."),
+        Kind("method_not_allowed", 405, "Method not allowed", "See the `Allow` header."),
+        Kind("not_acceptable", 406, "Not acceptable", "Answers are JSON or MessagePack."),
+        Kind("request_timeout", 408, "Request timeout", "The body did not come in time."),
+        Kind("conflict", 409, "Conflict", "The state of the thing does not allow this."),
+        Kind("queue_name_taken", 409, "Queue exists", "The project has a queue of this name."),
+        Kind("too_many_queues", 409, "Too many queues", "The project has as many as it may."),
+        Kind("job_not_cancellable", 409, "Not cancellable", "Only a job that waits can be."),
+        Kind("job_not_retryable", 409, "Not retryable", "Only failed or cancelled jobs can be."),
+        Kind(
+            "idempotency_key_reused",
+            409,
+            "Idempotency-Key reused",
+            "The key came with another request before.",
+        ),
+        Kind("too_large", 413, "Too large", "More bytes, items or levels than allowed."),
+        Kind(
+            "unsupported_media_type",
+            415,
+            "Unsupported media type",
+            "Send uncompressed JSON or MessagePack, and name it in `Content-Type`.",
+        ),
+        Kind("invalid_input", 422, "Invalid input", "`field` says which input, `detail` why."),
+        Kind("upgrade_required", 426, "Upgrade required", "This path wants a WebSocket."),
+        Kind("overloaded", 429, "Overloaded", "Come back after `Retry-After` seconds."),
+        Kind("internal", 500, "Internal error", "Our fault; the server's log says why."),
+        Kind("unavailable", 503, "Unavailable", "Come back after `Retry-After` seconds."),
+    )
+}
+
+_FALLBACKS: tuple[tuple[type[TaskForgeError], str], ...] = (
+    (NotFound, "not_found"),
+    (Conflict, "conflict"),
+    (TooLarge, "too_large"),
+    (Unauthenticated, "unauthenticated"),
+    (PermissionDenied, "permission_denied"),
+    (InvalidInput, "invalid_input"),
+    (Overloaded, "overloaded"),
+    (EnvironmentalError, "unavailable"),
+)
+
+_encode = msgspec.json.Encoder().encode
+
+
+def kind_of(error: TaskForgeError) -> Kind:
+    """The kind that an error belongs to."""
+    known = KINDS.get(error.code)
+    if known is not None:
+        return known
+    for cls, code in _FALLBACKS:
+        if isinstance(error, cls):
+            return KINDS[code]
+    return KINDS["internal"]
+
+
+def problem_of(error: TaskForgeError) -> Problem:
+    """The document that says what the error says."""
+    kind = kind_of(error)
+    code = kind.code if kind.status == 500 else error.code
+    return Problem(
+        type=TYPE_PREFIX + code,
+        title=kind.title,
+        status=kind.status,
+        detail=error.message,
+        code=code,
+        field=error.field,
+    )
+
+
+def item_problem_of(error: TaskForgeError, place: int) -> ItemProblem:
+    """The same for one item of a batch: its field is named from the body on."""
+    field = f"jobs[{place}]" if error.field is None else f"jobs[{place}].{error.field}"
+    return ItemProblem(
+        status=kind_of(error).status, detail=error.message, code=error.code, field=field
+    )
+
+
+def encoded(problem: Problem) -> bytes:
+    """As the body of an answer."""
+    return _encode(problem)
+
+
+def headers_of(error: TaskForgeError) -> dict[str, str]:
+    """What goes with the document."""
+    if isinstance(error, EnvironmentalError):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
+    return {}

@@ -1,0 +1,91 @@
+"""The HTTP server of a node: REST and worker streams behind one port.
+
+Whoever wires a node gives the services' ports; this builds the interface, listens and stops:
+
+    stop listening ──► close worker streams ──► answer what is under way ──► close connections
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from taskforge_server.api.auth.principals import Authenticator, KeyReader, ProjectReader
+from taskforge_server.api.rest.front import Door, step_aside
+from taskforge_server.api.rest.handlers import Services
+from taskforge_server.api.rest.openapi import document
+from taskforge_server.api.rest.table import ROUTES
+from taskforge_server.api.service.catalog import QueueCatalog
+from taskforge_server.api.service.jobs import JobService
+from taskforge_server.api.service.ports import Engine, JobReader, QueueRepository
+from taskforge_server.api.service.queues import QueueService
+from taskforge_server.api.stream.session import WorkerStreams
+from taskforge_server.engine import limits
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiPorts:
+    """What the interface stands on."""
+
+    engine: Engine
+    queues: QueueRepository
+    jobs: JobReader
+    keys: KeyReader
+    projects: ProjectReader
+    registry: CollectorRegistry
+    ready: Callable[[], list[str]]
+    """What keeps the node from taking requests; nothing when it does."""
+    payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX_DEFAULT
+
+
+class ApiServer:
+    """Listens from `start` to `stop`. `catalog` and `authenticator` are told what has changed."""
+
+    def __init__(self, ports: ApiPorts) -> None:
+        self.catalog = QueueCatalog(ports.queues)
+        self.authenticator = Authenticator(ports.keys, ports.projects)
+        self.streams = WorkerStreams(ports.engine, self.catalog, step_aside)
+        services = Services(
+            engine=ports.engine,
+            queues=QueueService(ports.engine, ports.queues, self.catalog),
+            jobs=JobService(ports.engine, ports.jobs, self.catalog),
+            catalog=self.catalog,
+            registry=ports.registry,
+            ready=ports.ready,
+            openapi=msgspec.json.encode(document(ROUTES)),
+            payload_bytes_max=ports.payload_bytes_max,
+        )
+        self._door = Door(
+            services,
+            self.authenticator,
+            self.streams.handle,
+        )
+        self._listener: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+        """Listen; returns the port, which is a free one for 0."""
+        self._listener = await asyncio.get_running_loop().create_server(
+            self._door,
+            host,
+            port,
+            backlog=limits.CONNECTIONS_BACKLOG,
+            reuse_port=reuse_port or None,
+        )
+        self._door.start()
+        bound: int = self._listener.sockets[0].getsockname()[1]
+        log.info("listening on %s port %d", host, bound)
+        return bound
+
+    async def stop(self, timeout_s: float = limits.DRAIN_S) -> None:
+        """Take no more connections, and end those that are there after what they wait for."""
+        if self._listener is not None:
+            self._listener.close()
+        await self.streams.stop()
+        await self._door.stop(timeout_s)
+        if self._listener is not None:
+            await self._listener.wait_closed()

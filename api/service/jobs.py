@@ -1,0 +1,121 @@
+"""Jobs: submit, look at, wait for, cancel, retry.
+
+A client reads its own writes: the owner's memory is asked first, the tables, which follow a moment
+later, for what memory has let go of. Lists read the tables alone.
+"""
+
+from taskforge_server.api.service.catalog import QueueCatalog, queue_key
+from taskforge_server.api.service.ports import Engine, JobDict, JobReader
+from taskforge_server.engine.errors import Conflict, NotFound
+from taskforge_server.engine.model.job import FINAL
+from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.store.job_queries import JobFilter
+from taskforge_server.ext.ids import time_ms_of
+from taskforge_server.ext.pure.table import SubmitBatch
+
+_ID_BYTES = 16
+
+
+class JobService:
+    """The use cases of jobs; each sees one project only."""
+
+    def __init__(self, engine: Engine, jobs: JobReader, catalog: QueueCatalog) -> None:
+        self.engine = engine
+        self._jobs = jobs
+        self._catalog = catalog
+
+    async def submit(
+        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None
+    ) -> tuple[bytes, bool]:
+        """The ids, once the jobs are durable; and whether it was a repetition that got the ids of
+        the first time. Conflict when the first time other items of the batch were refused."""
+        if not batch.count:
+            return b"", False
+        since_ms = self.engine.now_us() // 1000
+        ids = await self.engine.submit(queue, batch, key)
+        if key is None:
+            return ids, False
+        if len(ids) != batch.count * _ID_BYTES:
+            raise Conflict(
+                "the first request with this Idempotency-Key had another number of valid jobs",
+                "Idempotency-Key",
+            )
+        # New ids are never older than the request.
+        return ids, time_ms_of(ids[:_ID_BYTES]) < since_ms
+
+    async def get(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
+        """The job and its executions, the oldest first; NotFound."""
+        live = await self.engine.job(job_id)
+        if live is not None:
+            job, executions = live
+            if job["project_id"] != project_id:
+                raise _not_found()
+            if len(executions) >= job["attempt"]:
+                return live
+            stored = await self._jobs.get(project_id, job_id)
+            if stored is None:
+                return live
+            return job, merged(stored[1], executions)
+        stored = await self._jobs.get(project_id, job_id)
+        if stored is None:
+            raise _not_found()
+        return stored
+
+    async def wait(
+        self, project_id: bytes, job_id: bytes, timeout_s: float
+    ) -> tuple[JobDict, list[JobDict]]:
+        """The job when it has ended, or as it is when the time is over; NotFound."""
+        found = await self.get(project_id, job_id)
+        if timeout_s > 0 and found[0]["status"] not in FINAL:
+            await self.engine.wait_finished(job_id, timeout_s)
+            found = await self.get(project_id, job_id)
+        return found
+
+    async def page(
+        self,
+        project_id: bytes,
+        queue: str | None,
+        wanted: JobFilter,
+        cursor: str | None,
+        rows_max: int,
+    ) -> tuple[list[JobDict], str | None]:
+        """A page of the tables, the newest job first, and the cursor of the next one."""
+        if queue is not None:
+            queue_ids = [(await self._catalog.find(project_id, queue_key(queue))).id]
+        else:
+            queue_ids = await self._catalog.ids(project_id)
+        return await self._jobs.page(queue_ids, wanted, cursor, rows_max)
+
+    async def cancel(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
+        """End a job that waits; NotFound, Conflict."""
+        try:
+            await self.engine.cancel(job_id, project_id)
+        except NotFound:
+            # It may have ended long ago: that is a conflict, not an unknown job.
+            job, _ = await self.get(project_id, job_id)
+            raise Conflict(
+                f"only a job that waits can be cancelled: this one is {job['status']}",
+                code="job_not_cancellable",
+            ) from None
+        return await self.get(project_id, job_id)
+
+    async def retry(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
+        """Let a job that failed or was cancelled run again; NotFound, Conflict."""
+        job, executions = await self.get(project_id, job_id)
+        return await self.engine.requeue(job), executions
+
+    async def queue_name(self, project_id: bytes, queue_id: bytes) -> str:
+        """The name of the queue that a job is in."""
+        return (await self._catalog.find(project_id, queue_id)).name
+
+
+def merged(stored: list[JobDict], live: list[JobDict]) -> list[JobDict]:
+    """Executions of both, by attempt; memory knows better."""
+    by_attempt = {entry["attempt_number"]: entry for entry in stored}
+    by_attempt |= {entry["attempt_number"]: entry for entry in live}
+    return [by_attempt[number] for number in sorted(by_attempt)]
+
+
+def _not_found() -> NotFound:
+    return NotFound("this project has no such job", "job_id", code="job_not_found")

@@ -1,0 +1,114 @@
+"""What the use cases need of others. Whoever wires a node gives real ones.
+
+    Engine            decides about jobs and remembers the live ones
+    QueueRepository   the rows of queues
+    JobReader         jobs and executions as the tables have them, a moment behind the engine
+
+A job and an execution are dicts with the keys of `ext.table.ShardTable.get` and `executions`: ids
+are bytes, times are microseconds since the Unix epoch with 0 for none, JSON is undecoded bytes.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from taskforge_server.engine.actors.ports import Hello, Outlet, WorkerInlet
+from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
+from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.store.job_queries import JobFilter
+from taskforge_server.ext.pure.table import SubmitBatch
+
+JobDict = dict[str, Any]
+
+
+class Engine(Protocol):
+    """The node, as its doors see it."""
+
+    def now_us(self) -> int: ...
+
+    async def submit(
+        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None = None
+    ) -> bytes:
+        """Durable when it returns: the ids, 16 bytes each. Raises Overloaded, Unavailable,
+        KeyConflict."""
+        ...
+
+    async def job(self, job_id: bytes) -> tuple[JobDict, list[JobDict]] | None:
+        """The job and the executions in the owner's memory; None: ask the tables."""
+        ...
+
+    async def wait_finished(self, job_id: bytes, timeout_s: float) -> None:
+        """Returns at the end of the job or of the time."""
+        ...
+
+    async def cancel(self, job_id: bytes, project_id: bytes) -> JobDict:
+        """Raises NotFound when no such job waits, Conflict."""
+        ...
+
+    async def requeue(self, job: JobDict) -> JobDict:
+        """A failed or cancelled job runs again; Conflict."""
+        ...
+
+    def queue_changed(self, queue: QueueRef) -> None: ...
+
+    def queue_counts(self, queue: QueueRef) -> tuple[int, int, int]:
+        """Pending, scheduled, processing."""
+        ...
+
+    async def attach_worker(
+        self, hello: Hello, project_id: bytes, queues: Sequence[QueueRef], outlet: Outlet
+    ) -> WorkerInlet:
+        """Begin or take up a worker's session; the welcome goes through the outlet."""
+        ...
+
+    def heartbeat(self, worker_id: bytes, project_id: bytes) -> bool:
+        """Extend the worker's leases; False when it is not known."""
+        ...
+
+
+class QueueRepository(Protocol):
+    """The queues of projects."""
+
+    async def create(
+        self, project_id: bytes, name: str, priority: int, settings: QueueSettings
+    ) -> JobQueue:
+        """Conflict when the name is taken."""
+        ...
+
+    async def get(self, project_id: bytes, queue: bytes | str) -> JobQueue:
+        """By id (bytes) or name; NotFound."""
+        ...
+
+    async def page(
+        self, project_id: bytes, cursor: str | None = None, rows_max: int = ...
+    ) -> tuple[list[JobQueue], str | None]:
+        """In the order of names, with the cursor of the next page; InvalidInput."""
+        ...
+
+    async def update(
+        self,
+        project_id: bytes,
+        queue_id: bytes,
+        *,
+        priority: int | None = None,
+        settings: QueueSettings | None = None,
+    ) -> JobQueue:
+        """What is None stays; NotFound."""
+        ...
+
+
+class JobReader(Protocol):
+    """Jobs in the tables."""
+
+    async def get(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]] | None:
+        """The job with its executions, the oldest first."""
+        ...
+
+    async def page(
+        self,
+        queue_ids: Sequence[bytes],
+        wanted: JobFilter,
+        cursor: str | None = None,
+        rows_max: int = ...,
+    ) -> tuple[list[JobDict], str | None]:
+        """The newest first, with the cursor of the next page; InvalidInput."""
+        ...

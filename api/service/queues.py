@@ -1,0 +1,63 @@
+"""Queues: make, list, look at, change."""
+
+from collections.abc import Callable
+
+from taskforge_server.api.service.catalog import QueueCatalog, queue_key
+from taskforge_server.api.service.ports import Engine, QueueRepository
+from taskforge_server.engine.errors import InvalidInput
+from taskforge_server.engine.model.queue import JobQueue, QueueSettings
+
+
+class QueueService:
+    """The use cases of queues; each sees one project only."""
+
+    def __init__(self, engine: Engine, queues: QueueRepository, catalog: QueueCatalog) -> None:
+        self._engine = engine
+        self._queues = queues
+        self._catalog = catalog
+
+    async def create(
+        self, project_id: bytes, name: str, priority: int, settings: QueueSettings
+    ) -> JobQueue:
+        """A new queue; Conflict when the name is taken."""
+        if isinstance(queue_key(name), bytes):
+            raise InvalidInput("must not read like an id", "name")
+        settings.check_relations("settings.")
+        row = await self._queues.create(project_id, name, priority, settings)
+        self._catalog.changed(project_id, row.id)
+        self._engine.queue_changed(self._catalog.learn(row))
+        return row
+
+    async def get(self, project_id: bytes, queue: str) -> JobQueue:
+        """The queue with this name or id, as its row stands; NotFound."""
+        ref = await self._catalog.find(project_id, queue_key(queue))
+        row = await self._queues.get(project_id, ref.id)
+        self._catalog.learn(row)
+        return row
+
+    async def page(
+        self, project_id: bytes, cursor: str | None, rows_max: int
+    ) -> tuple[list[JobQueue], str | None]:
+        """A page in the order of names, and the cursor of the next one."""
+        return await self._queues.page(project_id, cursor, rows_max)
+
+    async def update(
+        self,
+        project_id: bytes,
+        queue: str,
+        priority: int | None,
+        change: Callable[[QueueSettings], QueueSettings] | None,
+    ) -> JobQueue:
+        """Change what is given; running attempts keep what they started with."""
+        ref = await self._catalog.find(project_id, queue_key(queue))
+        settings: QueueSettings | None = None
+        if change is not None:
+            settings = change((await self._queues.get(project_id, ref.id)).settings)
+            settings.check_relations("settings.")
+        row = await self._queues.update(project_id, ref.id, priority=priority, settings=settings)
+        self._engine.queue_changed(self._catalog.learn(row))
+        return row
+
+    def counts(self, row: JobQueue) -> tuple[int, int, int]:
+        """How many jobs are pending, scheduled, processing."""
+        return self._engine.queue_counts(row.ref())
