@@ -1,0 +1,3 @@
+"""Finished attempts inside the slot table; nothing of it is visible to Python."""
+
+class Attempts: ...

@@ -1,0 +1,1 @@
+"""Rows of binary COPY, for the slot table; nothing of it is visible to Python."""

@@ -1,0 +1,355 @@
+"""Rows of `jobs` and `job_executions` as binary COPY, written from and read into the slot table.
+
+    row = number of columns (int16), then per column: length (int32, -1 for NULL) and the value
+
+All words are big endian; times are microseconds since 2000. Column orders are those of the tables.
+"""
+import struct
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcmp, memcpy, memset
+
+import msgpack
+
+from taskforge_server.ext.buf cimport buf_need, tf_be64, tf_rd16, tf_rd32, tf_rd64, w8, w16, w32, w64, wmem
+from taskforge_server.ext.attempts cimport RUN_FAILED, RUN_RETRYING, RUN_STARTED, RUN_SUCCEEDED
+from taskforge_server.ext.ids cimport execution_id_into
+from taskforge_server.ext.slots cimport (
+    CANCELLED, FAILED, FREE, PENDING, PROCESSING, SCHEDULED, SUCCEEDED, Blob,
+)
+
+cdef enum:
+    JOB_COLUMNS = 31
+    ATTEMPT_COLUMNS = 12
+    FIXED_BYTES = 640         # all of a row but its texts
+
+cdef int64_t PG_EPOCH_US = 946684800000000
+cdef int TEXT_OID = 25
+OPTION_COLUMNS = ("idempotency_key", "unique_key", "group_key", "tags")
+
+cdef char **STATUS = [b"", b"pending", b"scheduled", b"processing", b"succeeded", b"failed", b"cancelled"]
+cdef uint32_t *STATUS_SIZE = [0, 7, 9, 10, 9, 6, 9]
+cdef char **RUN_STATUS = [b"", b"started", b"succeeded", b"retrying", b"failed"]
+cdef uint32_t *RUN_STATUS_SIZE = [0, 7, 9, 8, 6]
+
+
+cdef inline void null(Buf *b) noexcept:
+    w32(b, 0xffffffff)
+
+
+cdef inline void uuid(Buf *b, uint64_t hi, uint64_t lo) noexcept:
+    w32(b, 16)
+    w64(b, hi)
+    w64(b, lo)
+
+
+cdef inline void text(Buf *b, const void *p, uint32_t n) noexcept:
+    w32(b, n)
+    wmem(b, p, n)
+
+
+cdef inline void moment(Buf *b, int64_t us) noexcept:
+    """A timestamptz; 0 is NULL."""
+    if us:
+        w32(b, 8)
+        w64(b, <uint64_t>(us - PG_EPOCH_US))
+    else:
+        null(b)
+
+
+cdef inline void int2(Buf *b, uint16_t v) noexcept:
+    w32(b, 2)
+    w16(b, v)
+
+
+cdef inline void int4(Buf *b, uint32_t v) noexcept:
+    w32(b, 4)
+    w32(b, v)
+
+
+cdef inline void int8(Buf *b, int64_t v) noexcept:
+    w32(b, 8)
+    w64(b, <uint64_t>v)
+
+
+cdef inline void jsonb(Buf *b, const Blob *blob) noexcept:
+    if blob == NULL:
+        null(b)
+    else:
+        w32(b, blob.size + 1)
+        w8(b, 1)
+        wmem(b, blob.data, blob.size)
+
+
+cdef inline void raw16(Buf *b, bytes value) noexcept:
+    if value is None:
+        null(b)
+    else:
+        text(b, PyBytes_AS_STRING(value), 16)
+
+
+cdef bytes option_columns(Blob *options):
+    """The four columns that the options map fills, ready for the row; no tags are NULL."""
+    named = msgpack.unpackb(options.data[:options.size])
+    parts = []
+    for name in OPTION_COLUMNS:
+        value = named.get(name)
+        if value is None or value == []:
+            parts.append(b"\xff\xff\xff\xff")
+        elif name == "tags":
+            items = [item.encode() for item in value]
+            array = struct.pack(">iiiii", 1, 0, TEXT_OID, len(items), 1)
+            array += b"".join(struct.pack(">i", len(item)) + item for item in items)
+            parts.append(struct.pack(">i", len(array)) + array)
+        else:
+            data = value.encode()
+            parts.append(struct.pack(">i", len(data)) + data)
+    return b"".join(parts)
+
+
+cdef int put_job_row(
+    Buf *out, const Job *job, int shard, uint64_t queue_hi, uint64_t queue_lo, uint64_t project_hi,
+    uint64_t project_lo, bytes type_name, bytes worker_id, str reason) except -1:
+    """One row; `worker_id` and `reason` are None where the state has none."""
+    cdef bint running = job.state == PROCESSING
+    cdef uint32_t type_size = <uint32_t>PyBytes_GET_SIZE(type_name)
+    cdef bytes options = None if job.options == NULL else option_columns(<Blob *>job.options)
+    cdef bytes why = None if reason is None else reason.encode()
+    cdef Py_ssize_t more = FIXED_BYTES + type_size + job.payload.size
+    cdef double timeout_s
+    cdef uint64_t word
+    if job.output != NULL:
+        more += job.output.size
+    if options is not None:
+        more += PyBytes_GET_SIZE(options)
+    if why is not None:
+        more += PyBytes_GET_SIZE(why)
+    buf_need(out, more)
+    w16(out, JOB_COLUMNS)
+    uuid(out, job.id_hi, job.id_lo)
+    uuid(out, queue_hi, queue_lo)
+    uuid(out, project_hi, project_lo)
+    text(out, PyBytes_AS_STRING(type_name), type_size)
+    jsonb(out, job.payload)
+    text(out, STATUS[job.state], STATUS_SIZE[job.state])
+    int4(out, 9 - <uint32_t>(job.key >> 60))
+    moment(out, job.due_us)
+    int8(out, job.created_us - PG_EPOCH_US)
+    int8(out, job.updated_us - PG_EPOCH_US)
+    moment(out, job.started_us)
+    moment(out, job.updated_us if job.state >= SUCCEEDED else 0)
+    int2(out, <uint16_t>shard)
+    int8(out, job.lsn)
+    if running:
+        int8(out, job.lease_lsn)
+        raw16(out, worker_id)
+    else:
+        null(out)
+        null(out)
+    int2(out, job.attempts)
+    int2(out, job.crashes)
+    int2(out, job.max_attempts)
+    if job.timeout_ms:
+        timeout_s = job.timeout_ms / 1000.0
+        memcpy(&word, &timeout_s, 8)
+        int8(out, <int64_t>word)
+    else:
+        null(out)
+    moment(out, job.deadline_us if running else 0)
+    jsonb(out, job.output if job.state == SUCCEEDED else NULL)
+    jsonb(out, job.output if job.state != SUCCEEDED else NULL)
+    if job.state == FAILED and why is not None:
+        text(out, PyBytes_AS_STRING(why), <uint32_t>PyBytes_GET_SIZE(why))
+    else:
+        null(out)
+    if options is None:
+        null(out)
+        null(out)
+        null(out)
+        null(out)
+    else:
+        wmem(out, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
+    null(out)
+    if job.state == CANCELLED and why is not None:
+        text(out, PyBytes_AS_STRING(why), <uint32_t>PyBytes_GET_SIZE(why))
+    else:
+        null(out)
+    null(out)
+    return 0
+
+
+cdef int put_attempt_row(Buf *out, const Attempt *run, int shard, bytes worker_id) except -1:
+    """One row of an attempt, running or over."""
+    cdef uint64_t hi, lo
+    cdef bint good = run.status == RUN_SUCCEEDED
+    buf_need(out, 320 + (0 if run.output == NULL else run.output.size))
+    execution_id_into(run.job_hi, run.job_lo, run.number, run.started_us, &hi, &lo)
+    w16(out, ATTEMPT_COLUMNS)
+    uuid(out, hi, lo)
+    uuid(out, run.job_hi, run.job_lo)
+    raw16(out, worker_id)
+    text(out, RUN_STATUS[run.status], RUN_STATUS_SIZE[run.status])
+    if good and run.output != NULL:
+        text(out, run.output.data, run.output.size)
+    else:
+        null(out)
+    int4(out, run.number)
+    # The start is a time even when it is the epoch itself.
+    int8(out, run.started_us - PG_EPOCH_US)
+    moment(out, run.finished_us)
+    int8(out, run.started_us - PG_EPOCH_US)
+    jsonb(out, NULL if good else run.output)
+    int2(out, <uint16_t>shard)
+    int8(out, run.lsn)
+    return 0
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+cdef Py_ssize_t row_end(const unsigned char *data, Py_ssize_t at, Py_ssize_t size) noexcept:
+    """Where the row that begins at `at` ends; -1: the data end within it; -2: it is no row."""
+    cdef int columns, i, n
+    if at + 2 > size:
+        return -1
+    columns = <short>tf_rd16(data + at)
+    if columns < 0:
+        return -2
+    at += 2
+    for i in range(columns):
+        if at + 4 > size:
+            return -1
+        n = <int>tf_rd32(data + at)
+        at += 4
+        if n > 0:
+            at += n
+    return at if at <= size else -1
+
+
+cdef struct Cell:
+    const unsigned char *p
+    int size
+
+
+cdef inline Cell cell(const unsigned char **at) noexcept:
+    cdef Cell c
+    c.size = <int>tf_rd32(at[0])
+    c.p = at[0] + 4
+    at[0] += 4
+    if c.size >= 0:
+        at[0] += c.size
+    else:
+        c.p = NULL
+    return c
+
+
+cdef inline int64_t cell_time(Cell c) noexcept:
+    return 0 if c.p == NULL else <int64_t>tf_rd64(c.p) + PG_EPOCH_US
+
+
+cdef inline int64_t cell_int8(Cell c) noexcept:
+    return 0 if c.p == NULL else <int64_t>tf_rd64(c.p)
+
+
+cdef inline uint16_t cell_int2(Cell c) noexcept:
+    return 0 if c.p == NULL else tf_rd16(c.p)
+
+
+cdef int sized(Cell c, int size) except -1:
+    if c.size != size and c.p != NULL:
+        raise ValueError(f"a damaged row: {c.size} bytes where {size} must stand")
+    return 0
+
+
+cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
+    """One whole row of an unfinished job; ValueError for anything else."""
+    cdef Cell cells[JOB_COLUMNS]
+    cdef int i
+    cdef double timeout_s
+    cdef uint64_t word
+    cdef Job *job = &row.job
+    if tf_rd16(p) != JOB_COLUMNS:
+        raise ValueError(f"a row of {tf_rd16(p)} columns, not {JOB_COLUMNS}")
+    p += 2
+    for i in range(JOB_COLUMNS):
+        cells[i] = cell(&p)
+    for i in (0, 1, 2, 15):
+        sized(cells[i], 16)
+    for i in (7, 8, 9, 10, 11, 13, 14, 19, 20):
+        sized(cells[i], 8)
+    for i in (12, 16, 17, 18):
+        sized(cells[i], 2)
+    sized(cells[6], 4)
+    for i in (0, 1, 2, 3, 4, 5, 6, 8, 9, 13):
+        if cells[i].p == NULL:
+            raise ValueError(f"a damaged row: column {i} is NULL")
+    memset(row, 0, sizeof(JobRow))
+    job.id_hi = tf_rd64(cells[0].p)
+    job.id_lo = tf_rd64(cells[0].p + 8)
+    row.queue_hi = tf_rd64(cells[1].p)
+    row.queue_lo = tf_rd64(cells[1].p + 8)
+    row.project_hi = tf_rd64(cells[2].p)
+    row.project_lo = tf_rd64(cells[2].p + 8)
+    row.type = cells[3].p
+    row.type_size = cells[3].size
+    row.payload = cells[4].p + 1
+    row.payload_size = cells[4].size - 1
+    for i in range(PENDING, PROCESSING + 1):
+        if cells[5].size == <int>STATUS_SIZE[i] and not memcmp(cells[5].p, STATUS[i], cells[5].size):
+            job.state = i
+    if job.state == FREE:
+        raise ValueError(f"a job that is {cells[5].p[:cells[5].size].decode()}, not unfinished")
+    if cells[4].size < 1 or cells[4].p[0] != 1:
+        raise ValueError("jsonb of an unknown version")
+    row.priority = <int>tf_rd32(cells[6].p)
+    if not 0 <= row.priority <= 9:
+        raise ValueError(f"a damaged row: priority {row.priority}")
+    job.due_us = cell_time(cells[7])
+    job.created_us = cell_time(cells[8])
+    job.updated_us = cell_time(cells[9])
+    job.started_us = cell_time(cells[10])
+    job.lsn = cell_int8(cells[13])
+    job.lease_lsn = cell_int8(cells[14])
+    if cells[15].p != NULL:
+        row.has_worker = True
+        row.worker_hi = tf_rd64(cells[15].p)
+        row.worker_lo = tf_rd64(cells[15].p + 8)
+    job.attempts = cell_int2(cells[16])
+    job.crashes = cell_int2(cells[17])
+    job.max_attempts = cell_int2(cells[18])
+    if cells[19].p != NULL:
+        word = tf_rd64(cells[19].p)
+        memcpy(&timeout_s, &word, 8)
+        job.timeout_ms = <uint32_t>(timeout_s * 1000 + 0.5)
+    job.deadline_us = cell_time(cells[20])
+    if cells[22].p != NULL:
+        row.output = cells[22].p + 1
+        row.output_size = cells[22].size - 1
+    for i in range(4):
+        row.columns[i] = cells[24 + i].p
+        row.column_sizes[i] = 0 if cells[24 + i].p == NULL else cells[24 + i].size
+    return 0
+
+
+cdef bytes options_of_row(const JobRow *row):
+    """The options map of these columns, its keys in their order; None when all are NULL."""
+    cdef int i
+    cdef Py_ssize_t at, size
+    named = {}
+    for i in range(4):
+        if row.columns[i] == NULL:
+            continue
+        data = row.columns[i][:row.column_sizes[i]]
+        if i < 3:
+            named[OPTION_COLUMNS[i]] = data.decode()
+            continue
+        dimensions, nulls, oid = struct.unpack_from(">iii", data)
+        if oid != TEXT_OID or nulls or dimensions not in (0, 1):
+            raise ValueError("tags are no one-dimensional text[]")
+        texts = []
+        at = 20
+        for _ in range(struct.unpack_from(">i", data, 12)[0] if dimensions else 0):
+            size = struct.unpack_from(">i", data, at)[0]
+            texts.append(data[at + 4:at + 4 + size].decode())
+            at += 4 + size
+        named["tags"] = texts
+    return msgpack.packb(named) if named else None

@@ -1,0 +1,91 @@
+"""The storage of one shard's live jobs: structs in chunks, found by id, listed by first unsaved change."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    FREE = 0
+    PENDING = 1
+    SCHEDULED = 2
+    PROCESSING = 3
+    SUCCEEDED = 4
+    FAILED = 5
+    CANCELLED = 6
+
+cdef enum:
+    F_DIRTY = 1       # has a change that no projection took yet; stands on the dirty list
+    F_ROW = 2         # a row of it may stand in `jobs`
+    F_RUN_ROW = 4     # a row of its running attempt may stand in `job_executions`
+    F_WATCHED = 8     # somebody waits for its end
+    F_LOADED = 16     # as its row says; events up to its lsn are in it already
+
+cdef enum:
+    NONE = 0xffffffff
+    CHUNK_BITS = 10
+    CHUNK = 1 << CHUNK_BITS
+
+cdef struct Blob:
+    uint32_t size
+    char data[4]
+
+cdef struct Job:
+    uint64_t id_hi
+    uint64_t id_lo
+    uint64_t key          # (9 - priority) << 60 | seq: the ready order
+    int64_t created_us
+    int64_t updated_us
+    int64_t due_us
+    int64_t started_us
+    int64_t deadline_us
+    int64_t lsn           # of its newest event
+    int64_t lease_lsn     # of the `started` event of the running attempt; 0 when it does not run
+    int64_t dirty_lsn     # of its oldest event that no projection took
+    int64_t dirty_us
+    Blob *payload
+    Blob *options
+    Blob *output          # the result, or the newest error
+    uint32_t worker
+    uint32_t timeout_ms
+    uint32_t prev         # dirty list
+    uint32_t next
+    uint16_t queue
+    uint16_t type
+    uint16_t attempts
+    uint16_t crashes
+    uint16_t max_attempts
+    uint16_t reason
+    uint8_t state
+    uint8_t flags
+    uint8_t under         # projections under way that hold it
+
+
+cdef Blob *blob_new(const void *data, Py_ssize_t size) except NULL
+cdef bytes blob_bytes(Blob *blob)
+
+
+cdef class Slots:
+    cdef Job **chunks
+    cdef uint32_t chunks_used
+    cdef uint32_t chunks_room
+    cdef uint32_t free_head       # chain through Job.next
+    cdef uint32_t *index          # open addressing: slot + 1, 0 empty
+    cdef uint32_t index_bits
+    cdef readonly uint32_t used
+    cdef readonly int64_t blob_bytes_used
+    cdef uint32_t dirty_head
+    cdef uint32_t dirty_tail
+    cdef readonly uint32_t dirty
+
+    cdef uint32_t new(self, uint64_t id_hi, uint64_t id_lo) except? NONE
+    cdef void free(self, uint32_t slot) noexcept
+    cdef uint32_t find(self, uint64_t id_hi, uint64_t id_lo) noexcept
+    cdef int set_blob(self, Blob **where, const void *data, Py_ssize_t size) except -1
+    cdef void drop_blob(self, Blob **where) noexcept
+    cdef void mark_dirty(self, uint32_t slot, int64_t lsn, int64_t now_us) noexcept
+    cdef void mark_clean(self, uint32_t slot) noexcept
+    cdef int _grow(self) except -1
+    cdef int _rehash(self, uint32_t bits) except -1
+    cdef void _index_put(self, uint32_t slot, uint64_t id_hi, uint64_t id_lo) noexcept
+    cdef void _index_drop(self, uint64_t id_hi, uint64_t id_lo) noexcept
+
+
+cdef inline Job *job_at(Slots slots, uint32_t slot) noexcept:
+    return &slots.chunks[slot >> CHUNK_BITS][slot & (CHUNK - 1)]

@@ -1,0 +1,3 @@
+"""Storage of the slot table; nothing of it is visible to Python."""
+
+class Slots: ...

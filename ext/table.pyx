@@ -1,0 +1,1762 @@
+"""One shard in memory: its live jobs, the events that wait for the log, and what the tables miss.
+
+    decisions ──event──► gathering batch ──take_batch──► log ──committed──► collect ──► Projection
+        │                                                                                  │
+        └──────────► slots, lanes, finished attempts ◄──────────────projected──────────────┘
+
+                submitted            started               succeeded, failed
+    (nothing) ─────────────► pending ───────► processing ────────────────────► succeeded, failed
+        │ submitted,         ▲  ▲ │              │   │ retried
+        │ due later      due │  │ └─ cancelled   │   │
+        └──────────────► scheduled ◄─────────────────┘         released: processing ──► pending
+                             └──── cancelled ────► cancelled   requeued: failed, cancelled ──► pending
+
+A job is dirty from its first event that no projection took, and freed when its final state is in the
+tables. The watermark says up to which lsn the tables know all; it never passes a dirty job.
+Invariant: an open job stands in exactly one heap: pending in the lane of its queue and type,
+scheduled in the due heap, processing in the run heap. A live decision and a replayed log row move a
+job through the same functions, so that fold(log) equals the live state.
+
+`pure/table.py` is the same in plain Python; tests/unit/ext/test_table_machine.py drives both.
+"""
+import zlib
+from collections import deque
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport int16_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy
+
+from taskforge_server.ext.attempts cimport (
+    RUN_FAILED, RUN_RETRYING, RUN_STARTED, RUN_SUCCEEDED,
+)
+from taskforge_server.ext.buf cimport (
+    buf_free, buf_init, buf_need, mp_array, mp_bin, mp_bin_head, mp_int, mp_map, mp_nil, mp_str,
+    mp_uint, put_raw, tf_be32, tf_be64, tf_rd16, tf_rd32, tf_rd64, w8, w64, wmem,
+)
+from taskforge_server.ext.ids cimport execution_id_into, shard_of_hi, splitmix64
+from taskforge_server.ext.rows cimport (
+    options_of_row, put_attempt_row, put_job_row, read_job_row, row_end,
+)
+from taskforge_server.ext.scan cimport (
+    scan_array, scan_bin, scan_bin_or_nil, scan_int, scan_range, scan_str,
+)
+from taskforge_server.ext.slots cimport (
+    CANCELLED, CHUNK_BITS, F_DIRTY, F_LOADED, F_ROW, F_RUN_ROW, F_WATCHED, FAILED, FREE, NONE,
+    PENDING, PROCESSING, SCHEDULED, SUCCEEDED, Blob, blob_bytes, blob_new, job_at,
+)
+
+cdef enum:
+    SUBMITTED_EVENT = 1
+    STARTED_EVENT = 2
+    SUCCEEDED_EVENT = 3
+    RETRIED_EVENT = 4
+    FAILED_EVENT = 5
+    RELEASED_EVENT = 6
+    CANCELLED_EVENT = 7
+    REQUEUED_EVENT = 8
+    KEYED_EVENT = 9
+    OWNED_EVENT = 10
+
+cdef enum:
+    HISTORY_NONE = 0
+    HISTORY_FAILED = 1
+    HISTORY_ALL = 2
+
+cdef enum:
+    BODY_VERSION = 1
+    BODY_HEAD_BYTES = 5
+    TOKEN_BYTES = 24
+    JOBS_FRAME = 11
+    FRAME_TYPES_MAX = 256
+    HELD_ATTEMPTS_MAX = 100
+    NAMES_MAX = 65535            # queues, types and reasons of one shard
+    EVENT_BYTES = 160            # the most that an event takes besides its texts
+
+cdef int64_t SLOT_BYTES = sizeof(Job) + 28     # with its position, heap entry and index
+cdef int64_t I64_MAX = 0x7fffffffffffffff
+cdef int64_t I32_MAX = 0x7fffffff
+cdef int64_t I16_MAX = 0x7fff
+cdef uint64_t NO_DEADLINE = <uint64_t>0xffffffffffffffff
+
+# The one transition table: the states, as bits, in which a job may make each move.
+cdef enum:
+    MAY_START = (1 << PENDING) | (1 << SCHEDULED)
+    MAY_END = 1 << PROCESSING
+    MAY_CANCEL = (1 << PENDING) | (1 << SCHEDULED)
+    MAY_REQUEUE = (1 << FAILED) | (1 << CANCELLED)
+
+STATES = ("free", "pending", "scheduled", "processing", "succeeded", "failed", "cancelled")
+RUN_STATES = ("", "started", "succeeded", "retrying", "failed")
+COPY_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
+
+
+class BodyError(ValueError):
+    """A log body that is damaged, of an unknown version, or out of its turn."""
+
+
+class TransitionError(RuntimeError):
+    """An illegal move: says the job, the state it is in, and the move that was tried."""
+
+    def __init__(self, job_id: bytes, status: str, move: str) -> None:
+        super().__init__(f"job {job_id.hex()} is {status}: it cannot be {move}")
+
+
+cdef int check(str name, value, int64_t low, int64_t high) except -1:
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}: not within {low} and {high}")
+    return 0
+
+
+cdef int check_id(str name, bytes value) except -1:
+    if value is None or PyBytes_GET_SIZE(value) != 16:
+        raise ValueError(f"{name} is not of 16 bytes")
+    return 0
+
+
+cdef inline bytes id_bytes(uint64_t hi, uint64_t lo):
+    cdef unsigned char raw[16]
+    tf_be64(raw, hi)
+    tf_be64(raw + 8, lo)
+    return PyBytes_FromStringAndSize(<char *>raw, 16)
+
+
+cdef inline const unsigned char *at(bytes data) noexcept:
+    return <const unsigned char *>PyBytes_AS_STRING(data)
+
+
+# --- jobs past the door ---------------------------------------------------------------------------
+
+cdef class SubmitBatch:
+    """Jobs past the door, not yet with ids; it owns copies of its bytes."""
+
+    def __cinit__(self):
+        buf_init(&self.content)
+
+    def __dealloc__(self):
+        buf_free(&self.content)
+        free(self.jobs)
+
+    def add(self, str job_type not None, payload, priority=0, due_us=0, timeout_ms=0,
+            max_attempts=0, bytes options=None):
+        """One more job. That payload is JSON and options are in order is the caller's duty.
+
+        Raises ValueError for a value out of its range, and then adds nothing.
+        """
+        cdef Py_buffer view
+        cdef Py_ssize_t type_size
+        cdef const char *name = PyUnicode_AsUTF8AndSize(job_type, &type_size)
+        PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
+        try:
+            check("priority", priority, 0, 9)
+            check("due_us", due_us, 0, I64_MAX)
+            check("timeout_ms", timeout_ms, 0, I32_MAX)
+            check("max_attempts", max_attempts, 0, I16_MAX)
+            self.add_raw(
+                name, type_size, view.buf, view.len, priority, due_us, timeout_ms, max_attempts,
+                NULL if options is None else PyBytes_AS_STRING(options),
+                0 if options is None else PyBytes_GET_SIZE(options),
+            )
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef int add_raw(
+        self, const void *type_name, Py_ssize_t type_size, const void *payload,
+        Py_ssize_t payload_size, long long priority, int64_t due_us, int64_t timeout_ms,
+        int64_t max_attempts, const void *options, Py_ssize_t options_size) except -1:
+        cdef NewJob *jobs
+        cdef NewJob *job
+        cdef NewJob *last
+        cdef Py_ssize_t room
+        check("bytes of job_type", type_size, 1, 255)
+        check("bytes of payload", payload_size, 1, I32_MAX)
+        if self.count == self.room:
+            room = max(1, self.room * 2)
+            jobs = <NewJob *>realloc(self.jobs, room * sizeof(NewJob))
+            if jobs == NULL:
+                raise MemoryError()
+            self.jobs = jobs
+            self.room = room
+        buf_need(&self.content, type_size + payload_size + options_size)
+        job = &self.jobs[self.count]
+        job.type_at = self.content.size
+        job.type_size = <uint32_t>type_size
+        last = job - 1
+        if self.count and last.type_size == job.type_size and not memcmp(
+                self.content.data + last.type_at, type_name, type_size):
+            job.type_at = last.type_at
+        else:
+            wmem(&self.content, type_name, type_size)
+        job.payload_at = self.content.size
+        job.payload_size = <uint32_t>payload_size
+        wmem(&self.content, payload, payload_size)
+        job.options_at = self.content.size
+        job.options_size = <uint32_t>options_size
+        job.has_options = options != NULL
+        if options_size:
+            wmem(&self.content, options, options_size)
+        job.due_us = due_us
+        job.timeout_ms = <uint32_t>timeout_ms
+        job.max_attempts = <uint16_t>max_attempts
+        job.priority = <uint8_t>priority
+        self.count += 1
+        self.bytes_total += payload_size + options_size
+        return 0
+
+
+# --- parts ------------------------------------------------------------------------------------------
+
+cdef class Lane:
+    """The ready jobs of one type in one queue."""
+
+
+cdef class QueueState:
+    """A queue as its shard sees it."""
+
+    cdef Lane lane(self, uint16_t kind, str name, Positions positions):
+        cdef Lane lane
+        while len(self.by_type) <= kind:
+            self.by_type.append(None)
+        lane = self.by_type[kind]
+        if lane is None:
+            lane = Lane()
+            lane.type = kind
+            lane.name = name
+            lane.heap = Heap(positions)
+            self.by_type[kind] = lane
+            self.lanes.append(lane)
+        return lane
+
+
+cdef class Names:
+    """The queues, types or workers that the gathering body names, in order of first use."""
+
+    def __dealloc__(self):
+        free(self.local_of)
+        free(self.used)
+
+    cdef int32_t index(self, uint32_t value) except -1:
+        cdef uint32_t room, i
+        cdef int32_t *local_of
+        cdef uint32_t *used
+        if value >= self.room:
+            room = max(64, (value + 1) * 2)
+            local_of = <int32_t *>realloc(self.local_of, room * sizeof(int32_t))
+            if local_of == NULL:
+                raise MemoryError()
+            for i in range(self.room, room):
+                local_of[i] = -1
+            self.local_of = local_of
+            self.room = room
+        if self.local_of[value] < 0:
+            if self.count == self.used_room:
+                room = max(16, self.used_room * 2)
+                used = <uint32_t *>realloc(self.used, room * sizeof(uint32_t))
+                if used == NULL:
+                    raise MemoryError()
+                self.used = used
+                self.used_room = room
+            self.used[self.count] = value
+            self.local_of[value] = self.count
+            self.count += 1
+        return self.local_of[value]
+
+    cdef void reset(self) noexcept:
+        cdef uint32_t i
+        for i in range(self.count):
+            self.local_of[self.used[i]] = -1
+        self.count = 0
+
+
+cdef class Projection:
+    """What the tables do not have yet, as rows of binary COPY without header and trailer."""
+
+    def __cinit__(self):
+        self.attempts = Attempts()
+        self.keys = []
+
+    def __dealloc__(self):
+        free(self.slots)
+        free(self.lsns)
+
+    @property
+    def rows(self):
+        jobs = self.jobs_copy_rows + self.jobs_merge_rows
+        return jobs + self.executions_copy_rows + self.executions_merge_rows
+
+
+# --- the table --------------------------------------------------------------------------------------
+
+cdef class ShardTable:
+    """The live jobs of one shard; see the module's text. Not for several threads."""
+
+    def __cinit__(self, int shard, seed):
+        self.shard = shard
+        self.gathering_lsn = 1
+        self.slots = Slots()
+        self.positions = Positions()
+        self.due_heap = Heap(self.positions)
+        self.run_heap = Heap(self.positions)
+        self.ids = IdSource(shard, seed)
+        self.nonce_state = <uint64_t>((seed ^ 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
+        self.queues, self.queue_ids, self.queue_index = [], [], {}
+        self.type_names, self.type_texts, self.type_index = [], [], {}
+        self.workers, self.worker_index = [], {}
+        self.reasons, self.reason_index = [None], {}
+        self.body_queues, self.body_types, self.body_workers = Names(), Names(), Names()
+        self.over = Attempts()
+        self.held, self.keys, self.under_way = {}, [], deque()
+        self.last_type = -1
+        buf_init(&self.events)
+
+    def __dealloc__(self):
+        buf_free(&self.events)
+
+    @property
+    def jobs_resident(self):
+        return self.slots.used
+
+    @property
+    def bytes_resident(self):
+        """Bytes of the jobs in memory: slots, index, heap entries, payloads, options, outputs."""
+        return self.slots.used * SLOT_BYTES + self.slots.blob_bytes_used
+
+    @property
+    def unprojected(self):
+        return self.slots.dirty + self.away
+
+    def adopt(self, int64_t head_lsn):
+        """The log's head is ours: all up to it is durable, the next batch goes above it."""
+        if self.gathered_events or head_lsn < self.gathering_lsn - 1:
+            raise ValueError(f"cannot adopt {head_lsn} at {self.gathering_lsn}")
+        self.committed_lsn = head_lsn
+        self.gathering_lsn = head_lsn + 1
+
+    # --- configuration ------------------------------------------------------------------------------
+
+    cdef int _queue_of(
+        self, uint64_t hi, uint64_t lo, uint64_t project_hi, uint64_t project_lo) except -1:
+        """The index of a queue; an unknown one is registered with defaults."""
+        cdef QueueState q
+        cdef bytes queue_id = id_bytes(hi, lo)
+        index = self.queue_index.get(queue_id)
+        if index is not None:
+            return index
+        check("number of queues", len(self.queues), 0, NAMES_MAX - 1)
+        q = QueueState()
+        q.id_hi, q.id_lo, q.project_hi, q.project_lo = hi, lo, project_hi, project_lo
+        q.name, q.history, q.lanes, q.by_type = b"", HISTORY_ALL, [], []
+        self.queues.append(q)
+        self.queue_index[queue_id] = len(self.queues) - 1
+        return len(self.queues) - 1
+
+    cdef QueueState _queue_at(self, object index):
+        check("queue index", index, 0, len(self.queues) - 1)
+        return self.queues[index]
+
+    def queue(self, bytes queue_id, bytes project_id, str name not None, timeout_ms, history):
+        """Define or update a queue; its index stays."""
+        cdef QueueState q
+        cdef int index
+        check_id("queue_id", queue_id)
+        check_id("project_id", project_id)
+        check("timeout_ms", timeout_ms, 0, I32_MAX)
+        check("history", history, HISTORY_NONE, HISTORY_ALL)
+        index = self._queue_of(tf_rd64(at(queue_id)), tf_rd64(at(queue_id) + 8), 0, 0)
+        q = self.queues[index]
+        q.project_hi, q.project_lo = tf_rd64(at(project_id)), tf_rd64(at(project_id) + 8)
+        q.name, q.timeout_ms, q.history = name.encode(), timeout_ms, history
+        return index
+
+    def worker(self, bytes worker_id):
+        """The index of a worker, registered if it is new."""
+        check_id("worker_id", worker_id)
+        index = self.worker_index.get(worker_id)
+        if index is None:
+            index = self.worker_index[worker_id] = len(self.workers)
+            self.workers.append(worker_id)
+        return index
+
+    cdef int _check_worker(self, object worker) except -1:
+        return check("worker index", worker, 0, len(self.workers) - 1)
+
+    cdef object _worker_id(self, uint32_t worker):
+        return None if worker == NONE else self.workers[worker]
+
+    cdef int _type_of(self, const void *name, Py_ssize_t size) except -1:
+        cdef bytes key
+        if self.last_type >= 0 and PyBytes_GET_SIZE(self.last_type_name) == size and not memcmp(
+                PyBytes_AS_STRING(self.last_type_name), name, size):
+            return self.last_type
+        key = PyBytes_FromStringAndSize(<const char *>name, size)
+        index = self.type_index.get(key)
+        if index is None:
+            check("number of job types", len(self.type_names), 0, NAMES_MAX - 1)
+            text = key.decode()
+            index = self.type_index[key] = len(self.type_names)
+            self.type_names.append(key)
+            self.type_texts.append(text)
+        self.last_type = index
+        self.last_type_name = key
+        return index
+
+    cdef int _reason_of(self, str reason) except -1:
+        if reason is None:
+            raise ValueError("no reason is given")
+        index = self.reason_index.get(reason)
+        if index is None:
+            check("number of reasons", len(self.reasons), 0, NAMES_MAX - 1)
+            index = self.reason_index[reason] = len(self.reasons)
+            self.reasons.append(reason)
+        return index
+
+    # --- the gathering batch ------------------------------------------------------------------------
+
+    cdef int _gather(self, int64_t now_us) except -1:
+        """Room for one more event, whose texts the caller makes room for."""
+        buf_need(&self.events, EVENT_BYTES)
+        if not self.gathered_events:
+            self.base_us = now_us
+        self.gathered_events += 1
+        return 0
+
+    cdef void _head(self, int fields, int kind, const Job *job) noexcept:
+        """Array header, kind and job id of an event."""
+        cdef Buf *b = &self.events
+        mp_array(b, fields)
+        w8(b, <uint8_t>kind)
+        mp_bin_head(b, 16)
+        w64(b, job.id_hi)
+        w64(b, job.id_lo)
+
+    def owned(self, str node not None, epoch, int64_t now_us):
+        """The first event of an ownership."""
+        cdef bytes name = node.encode()
+        self._gather(now_us)
+        mp_array(&self.events, 4)
+        w8(&self.events, OWNED_EVENT)
+        mp_str(&self.events, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        buf_need(&self.events, EVENT_BYTES)
+        mp_uint(&self.events, epoch)
+        mp_int(&self.events, now_us - self.base_us)
+
+    def keyed(self, bytes project_id, str key not None, bytes body_hash not None,
+              bytes ids not None, int64_t now_us):
+        """The request with this idempotency key made these jobs."""
+        cdef bytes text = key.encode()
+        check_id("project_id", project_id)
+        if PyBytes_GET_SIZE(ids) % 16:
+            raise ValueError(f"{PyBytes_GET_SIZE(ids)} bytes are no row of ids")
+        self._gather(now_us)
+        mp_array(&self.events, 6)
+        w8(&self.events, KEYED_EVENT)
+        mp_bin(&self.events, PyBytes_AS_STRING(project_id), 16)
+        mp_str(&self.events, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        mp_bin(&self.events, PyBytes_AS_STRING(body_hash), PyBytes_GET_SIZE(body_hash))
+        buf_need(&self.events, EVENT_BYTES)
+        mp_int(&self.events, now_us - self.base_us)
+        mp_bin(&self.events, PyBytes_AS_STRING(ids), PyBytes_GET_SIZE(ids))
+        self.keys.append((self.gathering_lsn, (project_id, key, body_hash, ids, now_us)))
+
+    def take_batch(self):
+        """(lsn, number of events, body) of what gathered, or None; the next lsn gathers from now."""
+        cdef Buf head
+        cdef Buf *b = &head
+        cdef uint32_t i
+        cdef bytes body, name
+        cdef unsigned char *raw
+        cdef QueueState q
+        cdef Py_ssize_t size, count = self.gathered_events
+        if not count:
+            return None
+        buf_init(b)
+        try:
+            buf_need(b, 64 + 18 * (self.body_queues.count + self.body_workers.count))
+            mp_array(b, 6)
+            mp_bin_head(b, 8)
+            w64(b, splitmix64(&self.nonce_state))
+            mp_int(b, self.base_us)
+            mp_array(b, self.body_queues.count)
+            for i in range(self.body_queues.count):
+                q = self.queues[self.body_queues.used[i]]
+                mp_bin_head(b, 16)
+                w64(b, q.id_hi)
+                w64(b, q.id_lo)
+            mp_array(b, self.body_types.count)
+            for i in range(self.body_types.count):
+                name = self.type_names[self.body_types.used[i]]
+                mp_str(b, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+            buf_need(b, 32 + 18 * self.body_workers.count)
+            mp_array(b, self.body_workers.count)
+            for i in range(self.body_workers.count):
+                name = self.workers[self.body_workers.used[i]]
+                mp_bin(b, PyBytes_AS_STRING(name), 16)
+            buf_need(b, 16)
+            mp_uint(b, count)
+            size = BODY_HEAD_BYTES + b.size + self.events.size
+            body = PyBytes_FromStringAndSize(NULL, size)
+            raw = <unsigned char *>PyBytes_AS_STRING(body)
+            memcpy(raw + BODY_HEAD_BYTES, b.data, b.size)
+            memcpy(raw + BODY_HEAD_BYTES + b.size, self.events.data, self.events.size)
+            raw[0] = BODY_VERSION
+            tf_be32(raw + 1, zlib.crc32(memoryview(body)[BODY_HEAD_BYTES:]))
+        finally:
+            buf_free(b)
+        lsn = self.gathering_lsn
+        if self.events.room > 4 * self.events.size + 65536:
+            buf_free(&self.events)     # after a burst
+        self.events.size = 0
+        self.gathered_events = 0
+        self.body_queues.reset()
+        self.body_types.reset()
+        self.body_workers.reset()
+        self.gathering_lsn += 1
+        return lsn, count, body
+
+    def committed(self, int64_t lsn):
+        """All up to this lsn is durable."""
+        if lsn >= self.gathering_lsn:
+            raise ValueError(f"lsn {lsn} was not taken yet")
+        self.committed_lsn = max(self.committed_lsn, lsn)
+
+    # --- one job's moves, live and replayed ---------------------------------------------------------
+
+    cdef int _check_move(self, const Job *job, int allowed, str move) except -1:
+        if not (1 << job.state) & allowed:
+            raise TransitionError(id_bytes(job.id_hi, job.id_lo), STATES[job.state], move)
+        return 0
+
+    cdef int _leave(self, uint32_t slot, Job *job) except -1:
+        """Out of the heap of its state."""
+        cdef QueueState q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
+        if job.state == PENDING:
+            (<Lane>PyList_GET_ITEM(q.by_type, job.type)).heap.remove(slot)
+            q.pending -= 1
+        elif job.state == SCHEDULED:
+            self.due_heap.remove(slot)
+            q.scheduled -= 1
+        elif job.state == PROCESSING:
+            self.run_heap.remove(slot)
+            q.processing -= 1
+        return 0
+
+    cdef int _enter(self, uint32_t slot, Job *job, int state) except -1:
+        """Into a state and its heap, out of the one before."""
+        cdef QueueState q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
+        cdef Lane lane
+        self._leave(slot, job)
+        job.state = <uint8_t>state
+        if state == PENDING:
+            if job.type < len(q.by_type) and <object>PyList_GET_ITEM(q.by_type, job.type) is not None:
+                lane = <Lane>PyList_GET_ITEM(q.by_type, job.type)
+            else:
+                lane = q.lane(job.type, self.type_texts[job.type], self.positions)
+            lane.heap.push(job.key, slot)
+            q.pending += 1
+        elif state == SCHEDULED:
+            self.due_heap.push(<uint64_t>job.due_us, slot)
+            q.scheduled += 1
+        elif state == PROCESSING:
+            self.run_heap.push(<uint64_t>job.deadline_us if job.deadline_us else NO_DEADLINE, slot)
+            q.processing += 1
+        return 0
+
+    cdef int _touch(
+        self, uint32_t slot, Job *job, int64_t lsn, int64_t at_us, bint replayed) except -1:
+        """An event changed the job."""
+        job.lsn = lsn
+        job.updated_us = at_us
+        job.flags &= <uint8_t>~F_LOADED
+        if replayed:
+            job.flags |= F_ROW
+        if not job.flags & F_DIRTY:
+            if job.under:
+                self.away -= 1
+            self.slots.mark_dirty(slot, lsn, at_us)
+        return 0
+
+    cdef uint32_t _new(
+        self, uint64_t hi, uint64_t lo, int queue, int kind, int priority) except? 0xffffffff:
+        """A slot for a job, in no state yet."""
+        cdef uint32_t slot = self.slots.new(hi, lo)
+        cdef Job *job = job_at(self.slots, slot)
+        self.seq += 1
+        job.key = (<uint64_t>(9 - priority) << 60) | self.seq
+        job.queue = <uint16_t>queue
+        job.type = <uint16_t>kind
+        job.worker = NONE
+        return slot
+
+    cdef int _started(
+        self, uint32_t slot, Job *job, uint32_t worker, int attempt, int64_t at_us,
+        int64_t deadline_us, int64_t lsn, bint replayed) except -1:
+        self._check_move(job, MAY_START, "started")
+        job.deadline_us = deadline_us
+        self._enter(slot, job, PROCESSING)
+        job.attempts = <uint16_t>attempt
+        job.started_us = at_us
+        job.worker = worker
+        job.lease_lsn = lsn
+        if replayed:
+            job.flags |= F_RUN_ROW
+        else:
+            job.flags &= <uint8_t>~F_RUN_ROW
+        return self._touch(slot, job, lsn, at_us, replayed)
+
+    cdef int _ended(
+        self, uint32_t slot, Job *job, int state, int run_status, int64_t at_us,
+        const void *output, Py_ssize_t size, int64_t lsn, bint replayed) except -1:
+        """The running attempt is over, and the job goes to `state`."""
+        cdef QueueState q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
+        self.slots.set_blob(&job.output, output, size)
+        self._attempt_over(slot, job, run_status, at_us, lsn, replayed)
+        self._enter(slot, job, state)
+        job.lease_lsn = 0
+        if state >= SUCCEEDED and self.held:
+            self._flush_held(slot, lsn, q.history == HISTORY_ALL or (
+                q.history == HISTORY_FAILED and state != SUCCEEDED))
+        return self._touch(slot, job, lsn, at_us, replayed)
+
+    cdef int _running_attempt(self, Job *job, Attempt *run) except -1:
+        run.job_hi = job.id_hi
+        run.job_lo = job.id_lo
+        run.started_us = job.started_us
+        run.finished_us = 0
+        run.lsn = job.lease_lsn
+        run.worker = job.worker
+        run.number = job.attempts
+        run.status = RUN_STARTED
+        run.may_exist = (job.flags & F_RUN_ROW) != 0
+        return 0
+
+    cdef int _attempt_over(
+        self, uint32_t slot, Job *job, int status, int64_t at_us, int64_t lsn,
+        bint replayed) except -1:
+        """Put the attempt on the way to the tables, as the queue's history says."""
+        cdef QueueState q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
+        cdef Attempts target = self.over
+        cdef Attempt *run
+        if q.history == HISTORY_NONE or (q.history == HISTORY_FAILED and status == RUN_SUCCEEDED):
+            return 0
+        if q.history == HISTORY_FAILED:
+            target = self.held.setdefault(slot, Attempts())
+        elif self.held:
+            self._flush_held(slot, lsn, True)
+        run = target.push()
+        self._running_attempt(job, run)
+        run.status = <uint8_t>status
+        run.finished_us = at_us
+        run.lsn = lsn
+        run.since_lsn = lsn
+        run.may_exist |= replayed
+        if job.output != NULL:
+            run.output = blob_new(job.output.data, job.output.size)
+        if q.history == HISTORY_FAILED and target.end - target.head > HELD_ATTEMPTS_MAX:
+            target.drop(1)
+        return 0
+
+    cdef int _flush_held(self, uint32_t slot, int64_t lsn, bint keep) except -1:
+        """Attempts that waited for the job's end go to the tables, or nowhere."""
+        cdef Attempts held = self.held.pop(slot, None)
+        cdef Py_ssize_t i
+        if held is not None and keep:
+            for i in range(held.head, held.end):
+                held.data[i].since_lsn = lsn
+            self.over.move(held, held.end - held.head)
+        return 0
+
+    cdef int _cancelled(
+        self, uint32_t slot, Job *job, str reason, int64_t at_us, int64_t lsn,
+        bint replayed) except -1:
+        cdef QueueState q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
+        self._check_move(job, MAY_CANCEL, "cancelled")
+        job.reason = <uint16_t>self._reason_of(reason)
+        self._enter(slot, job, CANCELLED)
+        if self.held:
+            self._flush_held(slot, lsn, q.history != HISTORY_NONE)
+        return self._touch(slot, job, lsn, at_us, replayed)
+
+    # --- decisions ----------------------------------------------------------------------------------
+
+    def submit(self, queue, SubmitBatch batch not None, int64_t now_us):
+        """Take the jobs in; their ids, 16 bytes each, in order."""
+        cdef QueueState q = self._queue_at(queue)
+        cdef int queue_index = queue
+        cdef Py_ssize_t i
+        cdef bytes ids = PyBytes_FromStringAndSize(NULL, 16 * batch.count)
+        cdef unsigned char *out = <unsigned char *>PyBytes_AS_STRING(ids)
+        cdef unsigned char *content = batch.content.data
+        cdef Buf *b = &self.events
+        cdef NewJob *new
+        cdef Job *job
+        cdef uint64_t hi, lo
+        cdef uint32_t slot
+        cdef int kind
+        for i in range(batch.count):
+            new = &batch.jobs[i]
+            kind = self._type_of(content + new.type_at, new.type_size)
+            self.ids.next_into(now_us, &hi, &lo)
+            slot = self._new(hi, lo, queue_index, kind, new.priority)
+            job = job_at(self.slots, slot)
+            job.created_us = now_us
+            job.due_us = new.due_us
+            job.timeout_ms = new.timeout_ms
+            job.max_attempts = new.max_attempts
+            self.slots.set_blob(&job.payload, content + new.payload_at, new.payload_size)
+            if new.has_options:
+                self.slots.set_blob(&job.options, content + new.options_at, new.options_size)
+            self._enter(slot, job, SCHEDULED if new.due_us > now_us else PENDING)
+            self._touch(slot, job, self.gathering_lsn, now_us, False)
+            tf_be64(out + 16 * i, hi)
+            tf_be64(out + 16 * i + 8, lo)
+            self._gather(now_us)
+            buf_need(b, EVENT_BYTES + new.payload_size + new.options_size)
+            self._head(11, SUBMITTED_EVENT, job)
+            mp_uint(b, self.body_queues.index(queue_index))
+            mp_uint(b, self.body_types.index(kind))
+            mp_uint(b, new.priority)
+            mp_int(b, now_us - self.base_us)
+            mp_uint(b, new.due_us)
+            mp_uint(b, new.timeout_ms)
+            mp_uint(b, new.max_attempts)
+            mp_bin(b, content + new.payload_at, new.payload_size)
+            if new.has_options:
+                mp_bin(b, content + new.options_at, new.options_size)
+            else:
+                buf_need(b, EVENT_BYTES)
+                mp_nil(b)
+        return ids
+
+    def start(self, queue, types, worker, Py_ssize_t most, int64_t now_us):
+        """Give up to `most` ready jobs to a worker: (one JOBS frame, count), (b"", 0) when none."""
+        cdef QueueState q = self._queue_at(queue)
+        cdef Lane lane, best
+        cdef list lanes = []
+        cdef dict kinds = {}
+        cdef uint32_t worker_index, slot, timeout_ms
+        cdef uint32_t *picked
+        cdef unsigned char *kind_of
+        cdef Py_ssize_t n = 0, ready = 0
+        cdef uint64_t key, best_key
+        cdef int64_t deadline_us
+        cdef int kind
+        cdef Job *job
+        cdef Buf *b = &self.events
+        self._check_worker(worker)
+        worker_index = worker
+        for lane in q.lanes:
+            if lane.heap.size and (types is None or lane.name in types):
+                lanes.append(lane)
+                ready += lane.heap.size
+        most = min(most, ready)
+        if most <= 0:
+            return b"", 0
+        picked = <uint32_t *>malloc(most * sizeof(uint32_t))
+        kind_of = <unsigned char *>malloc(most)
+        if picked == NULL or kind_of == NULL:
+            free(picked)
+            free(kind_of)
+            raise MemoryError()
+        try:
+            best = lanes[0]
+            while n < most:
+                if len(lanes) > 1:
+                    best = None
+                    best_key = NO_DEADLINE
+                    for lane in lanes:
+                        if lane.heap.size and lane.heap.keys[0] <= best_key:
+                            best = lane
+                            best_key = lane.heap.keys[0]
+                kind = kinds.get(best.type, -1) if len(lanes) > 1 or not n else 0
+                if kind < 0:
+                    if len(kinds) == FRAME_TYPES_MAX:
+                        break
+                    kind = len(kinds)
+                    kinds[best.type] = kind
+                best.heap.peek_into(&key, &slot)
+                job = job_at(self.slots, slot)
+                timeout_ms = job.timeout_ms if job.timeout_ms else q.timeout_ms
+                deadline_us = now_us + <int64_t>timeout_ms * 1000 if timeout_ms else 0
+                self._started(
+                    slot, job, worker_index, job.attempts + 1, now_us, deadline_us,
+                    self.gathering_lsn, False)
+                self._gather(now_us)
+                self._head(6, STARTED_EVENT, job)
+                mp_uint(b, self.body_workers.index(worker_index))
+                mp_uint(b, job.attempts)
+                mp_int(b, now_us - self.base_us)
+                mp_uint(b, deadline_us)
+                picked[n] = slot
+                kind_of[n] = <unsigned char>kind
+                n += 1
+            return jobs_frame(self, q, list(kinds), picked, kind_of, n), n
+        finally:
+            free(picked)
+            free(kind_of)
+
+    def succeed(self, bytes tokens not None, int64_t now_us):
+        """Jobs that succeeded without a result: (accepted, stale tokens, watched ids that ended)."""
+        cdef Py_ssize_t i, n = PyBytes_GET_SIZE(tokens), accepted = 0
+        cdef const unsigned char *p = at(tokens)
+        cdef Buf *b = &self.events
+        cdef uint32_t slot
+        cdef Job *job
+        cdef list watched = []
+        cdef list stale = None
+        if n % TOKEN_BYTES:
+            raise ValueError(f"{n} bytes are no row of tokens")
+        for i in range(0, n, TOKEN_BYTES):
+            slot = self.slots.find(tf_rd64(p + i), tf_rd64(p + i + 8))
+            job = NULL if slot == NONE else job_at(self.slots, slot)
+            if job == NULL or job.state != PROCESSING or job.lease_lsn != <int64_t>tf_rd64(p + i + 16):
+                if stale is None:
+                    stale = []
+                stale.append(tokens[i:i + TOKEN_BYTES])
+                continue
+            self._ended(
+                slot, job, SUCCEEDED, RUN_SUCCEEDED, now_us, NULL, 0, self.gathering_lsn, False)
+            self._gather(now_us)
+            self._head(4, SUCCEEDED_EVENT, job)
+            mp_int(b, now_us - self.base_us)
+            mp_nil(b)
+            accepted += 1
+            if job.flags & F_WATCHED:
+                watched.append(id_bytes(job.id_hi, job.id_lo))
+        return accepted, b"" if stale is None else b"".join(stale), watched
+
+    def succeed_with(self, bytes token not None, bytes result, int64_t now_us):
+        """One job that succeeded with a result, as JSON text. False: the lease is stale."""
+        cdef uint32_t slot = self._leased(token)
+        cdef Job *job
+        if slot == NONE:
+            return False
+        job = job_at(self.slots, slot)
+        self._ended(
+            slot, job, SUCCEEDED, RUN_SUCCEEDED, now_us,
+            NULL if result is None else PyBytes_AS_STRING(result),
+            0 if result is None else PyBytes_GET_SIZE(result), self.gathering_lsn, False)
+        self._gather(now_us)
+        self._head(4, SUCCEEDED_EVENT, job)
+        mp_int(&self.events, now_us - self.base_us)
+        if result is None:
+            mp_nil(&self.events)
+        else:
+            mp_bin(&self.events, PyBytes_AS_STRING(result), PyBytes_GET_SIZE(result))
+        return True
+
+    def retried(self, bytes token not None, due_us, bytes error not None, int64_t now_us):
+        """The attempt failed and the job waits until due_us. False: the lease is stale."""
+        cdef uint32_t slot = self._leased(token)
+        cdef Job *job
+        check("due_us", due_us, 0, I64_MAX)
+        if slot == NONE:
+            return False
+        job = job_at(self.slots, slot)
+        job.due_us = due_us
+        self._ended(
+            slot, job, SCHEDULED, RUN_RETRYING, now_us, PyBytes_AS_STRING(error),
+            PyBytes_GET_SIZE(error), self.gathering_lsn, False)
+        self._gather(now_us)
+        self._head(5, RETRIED_EVENT, job)
+        mp_int(&self.events, now_us - self.base_us)
+        mp_uint(&self.events, due_us)
+        mp_bin(&self.events, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error))
+        return True
+
+    def failed(self, bytes token not None, str reason not None, bytes error not None, int64_t now_us):
+        """The job failed for good. False: the lease is stale."""
+        cdef uint32_t slot = self._leased(token)
+        cdef bytes why = reason.encode()
+        cdef Job *job
+        if slot == NONE:
+            return False
+        job = job_at(self.slots, slot)
+        job.reason = <uint16_t>self._reason_of(reason)
+        self._ended(
+            slot, job, FAILED, RUN_FAILED, now_us, PyBytes_AS_STRING(error),
+            PyBytes_GET_SIZE(error), self.gathering_lsn, False)
+        self._gather(now_us)
+        self._head(5, FAILED_EVENT, job)
+        mp_int(&self.events, now_us - self.base_us)
+        mp_str(&self.events, PyBytes_AS_STRING(why), PyBytes_GET_SIZE(why))
+        mp_bin(&self.events, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error))
+        return True
+
+    def released(self, bytes token not None, bytes error not None, int64_t now_us):
+        """The lease ended without an answer: back to its lane. False: the lease is stale."""
+        cdef uint32_t slot = self._leased(token)
+        cdef Job *job
+        if slot == NONE:
+            return False
+        job = job_at(self.slots, slot)
+        job.crashes += 1
+        self._ended(
+            slot, job, PENDING, RUN_RETRYING, now_us, PyBytes_AS_STRING(error),
+            PyBytes_GET_SIZE(error), self.gathering_lsn, False)
+        self._gather(now_us)
+        self._head(4, RELEASED_EVENT, job)
+        mp_int(&self.events, now_us - self.base_us)
+        mp_bin(&self.events, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error))
+        return True
+
+    def cancelled(self, bytes job_id, str reason not None, int64_t now_us):
+        """Cancel a waiting job. False: unknown here; TransitionError: it does not wait."""
+        cdef uint32_t slot = self._find(job_id)
+        cdef bytes why = reason.encode()
+        cdef Job *job
+        if slot == NONE:
+            return False
+        job = job_at(self.slots, slot)
+        self._cancelled(slot, job, reason, now_us, self.gathering_lsn, False)
+        self._gather(now_us)
+        self._head(4, CANCELLED_EVENT, job)
+        mp_int(&self.events, now_us - self.base_us)
+        mp_str(&self.events, PyBytes_AS_STRING(why), PyBytes_GET_SIZE(why))
+        return True
+
+    def requeue(self, dict snapshot not None, int64_t now_us):
+        """A failed or cancelled job waits again: by the state here, or else by its snapshot."""
+        cdef bytes job_id = snapshot["id"]
+        cdef bytes payload = snapshot["payload"]
+        cdef bytes options = snapshot["options"]
+        cdef bytes name = (<str>snapshot["job_type"]).encode()
+        cdef Buf *b = &self.events
+        cdef uint32_t slot = self._find(job_id)
+        cdef int priority = snapshot["priority"]
+        cdef Job *job
+        queue = self.queue_index.get(snapshot["queue_id"])
+        if shard_of_hi(tf_rd64(at(job_id))) != self.shard:
+            raise ValueError(f"a job of another shard than {self.shard}")
+        if queue is None:
+            raise ValueError("the job's queue is not defined here")
+        if slot != NONE:
+            self._check_move(job_at(self.slots, slot), MAY_REQUEUE, "requeued")
+        elif snapshot["status"] not in ("failed", "cancelled"):
+            raise TransitionError(job_id, snapshot["status"], "requeued")
+        slot = requeued(
+            self, slot, tf_rd64(at(job_id)), tf_rd64(at(job_id) + 8), queue,
+            self._type_of(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)), priority)
+        job = job_at(self.slots, slot)
+        job.created_us = snapshot["created_us"]
+        job.timeout_ms = snapshot["timeout_ms"]
+        job.max_attempts = snapshot["max_attempts"]
+        job.attempts = snapshot["attempt"]
+        job.crashes = snapshot["crashes"]
+        self.slots.set_blob(&job.payload, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+        if options is not None:
+            self.slots.set_blob(&job.options, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
+        self._enter(slot, job, PENDING)
+        self._touch(slot, job, self.gathering_lsn, now_us, False)
+        self._gather(now_us)
+        self._head(13, REQUEUED_EVENT, job)
+        mp_uint(b, self.body_queues.index(job.queue))
+        mp_uint(b, self.body_types.index(job.type))
+        mp_uint(b, priority)
+        mp_int(b, now_us - self.base_us)
+        mp_uint(b, job.created_us)
+        mp_uint(b, job.timeout_ms)
+        mp_uint(b, job.max_attempts)
+        mp_uint(b, job.attempts)
+        mp_uint(b, job.crashes)
+        mp_bin(b, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+        if options is None:
+            buf_need(b, EVENT_BYTES)
+            mp_nil(b)
+        else:
+            mp_bin(b, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
+
+    # --- time, leases, questions --------------------------------------------------------------------
+
+    cdef uint32_t _leased(self, bytes token) except? 0xffffffff:
+        """The slot of the job that runs under this lease, or NONE."""
+        cdef uint32_t slot
+        cdef Job *job
+        if PyBytes_GET_SIZE(token) != TOKEN_BYTES:
+            raise ValueError(f"a token of {PyBytes_GET_SIZE(token)} bytes")
+        slot = self.slots.find(tf_rd64(at(token)), tf_rd64(at(token) + 8))
+        if slot == NONE:
+            return NONE
+        job = job_at(self.slots, slot)
+        if job.state != PROCESSING or job.lease_lsn != <int64_t>tf_rd64(at(token) + 16):
+            return NONE
+        return slot
+
+    cdef uint32_t _find(self, bytes job_id) except? 0xffffffff:
+        check_id("job_id", job_id)
+        return self.slots.find(tf_rd64(at(job_id)), tf_rd64(at(job_id) + 8))
+
+    def due(self, int64_t now_us):
+        """Scheduled jobs whose time has come go to their lanes; the queues touched, ascending."""
+        cdef uint64_t key
+        cdef uint32_t slot
+        cdef Job *job
+        touched = set()
+        while self.due_heap.peek_into(&key, &slot) and key <= <uint64_t>now_us:
+            job = job_at(self.slots, slot)
+            self._enter(slot, job, PENDING)
+            touched.add(job.queue)
+        return sorted(touched)
+
+    def next_due_us(self):
+        """When the next scheduled job is due; 0: none is scheduled."""
+        return self.due_heap.keys[0] if self.due_heap.size else 0
+
+    def expired(self, int64_t now_us):
+        """Tokens of the processing jobs whose deadline is not later than now."""
+        cdef list tokens = []
+        cdef list stack = [0]
+        cdef uint32_t position, child
+        while stack:
+            position = stack.pop()
+            if position >= self.run_heap.size or self.run_heap.keys[position] > <uint64_t>now_us:
+                continue
+            tokens.append(token_of(job_at(self.slots, self.run_heap.items[position])))
+            for child in range(4 * position + 1, 4 * position + 5):
+                stack.append(child)
+        return tokens
+
+    def running(self, worker):
+        """Tokens of the jobs that this worker runs."""
+        cdef list tokens = []
+        cdef uint32_t position, wanted
+        cdef Job *job
+        self._check_worker(worker)
+        wanted = worker
+        for position in range(self.run_heap.size):
+            job = job_at(self.slots, self.run_heap.items[position])
+            if job.worker == wanted:
+                tokens.append(token_of(job))
+        return tokens
+
+    def holds(self, bytes token not None):
+        """Whether the lease is current."""
+        return self._leased(token) != NONE
+
+    def hand_over(self, bytes token not None, worker):
+        """Bind a running job to the index of its worker. False: the lease is stale."""
+        cdef uint32_t slot
+        self._check_worker(worker)
+        slot = self._leased(token)
+        if slot == NONE:
+            return False
+        job_at(self.slots, slot).worker = worker
+        return True
+
+    def watch(self, bytes job_id, bint on):
+        """Have `succeed` report the end of this job. False: it is not here."""
+        cdef uint32_t slot = self._find(job_id)
+        cdef Job *job
+        if slot == NONE:
+            return False
+        job = job_at(self.slots, slot)
+        job.flags = (job.flags | F_WATCHED) if on else (job.flags & <uint8_t>~F_WATCHED)
+        return True
+
+    def ready(self, queue, types):
+        """How many jobs of the queue wait for a worker that takes these types."""
+        cdef QueueState q = self._queue_at(queue)
+        cdef Lane lane
+        cdef Py_ssize_t n = 0
+        for lane in q.lanes:
+            if lane.heap.size and (types is None or lane.name in types):
+                n += lane.heap.size
+        return n
+
+    def counts(self, queue):
+        """(pending, scheduled, processing) of a queue."""
+        cdef QueueState q = self._queue_at(queue)
+        return q.pending, q.scheduled, q.processing
+
+    def get(self, bytes job_id):
+        """All that is known of a job, or None."""
+        cdef uint32_t slot = self._find(job_id)
+        return None if slot == NONE else self._view(slot)
+
+    def snapshot(self):
+        """Every job, by id."""
+        cdef uint32_t slot
+        jobs = []
+        for slot in range(self.slots.chunks_used << CHUNK_BITS):
+            if job_at(self.slots, slot).state != FREE:
+                jobs.append(self._view(slot))
+        return sorted(jobs, key=lambda job: job["id"])
+
+    cdef dict _view(self, uint32_t slot):
+        cdef Job *job = job_at(self.slots, slot)
+        cdef QueueState q = self.queues[job.queue]
+        cdef bint running = job.state == PROCESSING
+        return {
+            "id": id_bytes(job.id_hi, job.id_lo),
+            "queue_id": id_bytes(q.id_hi, q.id_lo),
+            "project_id": id_bytes(q.project_hi, q.project_lo),
+            "job_type": self.type_texts[job.type],
+            "payload": blob_bytes(job.payload),
+            "status": STATES[job.state],
+            "priority": 9 - <int>(job.key >> 60),
+            "due_us": job.due_us,
+            "created_us": job.created_us,
+            "updated_us": job.updated_us,
+            "started_us": job.started_us,
+            "finished_us": job.updated_us if job.state >= SUCCEEDED else 0,
+            "attempt": job.attempts,
+            "crashes": job.crashes,
+            "max_attempts": job.max_attempts,
+            "timeout_ms": job.timeout_ms,
+            "deadline_us": job.deadline_us if running else 0,
+            "worker_id": self._worker_id(job.worker) if running else None,
+            "lease_lsn": job.lease_lsn if running else 0,
+            "lsn": job.lsn,
+            "options": blob_bytes(job.options),
+            "output": blob_bytes(job.output),
+            "reason": self.reasons[job.reason],
+        }
+
+    def executions(self, bytes job_id):
+        """The attempts that the tables may not have, and the running one, by their number."""
+        cdef uint32_t slot = self._find(job_id)
+        cdef uint64_t hi = tf_rd64(at(job_id)), lo = tf_rd64(at(job_id) + 8)
+        cdef Projection p
+        cdef Attempt run
+        cdef Job *job
+        cdef list found = []
+        for p in self.under_way:
+            attempts_of(self, p.attempts, hi, lo, False, found)
+        attempts_of(self, self.over, hi, lo, False, found)
+        if slot != NONE:
+            if slot in self.held:
+                attempts_of(self, self.held[slot], hi, lo, False, found)
+            job = job_at(self.slots, slot)
+            if job.state == PROCESSING:
+                run.output = NULL
+                self._running_attempt(job, &run)
+                found.append(attempt_view(self, &run))
+        return sorted(found, key=lambda run: run["attempt_number"])
+
+    # --- replay -------------------------------------------------------------------------------------
+
+    def replay(self, int64_t lsn, bytes body not None):
+        """Fold one durable log row into the state; how many of its events said something new.
+
+        Raises BodyError, with the table unchanged, for a body that is damaged or out of its turn;
+        TransitionError when the log contradicts itself, and then the table is of no more use.
+        """
+        cdef int64_t head = self.gathering_lsn - 1, base_us
+        cdef Scan s, again
+        cdef Py_ssize_t count, i, applied = 0
+        cdef uint32_t n
+        cdef const unsigned char *p
+        cdef list queue_ids = [], types = [], worker_ids = []
+        if self.gathered_events or self.committed_lsn != head:
+            raise ValueError("a table with decisions of its own cannot replay")
+        if lsn < 1 or (head and lsn != head + 1):
+            raise BodyError(f"lsn {lsn} does not follow {head}")
+        if PyBytes_GET_SIZE(body) < BODY_HEAD_BYTES:
+            raise BodyError(f"a body of {PyBytes_GET_SIZE(body)} bytes")
+        if at(body)[0] != BODY_VERSION:
+            raise BodyError(f"version {at(body)[0]}, this node reads {BODY_VERSION}")
+        if zlib.crc32(memoryview(body)[BODY_HEAD_BYTES:]) != tf_rd32(at(body) + 1):
+            raise BodyError("the checksum does not fit")
+        s.p = at(body) + BODY_HEAD_BYTES
+        s.end = at(body) + PyBytes_GET_SIZE(body)
+        s.bad = False
+        if scan_array(&s) != 6:
+            raise BodyError("the header is no array of six")
+        scan_bin(&s, &n)
+        if n != 8:
+            raise BodyError("the nonce is not of eight bytes")
+        base_us = scan_range(&s, -I64_MAX, I64_MAX)
+        for target, size in ((queue_ids, 16), (types, 0), (worker_ids, 16)):
+            count = scan_array(&s)
+            for i in range(count):
+                p = scan_bin(&s, &n) if size else scan_str(&s, &n)
+                if s.bad or (size and n != size):
+                    raise BodyError("a damaged header")
+                target.append(PyBytes_FromStringAndSize(<const char *>p, n))
+        count = scan_range(&s, 0, I64_MAX)
+        if s.bad:
+            raise BodyError("a damaged header")
+        try:
+            for name in types:
+                name.decode()
+        except UnicodeDecodeError as problem:
+            raise BodyError(f"a job type that is no UTF-8: {problem}") from problem
+        again = s
+        for i in range(count):
+            self._event(&s, lsn, base_us, queue_ids, types, worker_ids, False)
+        if s.p != s.end:
+            raise BodyError("bytes after the last event")
+        queues = [
+            self._queue_of(tf_rd64(at(q)), tf_rd64(at(q) + 8), 0, 0) for q in queue_ids
+        ]
+        workers = [self.worker(worker_id) for worker_id in worker_ids]
+        kinds = [self._type_of(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)) for name in types]
+        for i in range(count):
+            applied += self._event(&again, lsn, base_us, queues, kinds, workers, True)
+        self.committed_lsn = lsn
+        self.gathering_lsn = lsn + 1
+        return applied
+
+    cdef int _event(
+        self, Scan *s, int64_t lsn, int64_t base_us, list queues, list types, list workers,
+        bint apply) except -1:
+        """Check one event, or apply one that was checked; 1 when it said something new."""
+        cdef uint32_t fields = scan_array(s), n, size = 0, more = 0, slot = NONE
+        cdef int64_t kind = scan_range(s, SUBMITTED_EVENT, OWNED_EVENT)
+        cdef int64_t a = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0, priority = 0, moment
+        cdef int64_t queue = 0, name = 0
+        cdef const unsigned char *p
+        cdef const unsigned char *data = NULL
+        cdef const unsigned char *options = NULL
+        cdef uint64_t hi = 0, lo = 0
+        cdef Job *job = NULL
+        cdef str why
+        if s.bad:
+            raise BodyError("a damaged event")
+        if fields != <uint32_t>EVENT_FIELDS[kind]:
+            raise BodyError(f"an event of kind {kind} with {fields} fields")
+        if kind == OWNED_EVENT:
+            p = scan_str(s, &n)
+            text_of(s, p, n)
+            scan_range(s, 0, I64_MAX)
+            scan_range(s, -I64_MAX, I64_MAX)
+            return sound(s)
+        p = scan_bin(s, &n)
+        if s.bad or n != 16:
+            raise BodyError("an id that is not of 16 bytes")
+        hi, lo = tf_rd64(p), tf_rd64(p + 8)
+        if kind == KEYED_EVENT:
+            return keyed_event(self, s, p, base_us, lsn, apply)
+        if shard_of_hi(hi) != self.shard:
+            raise BodyError("a job of another shard")
+        if apply:
+            slot = self.slots.find(hi, lo)
+            if slot != NONE:
+                job = job_at(self.slots, slot)
+        if kind == SUBMITTED_EVENT or kind == REQUEUED_EVENT:
+            queue = scan_range(s, 0, len(queues) - 1)
+            name = scan_range(s, 0, len(types) - 1)
+            priority = scan_range(s, 0, 9)
+            moment = base_us + scan_range(s, -I64_MAX, I64_MAX)
+            c = scan_range(s, 0, I64_MAX)                       # due, or created
+            d = scan_range(s, 0, I32_MAX)
+            e = scan_range(s, 0, I16_MAX)
+            if kind == REQUEUED_EVENT:
+                f = scan_range(s, 0, I16_MAX)
+                g = scan_range(s, 0, I16_MAX)
+            data = scan_bin(s, &size)
+            options = scan_bin_or_nil(s, &more)
+            sound(s)
+            if not apply:
+                return 0
+            if job != NULL and ((job.flags & F_LOADED and lsn <= job.lsn) or kind == SUBMITTED_EVENT):
+                return 0
+            if kind == SUBMITTED_EVENT:
+                slot = self._new(hi, lo, queues[queue], types[name], priority)
+            else:
+                if job != NULL:
+                    self._check_move(job, MAY_REQUEUE, "requeued")
+                slot = requeued(self, slot, hi, lo, queues[queue], types[name], priority)
+            job = job_at(self.slots, slot)
+            job.created_us = moment if kind == SUBMITTED_EVENT else c
+            job.due_us = c if kind == SUBMITTED_EVENT else 0
+            job.timeout_ms, job.max_attempts = <uint32_t>d, <uint16_t>e
+            job.attempts, job.crashes = <uint16_t>f, <uint16_t>g
+            self.slots.set_blob(&job.payload, data, size)
+            self.slots.set_blob(&job.options, options, more)
+            self.ids.see_halves(hi, lo)
+            self._enter(slot, job, SCHEDULED if job.due_us > moment else PENDING)
+            self._touch(slot, job, lsn, moment, True)
+            return 1
+        if kind == STARTED_EVENT:
+            a = scan_range(s, 0, len(workers) - 1)
+            c = scan_range(s, 1, I16_MAX)
+        moment = base_us + scan_range(s, -I64_MAX, I64_MAX)
+        if kind == STARTED_EVENT or kind == RETRIED_EVENT:
+            d = scan_range(s, 0, I64_MAX)
+        why = None
+        if kind == FAILED_EVENT or kind == CANCELLED_EVENT:
+            p = scan_str(s, &n)
+            why = text_of(s, p, n)
+        if kind == SUCCEEDED_EVENT:
+            data = scan_bin_or_nil(s, &size)
+        elif kind in (RETRIED_EVENT, FAILED_EVENT, RELEASED_EVENT):
+            data = scan_bin(s, &size)
+        sound(s)
+        if not apply or job == NULL or (job.flags & F_LOADED and lsn <= job.lsn):
+            return 0
+        if kind == STARTED_EVENT:
+            self._started(slot, job, workers[a], c, moment, d, lsn, True)
+        elif kind == SUCCEEDED_EVENT:
+            self._check_move(job, MAY_END, "succeeded")
+            self._ended(slot, job, SUCCEEDED, RUN_SUCCEEDED, moment, data, size, lsn, True)
+        elif kind == RETRIED_EVENT:
+            self._check_move(job, MAY_END, "retried")
+            job.due_us = d
+            self._ended(slot, job, SCHEDULED, RUN_RETRYING, moment, data, size, lsn, True)
+        elif kind == FAILED_EVENT:
+            self._check_move(job, MAY_END, "failed")
+            job.reason = <uint16_t>self._reason_of(why)
+            self._ended(slot, job, FAILED, RUN_FAILED, moment, data, size, lsn, True)
+        elif kind == RELEASED_EVENT:
+            self._check_move(job, MAY_END, "released")
+            job.crashes += 1
+            self._ended(slot, job, PENDING, RUN_RETRYING, moment, data, size, lsn, True)
+        else:
+            self._cancelled(slot, job, why, moment, lsn, True)
+        return 1
+
+    # --- the tables ---------------------------------------------------------------------------------
+
+    def load(self, bytes data not None):
+        """Rows of unfinished jobs, as COPY OUT gives them; how many. ValueError changes nothing."""
+        cdef const unsigned char *p = at(data)
+        cdef JobRow row
+        cdef list rows = split_rows(data)
+        cdef Py_ssize_t start, end
+        seen = set()
+        for start, end in rows:
+            read_job_row(p + start, &row)
+            if shard_of_hi(row.job.id_hi) != self.shard:
+                raise ValueError(f"a job of another shard than {self.shard}")
+            if self.slots.find(row.job.id_hi, row.job.id_lo) != NONE:
+                raise ValueError("a job that is resident already")
+            seen.add(data[start + 6:start + 22])
+        if len(seen) != len(rows):
+            raise ValueError("a job stands there twice")
+        for start, end in rows:
+            self._load_row(p + start)
+        return len(rows)
+
+    cdef int _load_row(self, const unsigned char *p) except -1:
+        cdef JobRow row
+        cdef uint32_t slot
+        cdef Job *job
+        cdef Job *source = &row.job
+        cdef bytes options = None
+        cdef int queue, state
+        read_job_row(p, &row)
+        if row.columns[0] or row.columns[1] or row.columns[2] or row.columns[3]:
+            options = options_of_row(&row)
+        queue = self._queue_of(row.queue_hi, row.queue_lo, row.project_hi, row.project_lo)
+        slot = self._new(
+            source.id_hi, source.id_lo, queue, self._type_of(row.type, row.type_size), row.priority)
+        job = job_at(self.slots, slot)
+        job.created_us, job.updated_us = source.created_us, source.updated_us
+        job.due_us, job.started_us = source.due_us, source.started_us
+        job.deadline_us, job.lsn, job.lease_lsn = source.deadline_us, source.lsn, source.lease_lsn
+        job.attempts, job.crashes = source.attempts, source.crashes
+        job.max_attempts, job.timeout_ms = source.max_attempts, source.timeout_ms
+        if row.has_worker:
+            job.worker = self.worker(id_bytes(row.worker_hi, row.worker_lo))
+        job.flags = F_ROW | F_RUN_ROW | F_LOADED
+        self.slots.set_blob(&job.payload, row.payload, row.payload_size)
+        self.slots.set_blob(&job.output, row.output, row.output_size)
+        if options is not None:
+            self.slots.set_blob(&job.options, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
+        self.ids.see_halves(job.id_hi, job.id_lo)
+        state = source.state
+        self._enter(slot, job, state)
+        return 0
+
+    def collect(self, rows_max, int64_t settled_us):
+        """Durable changes that no projection took, up to rows_max jobs; None when there are none.
+
+        Finished jobs are taken, and open ones whose first such change is not younger than settled_us.
+        """
+        cdef Projection p = Projection()
+        cdef Collector c = Collector()
+        cdef uint32_t slot, following
+        cdef Py_ssize_t most, room = 0, i
+        cdef int64_t watermark
+        cdef Job *job
+        check("rows_max", rows_max, 1, I32_MAX)
+        most = rows_max
+        c.table = self
+        slot = self.slots.dirty_head
+        while slot != NONE and p.taken < most:
+            job = job_at(self.slots, slot)
+            following = job.next
+            if job.lsn <= self.committed_lsn and (job.state >= SUCCEEDED or job.dirty_us <= settled_us):
+                if p.taken == room:
+                    room = grow_taken(p, room)
+                p.slots[p.taken] = slot
+                p.lsns[p.taken] = job.lsn
+                p.taken += 1
+                c.take(p, slot, job)
+                self.slots.mark_clean(slot)
+                self.away += 1
+                job.under += 1
+            slot = following
+        i = self.over.head
+        while i < self.over.end and self.over.data[i].since_lsn <= self.committed_lsn:
+            c.attempt(&self.over.data[i])
+            i += 1
+        p.attempts.move(self.over, i - self.over.head)
+        i = 0
+        while i < len(self.keys) and self.keys[i][0] <= self.committed_lsn:
+            i += 1
+        p.keys = [key for _, key in self.keys[:i]]
+        del self.keys[:i]
+        watermark = self.committed_lsn
+        if self.slots.dirty_head != NONE:
+            watermark = min(watermark, job_at(self.slots, self.slots.dirty_head).dirty_lsn - 1)
+        watermark = max(watermark, self.watermark)
+        if not (p.taken or p.attempts.end or p.keys) and watermark == self.watermark:
+            return None
+        self.watermark = watermark
+        p.shard = self.shard
+        p.watermark = watermark
+        c.finish(p)
+        self.under_way.append(p)
+        return p
+
+    def projected(self, Projection p not None):
+        """It is in the tables: jobs unchanged since then are clean, final ones are freed."""
+        cdef Py_ssize_t i
+        cdef uint32_t slot
+        cdef Job *job
+        if not self.under_way or self.under_way[0] is not p:
+            raise ValueError("projections are confirmed once each, in order")
+        self.under_way.popleft()
+        for i in range(p.taken):
+            slot = p.slots[i]
+            job = job_at(self.slots, slot)
+            job.under -= 1
+            if not job.under and not job.flags & F_DIRTY:
+                self.away -= 1
+            if job.lsn == p.lsns[i] and job.state >= SUCCEEDED and not job.under:
+                self.slots.free(slot)
+
+
+cdef int *EVENT_FIELDS = [0, 11, 6, 4, 5, 5, 4, 4, 13, 6, 4]
+
+
+cdef inline int sound(Scan *s) except -1:
+    if s.bad:
+        raise BodyError("a damaged event")
+    return 1
+
+
+cdef str text_of(Scan *s, const unsigned char *p, uint32_t n):
+    sound(s)
+    try:
+        return PyBytes_FromStringAndSize(<const char *>p, n).decode()
+    except UnicodeDecodeError as problem:
+        raise BodyError(f"a text that is no UTF-8: {problem}") from problem
+
+
+cdef int keyed_event(
+    ShardTable table, Scan *s, const unsigned char *project, int64_t base_us, int64_t lsn,
+    bint apply) except -1:
+    cdef uint32_t n
+    cdef const unsigned char *p = scan_str(s, &n)
+    cdef int64_t at_us
+    key = text_of(s, p, n)
+    p = scan_bin(s, &n)
+    sound(s)
+    body_hash = PyBytes_FromStringAndSize(<const char *>p, n)
+    at_us = base_us + scan_range(s, -I64_MAX, I64_MAX)
+    p = scan_bin(s, &n)
+    sound(s)
+    if n % 16:
+        raise BodyError(f"{n} bytes are no row of ids")
+    if apply:
+        project_id = PyBytes_FromStringAndSize(<const char *>project, 16)
+        ids = PyBytes_FromStringAndSize(<const char *>p, n)
+        table.keys.append((lsn, (project_id, key, body_hash, ids, at_us)))
+    return 1
+
+
+cdef uint32_t requeued(
+    ShardTable table, uint32_t slot, uint64_t hi, uint64_t lo, int queue, int kind,
+    int priority) except? 0xffffffff:
+    """The slot of a job that begins anew: the one that it has still, or a fresh one."""
+    cdef Job *job
+    if slot == NONE:
+        slot = table._new(hi, lo, queue, kind, priority)
+        job = job_at(table.slots, slot)
+        table.ids.see_halves(hi, lo)
+    else:
+        job = job_at(table.slots, slot)
+        table.seq += 1
+        job.key = (<uint64_t>(9 - priority) << 60) | table.seq
+        job.queue, job.type, job.worker = <uint16_t>queue, <uint16_t>kind, NONE
+        job.due_us = job.started_us = job.deadline_us = job.lease_lsn = 0
+        job.reason = 0
+        table.slots.drop_blob(&job.options)
+        table.slots.drop_blob(&job.output)
+    job.flags = (job.flags & F_DIRTY) | F_ROW
+    return slot
+
+
+cdef bytes token_of(const Job *job):
+    cdef unsigned char raw[24]
+    tf_be64(raw, job.id_hi)
+    tf_be64(raw + 8, job.id_lo)
+    tf_be64(raw + 16, <uint64_t>job.lease_lsn)
+    return PyBytes_FromStringAndSize(<char *>raw, TOKEN_BYTES)
+
+
+cdef bytes jobs_frame(
+    ShardTable table, QueueState q, list kinds, const uint32_t *picked,
+    const unsigned char *kind_of, Py_ssize_t n):
+    """The JOBS message of the worker stream."""
+    cdef Buf out
+    cdef Buf *b = &out
+    cdef Py_ssize_t i, details = 0
+    cdef uint32_t timeout_ms
+    cdef Job *job
+    cdef bytes name
+    buf_init(b)
+    try:
+        buf_need(b, 64 + n)
+        mp_array(b, 7)
+        w8(b, JOBS_FRAME)
+        mp_str(b, PyBytes_AS_STRING(q.name), PyBytes_GET_SIZE(q.name))
+        buf_need(b, 16)
+        mp_array(b, <uint32_t>len(kinds))
+        for kind in kinds:
+            name = table.type_names[kind]
+            mp_str(b, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        mp_bin(b, kind_of, n if len(kinds) > 1 else 0)
+        buf_need(b, 16 + TOKEN_BYTES * n)
+        mp_bin_head(b, <uint32_t>(TOKEN_BYTES * n))
+        for i in range(n):
+            job = job_at(table.slots, picked[i])
+            w64(b, job.id_hi)
+            w64(b, job.id_lo)
+            w64(b, <uint64_t>job.lease_lsn)
+            details += job.attempts != 1 or job.deadline_us != 0
+        mp_array(b, <uint32_t>n)
+        for i in range(n):
+            job = job_at(table.slots, picked[i])
+            mp_bin(b, job.payload.data, job.payload.size)
+        buf_need(b, 16 + 80 * details)
+        mp_map(b, <uint32_t>details)
+        for i in range(n):
+            job = job_at(table.slots, picked[i])
+            if job.attempts == 1 and not job.deadline_us:
+                continue
+            timeout_ms = job.timeout_ms if job.timeout_ms else q.timeout_ms
+            mp_uint(b, i)
+            mp_map(b, 3)
+            mp_str(b, b"attempt", 7)
+            mp_uint(b, job.attempts)
+            mp_str(b, b"timeout_ms", 10)
+            mp_uint(b, timeout_ms)
+            mp_str(b, b"deadline_us", 11)
+            mp_uint(b, job.deadline_us)
+        return PyBytes_FromStringAndSize(<char *>b.data, b.size)
+    finally:
+        buf_free(b)
+
+
+cdef dict attempt_view(ShardTable table, const Attempt *run):
+    cdef uint64_t hi, lo
+    cdef bytes output = blob_bytes(run.output)
+    cdef bint good = run.status == RUN_SUCCEEDED
+    execution_id_into(run.job_hi, run.job_lo, run.number, run.started_us, &hi, &lo)
+    return {
+        "id": id_bytes(hi, lo),
+        "job_id": id_bytes(run.job_hi, run.job_lo),
+        "worker_id": table._worker_id(run.worker),
+        "status": RUN_STATES[run.status],
+        "output": output if good else None,
+        "error": None if good else output,
+        "attempt_number": run.number,
+        "started_us": run.started_us,
+        "finished_us": run.finished_us,
+    }
+
+
+cdef int attempts_of(
+    ShardTable table, Attempts attempts, uint64_t hi, uint64_t lo, bint running, list found) except -1:
+    """Add the views of the finished attempts of one job."""
+    cdef Py_ssize_t i
+    for i in range(attempts.head, attempts.end):
+        if attempts.data[i].job_lo == lo and attempts.data[i].job_hi == hi:
+            if running or attempts.data[i].status != RUN_STARTED:
+                found.append(attempt_view(table, &attempts.data[i]))
+    return 0
+
+
+cdef Py_ssize_t grow_taken(Projection p, Py_ssize_t room) except -1:
+    cdef uint32_t *slots
+    cdef int64_t *lsns
+    room = max(256, room * 2)
+    slots = <uint32_t *>realloc(p.slots, room * sizeof(uint32_t))
+    if slots == NULL:
+        raise MemoryError()
+    p.slots = slots
+    lsns = <int64_t *>realloc(p.lsns, room * sizeof(int64_t))
+    if lsns == NULL:
+        raise MemoryError()
+    p.lsns = lsns
+    return room
+
+
+cdef class Collector:
+    """The rows of a projection while they are written."""
+
+    cdef ShardTable table
+    cdef Buf jobs_copy, jobs_merge, runs_copy, runs_merge, deletes
+    cdef Py_ssize_t jobs_copy_rows, jobs_merge_rows, runs_copy_rows, runs_merge_rows
+
+    def __dealloc__(self):
+        buf_free(&self.jobs_copy)
+        buf_free(&self.jobs_merge)
+        buf_free(&self.runs_copy)
+        buf_free(&self.runs_merge)
+        buf_free(&self.deletes)
+
+    cdef int take(self, Projection p, uint32_t slot, Job *job) except -1:
+        """Write the row of a job, as the history of its queue says, and its held attempts."""
+        cdef ShardTable table = self.table
+        cdef QueueState q = <QueueState>PyList_GET_ITEM(table.queues, job.queue)
+        cdef Buf *out
+        cdef Attempts held
+        cdef Attempt *run
+        cdef Py_ssize_t i
+        if job.state >= SUCCEEDED and not (
+                q.history == HISTORY_ALL or (q.history == HISTORY_FAILED and job.state != SUCCEEDED)):
+            if job.flags & F_ROW:
+                buf_need(&self.deletes, 16)
+                w64(&self.deletes, job.id_hi)
+                w64(&self.deletes, job.id_lo)
+            return 0
+        if job.flags & F_ROW:
+            out = &self.jobs_merge
+            self.jobs_merge_rows += 1
+        else:
+            out = &self.jobs_copy
+            self.jobs_copy_rows += 1
+        put_job_row(
+            out, job, table.shard, q.id_hi, q.id_lo, q.project_hi, q.project_lo,
+            <bytes>PyList_GET_ITEM(table.type_names, job.type),
+            table._worker_id(job.worker) if job.state == PROCESSING else None,
+            table.reasons[job.reason])
+        job.flags |= F_ROW
+        if job.state >= SUCCEEDED:
+            return 0
+        if table.held and slot in table.held:
+            held = table.held.pop(slot)
+            for i in range(held.head, held.end):
+                self.attempt(&held.data[i])
+            p.attempts.move(held, held.end - held.head)
+        if job.state == PROCESSING and q.history != HISTORY_NONE:
+            run = p.attempts.push()
+            table._running_attempt(job, run)
+            self.attempt(run)
+            job.flags |= F_RUN_ROW
+        return 0
+
+    cdef int attempt(self, const Attempt *run) except -1:
+        cdef Buf *out
+        if run.may_exist:
+            out = &self.runs_merge
+            self.runs_merge_rows += 1
+        else:
+            out = &self.runs_copy
+            self.runs_copy_rows += 1
+        put_attempt_row(out, run, self.table.shard, self.table._worker_id(run.worker))
+        return 0
+
+    cdef int finish(self, Projection p) except -1:
+        p.jobs_copy = taken_bytes(&self.jobs_copy)
+        p.jobs_merge = taken_bytes(&self.jobs_merge)
+        p.executions_copy = taken_bytes(&self.runs_copy)
+        p.executions_merge = taken_bytes(&self.runs_merge)
+        p.deletes = taken_bytes(&self.deletes)
+        p.jobs_copy_rows, p.jobs_merge_rows = self.jobs_copy_rows, self.jobs_merge_rows
+        p.executions_copy_rows = self.runs_copy_rows
+        p.executions_merge_rows = self.runs_merge_rows
+        return 0
+
+
+cdef bytes taken_bytes(Buf *b):
+    cdef bytes data = PyBytes_FromStringAndSize(<char *>b.data, b.size) if b.size else b""
+    buf_free(b)
+    return data
+
+
+# --- bytes of others ----------------------------------------------------------------------------
+
+def split_tokens(bytes tokens not None):
+    """The tokens by the shard number in their job id, in their order."""
+    cdef Py_ssize_t i, n = PyBytes_GET_SIZE(tokens), start = 0
+    cdef int shard, current = -1
+    cdef dict shards = {}
+    if n % TOKEN_BYTES:
+        raise ValueError(f"{n} bytes are no row of tokens")
+    for i in range(0, n, TOKEN_BYTES):
+        shard = shard_of_hi(tf_rd64(at(tokens) + i))
+        if shard != current:
+            if i > start:
+                shards.setdefault(current, []).append(tokens[start:i])
+            current, start = shard, i
+    if n > start:
+        shards.setdefault(current, []).append(tokens[start:n])
+    return {shard: b"".join(parts) for shard, parts in shards.items()}
+
+
+def split_rows(bytes data not None):
+    """(start, end) of each row of binary COPY. A header and a trailer are allowed.
+
+    Raises ValueError when the data are cut or damaged.
+    """
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data), start = 0, end
+    cdef const unsigned char *p = at(data)
+    cdef list rows = []
+    if data.startswith(COPY_SIGNATURE):
+        if size < 19:
+            raise ValueError("the data end within the header")
+        start = 19 + <int>tf_rd32(p + 15)
+    while start < size:
+        end = row_end(p, start, size)
+        if end == -2 and <int16_t>tf_rd16(p + start) == -1:
+            if start + 2 != size:
+                raise ValueError(f"{size - start - 2} bytes after the trailer")
+            break
+        if end < 0:
+            raise ValueError(f"the row at byte {start} is cut or damaged")
+        rows.append((start, end))
+        start = end
+    return rows
+
+
+def load_rows(dict tables not None, bytes data not None):
+    """Load every whole row into the table of its shard; how many bytes they took, header included.
+
+    What is left is the beginning of a row that comes with the next chunk. Raises ValueError for a
+    damaged row, or one of a shard that is not in `tables`.
+    """
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data), start = 0, end
+    cdef const unsigned char *p = at(data)
+    cdef ShardTable table = None
+    cdef int shard
+    if data.startswith(COPY_SIGNATURE):
+        if size < 19:
+            return 0
+        start = 19 + <int>tf_rd32(p + 15)
+    while start < size:
+        end = row_end(p, start, size)
+        if end == -1:
+            break
+        if end == -2:
+            if <int16_t>tf_rd16(p + start) != -1:
+                raise ValueError(f"the row at byte {start} is damaged")
+            start += 2
+            break
+        if end - start < 22:
+            raise ValueError(f"the row at byte {start} is too short")
+        shard = shard_of_hi(tf_rd64(p + start + 6))
+        if table is None or table.shard != shard:
+            table = tables.get(shard)
+            if table is None:
+                raise ValueError(f"a row of shard {shard}, which is not loaded here")
+        table._load_row(p + start)
+        start = end
+    return start
