@@ -33,7 +33,7 @@ from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply
 from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest, KeyEntry
 from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.pure.table import ShardTable, SubmitBatch, TransitionError
+from taskforge_server.ext.table import ShardTable, SubmitBatch, TransitionError
 
 log = logging.getLogger(__name__)
 

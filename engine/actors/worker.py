@@ -32,7 +32,7 @@ from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.effects import Effect, Join
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.ext.channel import ChannelClosed
-from taskforge_server.ext.pure.table import split_tokens
+from taskforge_server.ext.table import split_tokens
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Overloaded, Unavailable
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.pure.table import SubmitBatch
+from taskforge_server.ext.table import SubmitBatch
 
 
 class Admission:

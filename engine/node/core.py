@@ -31,7 +31,7 @@ from taskforge_server.engine.runtime.actor import Actor, Supervisor
 from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.keys import KeyBook
 from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.pure.table import ShardTable
+from taskforge_server.ext.table import ShardTable
 
 log = logging.getLogger(__name__)
 

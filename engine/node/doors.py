@@ -27,7 +27,7 @@ from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.ext.channel import ChannelClosed
 from taskforge_server.ext.ids import shard_of
-from taskforge_server.ext.pure.table import SubmitBatch, split_tokens
+from taskforge_server.ext.table import SubmitBatch, split_tokens
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.shard.keys import KeyEntry
 from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.pure.table import ShardTable
+from taskforge_server.ext.table import ShardTable
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 
 from taskforge_server.engine.errors import ShardLost
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply, Wake
-from taskforge_server.ext.pure.table import ShardTable
+from taskforge_server.ext.table import ShardTable
 
 log = logging.getLogger(__name__)
 

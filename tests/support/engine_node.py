@@ -18,7 +18,7 @@ from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.doors import Doors
 from taskforge_server.engine.node.ownership import Ownership
 from taskforge_server.engine.runtime.clock import Clock, VirtualClock
-from taskforge_server.ext.pure.table import SubmitBatch
+from taskforge_server.ext.table import SubmitBatch
 from tests.support.engine_parts import PROJECT, TTL_S, KeptOutlet
 
 MEMORY_BYTES_MAX = 1 << 30

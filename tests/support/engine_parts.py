@@ -27,7 +27,7 @@ from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.clock import VirtualClock
 from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest
 from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.pure.table import ShardTable, SubmitBatch
+from taskforge_server.ext.table import ShardTable, SubmitBatch
 
 PROJECT = b"p" * 16
 TTL_S = 10.0

@@ -14,7 +14,7 @@ from taskforge_server.engine.errors import (
     Unavailable,
 )
 from taskforge_server.engine.shard.keys import KeyedRequest
-from taskforge_server.ext.pure.table import SubmitBatch
+from taskforge_server.ext.table import SubmitBatch
 from tests.support.engine_parts import EngineParts
 
 
@@ -139,7 +139,7 @@ async def test_an_unexpected_error_is_answered_and_goes_on_to_the_supervisor() -
     batch = SubmitBatch()
     batch.add("send", b"{}")
     good, bad = future(), future()
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         queue.handle([Submit(None, None, bad), Submit(batch, None, good)])  # type: ignore[arg-type]
     with pytest.raises(InternalError):
         await bad

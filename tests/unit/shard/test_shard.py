@@ -3,7 +3,7 @@
 from taskforge_server.engine.errors import ShardLost, Unavailable
 from taskforge_server.engine.shard.effects import Join, Reply
 from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.pure.table import ShardTable, SubmitBatch
+from taskforge_server.ext.table import ShardTable, SubmitBatch
 
 NOW_US = 1_700_000_000_000_000
 QUEUE, PROJECT, WORKER = b"q" * 16, b"p" * 16, b"w" * 16
