@@ -115,14 +115,14 @@ class StubApi:
         key = request.headers.get("Idempotency-Key")
         body = await request.read()
         if key is not None and key in self._replies:
-            first, reply = self._replies[key]
+            first, old = self._replies[key]
             if first != body:
                 return problem(409, "idempotency_key_reused", "another body", "Idempotency-Key")
-            return web.Response(body=reply.body, status=reply.status, headers=reply.headers)
-        reply: web.Response = await handler(request)
+            return web.Response(body=old.body, status=old.status, headers=old.headers)
+        made: web.Response = await handler(request)
         if key is not None:
-            self._replies[key] = body, reply
-        return reply
+            self._replies[key] = body, made
+        return made
 
     # --- jobs
 

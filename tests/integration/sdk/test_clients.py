@@ -229,6 +229,13 @@ def test_what_cannot_be_repeated_is_not(api: StubApi, make: Make) -> None:
     with pytest.raises(Overloaded):
         once.submit(send, to="Ada")
     assert api.keys[-1] is None
+    keyless = make(auto_key=False)
+    api.faults = [503]
+    assert keyless.submit(send, to="Ada", tags=["a"]).get().tags == ["a"]
+    assert api.keys[-2] is None
+    api.faults = ["lose_request"]
+    with pytest.raises(ConnectionFailed):
+        keyless.submit(send, to="Ada")
 
 
 def test_an_idempotency_key_of_the_caller(api: StubApi, make: Make) -> None:

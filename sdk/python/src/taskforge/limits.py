@@ -58,6 +58,7 @@ RESPONSE_BYTES_MAX: Final = 256 << 20  # a page of jobs with the largest payload
 CONNECTIONS_MAX: Final = 100  # of one client
 IDLE_CONNECTIONS_MAX: Final = 16  # kept by the blocking client
 PAGE_JOBS: Final = 100
+PATHS_CACHED: Final = 1_000  # paths of queues, quoted once
 BUFFER_JOBS: Final = 5_000  # of a buffered submit: jobs in one batch
 BUFFER_LINGER_MS: Final = 2.0
 BUFFER_BATCHES_IN_FLIGHT: Final = 4  # requests at once; what waits beyond them makes submit wait

@@ -8,8 +8,7 @@ hints may name what is defined further down.
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -78,12 +77,14 @@ class Task(Generic[P, R]):
 
     @functools.cached_property
     def result_type(self) -> Any:
-        """The annotated result, which clients convert to; Any where there is none."""
+        """The annotated result, which clients convert to; Any where it is none that JSON gives."""
         try:
             hints = inspect.get_annotations(_plain(self.function), eval_str=True)
-        except NameError:
+            found = hints.get("return", Any)
+            msgspec.json.Decoder(found)
+        except (NameError, TypeError):
             return Any
-        return hints.get("return", Any)
+        return found
 
     @functools.cached_property
     def _names(self) -> tuple[frozenset[str], frozenset[str], bool]:
@@ -115,23 +116,25 @@ class Task(Generic[P, R]):
         return f"<task {self.name} on queue {self.queue}>"
 
 
-@dataclass(frozen=True, slots=True)
-class JobSpec(Generic[R]):
+class _Work(msgspec.Struct, Generic[R], frozen=True):
+    task: Task[..., R] | str
+    payload: Payload = None
+
+
+class JobSpec(_Work[R], Generic[R], frozen=True, kw_only=True):
     """A job to be: what `submit` takes as arguments, as a value. None: the task's or the queue's.
 
     `delay_s` and `scheduled_for` exclude each other. `queue` must be given for a job type that is
     only a name.
     """
 
-    task: Task[..., R] | str
-    payload: Payload = None
-    _: KW_ONLY
     queue: str | None = None
     priority: int | None = None
     delay_s: float | None = None
     scheduled_for: datetime | None = None
     timeout_s: float | None = None
     max_attempts: int | None = None
+    tags: Sequence[str] | None = None
 
 
 @overload

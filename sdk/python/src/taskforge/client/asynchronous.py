@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from time import monotonic
 from typing import Any, Generic, Self, TypeVar, cast
@@ -64,8 +64,9 @@ class AsyncClient:
     TASKFORGE_API_KEY.
 
     Refusals that say "later" (429, 503) and broken connections are tried again, `retries` times
-    with growing pauses. Every submit carries an Idempotency-Key, so that a repeated one never makes
-    a second job; with `retries=0` only those that are given one do.
+    with growing pauses. With `auto_key` every submit carries an Idempotency-Key, so that a repeated
+    one never makes a second job. Without it a submit costs the server less, and one whose
+    connection breaks is not repeated: it raises ConnectionFailed, and may have been done.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class AsyncClient:
         api_key: str | None = None,
         *,
         retries: int = RETRIES_DEFAULT,
+        auto_key: bool = True,
         timeout_s: float = REQUEST_TIMEOUT_S,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
@@ -81,6 +83,7 @@ class AsyncClient:
         self._requests = Requests(server)
         self._pool = AsyncPool(server, connections_max)
         self._retries = retries
+        self._auto_key = auto_key and retries > 0
         self._timeout_s = timeout_s
         self.queues = AsyncQueues(self)
 
@@ -106,6 +109,7 @@ class AsyncClient:
         scheduled_for: datetime | None = None,
         timeout_s: float | None = None,
         max_attempts: int | None = None,
+        tags: Sequence[str] | None = None,
         idempotency_key: str | None = None,
         **arguments: Any,
     ) -> AsyncJobHandle[R]:
@@ -126,6 +130,7 @@ class AsyncClient:
             scheduled_for=scheduled_for,
             timeout_s=timeout_s,
             max_attempts=max_attempts,
+            tags=tags,
         )
         submitted = await self.execute(calls.submit(spec, idempotency_key or self.make_key()))
         return AsyncJobHandle(self, submitted.id, calls.result_type_of(task))
@@ -211,7 +216,7 @@ class AsyncClient:
 
     def make_key(self) -> str | None:
         """An Idempotency-Key, where requests may be repeated."""
-        return calls.make_key() if self._retries else None
+        return calls.make_key() if self._auto_key else None
 
     async def execute(self, call: calls.Call[T]) -> T:
         """Send a request, again where that helps, and read its response."""

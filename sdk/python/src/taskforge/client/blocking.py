@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Generic, Self, TypeVar, cast
 
@@ -55,8 +55,9 @@ class Client:
     TASKFORGE_API_KEY.
 
     Refusals that say "later" (429, 503) and broken connections are tried again, `retries` times
-    with growing pauses. Every submit carries an Idempotency-Key, so that a repeated one never makes
-    a second job; with `retries=0` only those that are given one do.
+    with growing pauses. With `auto_key` every submit carries an Idempotency-Key, so that a repeated
+    one never makes a second job. Without it a submit costs the server less, and one whose
+    connection breaks is not repeated: it raises ConnectionFailed, and may have been done.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class Client:
         api_key: str | None = None,
         *,
         retries: int = RETRIES_DEFAULT,
+        auto_key: bool = True,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
         server = settings.server(url, api_key)
         self._requests = Requests(server)
         self._pool = BlockingPool(server)
         self._retries = retries
+        self._auto_key = auto_key and retries > 0
         self._timeout_s = timeout_s
         self.queues = Queues(self)
 
@@ -95,6 +98,7 @@ class Client:
         scheduled_for: datetime | None = None,
         timeout_s: float | None = None,
         max_attempts: int | None = None,
+        tags: Sequence[str] | None = None,
         idempotency_key: str | None = None,
         **arguments: Any,
     ) -> JobHandle[R]:
@@ -115,6 +119,7 @@ class Client:
             scheduled_for=scheduled_for,
             timeout_s=timeout_s,
             max_attempts=max_attempts,
+            tags=tags,
         )
         submitted = self.execute(calls.submit(spec, idempotency_key or self._key()))
         return JobHandle(self, submitted.id, calls.result_type_of(task))
@@ -191,7 +196,7 @@ class Client:
                 return
 
     def _key(self) -> str | None:
-        return calls.make_key() if self._retries else None
+        return calls.make_key() if self._auto_key else None
 
     def execute(self, call: calls.Call[T]) -> T:
         """Send a request, again where that helps, and read its response."""

@@ -9,7 +9,7 @@ of filling its memory.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -103,6 +103,7 @@ class Buffer(Generic[H]):
         scheduled_for: datetime | None = None,
         timeout_s: float | None = None,
         max_attempts: int | None = None,
+        tags: Sequence[str] | None = None,
         **arguments: Any,
     ) -> "asyncio.Future[H]":
         """Put a job into the next batch; the future has its handle once it is durable."""
@@ -118,6 +119,7 @@ class Buffer(Generic[H]):
                 scheduled_for=scheduled_for,
                 timeout_s=timeout_s,
                 max_attempts=max_attempts,
+                tags=tags,
             )
         )
 

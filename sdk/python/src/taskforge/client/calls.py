@@ -4,11 +4,13 @@ A `Call` is a request and the function that reads its response. Whoever executes
 connections, retries and time limits; errors become exceptions here.
 """
 
+import itertools
+import os
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import UUID
@@ -22,6 +24,7 @@ from taskforge.limits import (
     BATCH_BYTES_MAX,
     BATCH_JOBS_MAX,
     PAGE_JOBS,
+    PATHS_CACHED,
     RETRY_AFTER_S_MAX,
     RETRY_DELAY_MAX_S,
     RETRY_DELAY_MIN_S,
@@ -43,8 +46,7 @@ _read_queues = msgspec.json.Decoder(models.QueuePage).decode
 _read_batch = msgspec.msgpack.Decoder(models.BatchReply).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Call(msgspec.Struct, Generic[T], frozen=True):
     """A request and how to read its answer. `extra_s`: the server may take so much longer.
 
     `repeatable`: doing it twice is like doing it once, so it is tried again even when it is not
@@ -67,10 +69,11 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     job_type: str
     payload: Any = None
     priority: int = 0
-    scheduled_for: datetime | None = None
+    scheduled_for: str | None = None
     delay_s: float | None = None
     timeout_s: float | None = None
     max_attempts: int | None = None
+    tags: Sequence[str] | None = None
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -79,9 +82,23 @@ class Batch(msgspec.Struct, frozen=True):
     jobs: Sequence[Item]
 
 
-def make_key() -> str:
-    """An Idempotency-Key that nobody else makes, in no process, forked or not."""
-    return secrets.token_hex(16)
+class _Keys:
+    """Idempotency-Keys that nobody else makes: chance for the process, a number for the request."""
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.prefix = secrets.token_hex(12)
+        self.numbers = itertools.count()
+
+    def make(self) -> str:
+        return f"{self.prefix}-{next(self.numbers):x}"
+
+
+make_key = _Keys().make
 
 
 # --- submit -------------------------------------------------------------------------------------
@@ -98,27 +115,38 @@ def queue_of(spec: JobSpec[Any]) -> str:
 
 def item(spec: JobSpec[Any]) -> Item:
     """The job as it goes into a MessagePack batch; TypeError when it cannot be one."""
+    return _item(spec, _payload_json(spec.task, spec.payload))
+
+
+def _item(spec: JobSpec[Any], payload: bytes | msgspec.Raw) -> Item:
     task = spec.task
-    payload = _payload_json(task, spec.payload)
-    when = spec.scheduled_for
+    when, due = spec.scheduled_for, None
     if when is not None:
         if spec.delay_s is not None:
             raise TypeError("delay_s and scheduled_for exclude each other")
         if when.tzinfo is None:
             raise TypeError("scheduled_for needs a time zone")
-        when = when.astimezone(UTC)
+        due = when.astimezone(UTC).isoformat()
     if isinstance(task, Task):
         return Item(
             task.name,
             payload,
             task.priority if spec.priority is None else spec.priority,
-            when,
+            due,
             spec.delay_s,
             task.timeout_s if spec.timeout_s is None else spec.timeout_s,
             task.max_attempts if spec.max_attempts is None else spec.max_attempts,
+            spec.tags,
         )
     return Item(
-        task, payload, spec.priority or 0, when, spec.delay_s, spec.timeout_s, spec.max_attempts
+        task,
+        payload,
+        spec.priority or 0,
+        due,
+        spec.delay_s,
+        spec.timeout_s,
+        spec.max_attempts,
+        spec.tags,
     )
 
 
@@ -133,10 +161,14 @@ def _payload_json(task: Task[..., Any] | str, payload: Payload) -> bytes:
 
 def submit(spec: JobSpec[Any], key: str | None) -> Call[models.Submitted]:
     """Submit one job."""
-    made = item(spec)
-    body = _to_json(msgspec.structs.replace(made, payload=msgspec.Raw(made.payload)))
-    path = f"/v1/queues/{quote(queue_of(spec), safe='')}/jobs"
+    body = _to_json(_item(spec, msgspec.Raw(_payload_json(spec.task, spec.payload))))
+    path = _submit_path(queue_of(spec))
     return Call("POST", path, _submitted, body, JSON, key, repeatable=key is not None)
+
+
+@lru_cache(maxsize=PATHS_CACHED)
+def _submit_path(queue: str) -> str:
+    return f"/v1/queues/{quote(queue, safe='')}/jobs"
 
 
 def _submitted(response: Response) -> models.Submitted:
@@ -145,7 +177,7 @@ def _submitted(response: Response) -> models.Submitted:
 
 def batch(queue: str, items: Sequence[Item], key: str | None) -> Call[models.BatchReply]:
     """Submit jobs to one queue; `BATCH_JOBS_MAX` at most."""
-    path = f"/v1/queues/{quote(queue, safe='')}/jobs/batch"
+    path = f"{_submit_path(queue)}/batch"
     body = _to_msgpack(Batch(items))
     return Call("POST", path, _batch_reply, body, MSGPACK, key, repeatable=key is not None)
 
@@ -316,7 +348,7 @@ def problem_error(response: Response) -> ApiError:
     """The exception for a refusal. An answer that is no problem document is not the server's own
     (a proxy's, say): its status must do."""
     problem = models.Problem()
-    if "json" in response.headers.get("content-type", ""):
+    if "json" in response.header("content-type"):
         try:
             problem = msgspec.json.decode(response.body, type=models.Problem)
         except msgspec.DecodeError:
@@ -332,7 +364,7 @@ def problem_error(response: Response) -> ApiError:
 
 def retry_after_s(response: Response) -> float | None:
     """What the server asks for; only seconds are understood, as it sends no dates."""
-    text = response.headers.get("retry-after", "")
+    text = response.header("retry-after")
     return float(text) if text.isdigit() else None
 
 
@@ -375,11 +407,5 @@ def result_of(job: models.Job, result_type: Any) -> Any:
 
 
 def result_type_of(task: Task[..., Any] | str) -> Any:
-    """What results are converted to. A type that JSON cannot give is left as the plain value."""
-    if isinstance(task, str):
-        return Any
-    try:
-        msgspec.json.Decoder(task.result_type)
-    except TypeError:
-        return Any
-    return task.result_type
+    """What results are converted to; Any for a job type that is only a name."""
+    return Any if isinstance(task, str) else task.result_type

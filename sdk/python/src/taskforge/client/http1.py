@@ -44,24 +44,36 @@ class Requests:
     ) -> bytes:
         """One request; `path` is quoted already, `key` is its Idempotency-Key."""
         head = f"{method} {self._base_path}{path}{self._common}"
-        if key is not None:
+        if body is not None:
+            head = f"{head}Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+        if key is not None:  # last: all before it is the same in every submit of a task
             head = f"{head}Idempotency-Key: {key}\r\n"
-        if body is None:
-            return f"{head}\r\n".encode("ascii")
-        head = f"{head}Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-        return head.encode("ascii") + body
+        return f"{head}\r\n".encode("ascii") + (body or b"")
 
 
 class Response:
-    """A whole response. Header names are in lower case; of a repeated one the last stands."""
+    """A whole response. Its head is kept in lower case and read when somebody asks."""
 
-    __slots__ = ("body", "headers", "keep_alive", "status")
+    __slots__ = ("_head", "body", "keep_alive", "status")
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes, keep_alive: bool) -> None:
+    def __init__(self, status: int, head: bytes, body: bytes, keep_alive: bool) -> None:
         self.status = status
-        self.headers = headers
+        self._head = head
         self.body = body
         self.keep_alive = keep_alive
+
+    def header(self, name: str) -> str:
+        """A header's value, all in lower case; the first if it is repeated, "" without one."""
+        return _header(self._head, b"\r\n" + name.encode() + b":").decode("latin-1")
+
+
+def _header(head: bytes, needle: bytes) -> bytes:
+    """The value behind `needle`, which has the line break before the name and the colon after."""
+    at = head.find(needle)
+    if at < 0:
+        return b""
+    end = head.find(b"\r\n", at + 2)
+    return head[at + len(needle) : end if end >= 0 else len(head)].strip()
 
 
 class ResponseParser:
@@ -70,7 +82,7 @@ class ResponseParser:
     def __init__(self) -> None:
         self._received = bytearray()
         self._status = 0
-        self._headers: dict[str, str] = {}
+        self._head = b""
         self._keep_alive = True
         self._length: int | None = None  # of the body, when it is known
         self._chunked = False
@@ -108,7 +120,7 @@ class ResponseParser:
         return None
 
     def _response(self, body: bytes) -> Response:
-        return Response(self._status, self._headers, body, self._keep_alive)
+        return Response(self._status, self._head, body, self._keep_alive)
 
     def _read_head(self) -> bool:
         end = self._received.find(HEAD_END)
@@ -116,32 +128,28 @@ class ResponseParser:
             if len(self._received) > RESPONSE_HEAD_BYTES_MAX:
                 raise ProtocolError("the head is larger than the bound")
             return False
-        first, *lines = self._received[:end].decode("latin-1").split("\r\n")
+        head = bytes(self._received[:end]).lower()
         del self._received[: end + len(HEAD_END)]
-        if not first.startswith("HTTP/1.") or not first[9:12].isdigit():
-            raise ProtocolError(f"not HTTP/1: {first[:40]!r}")
-        status = int(first[9:12])
+        if not head.startswith(b"http/1.") or not head[9:12].isdigit():
+            raise ProtocolError(f"not HTTP/1: {head[:40]!r}")
+        status = int(head[9:12])
         if 100 <= status < 200:
             return True  # an interim response: the loop reads the next head
-        for line in lines:
-            name, found, value = line.partition(":")
-            if not found:
-                raise ProtocolError(f"not a header: {line[:40]!r}")
-            self._headers[name.lower()] = value.strip()
-        self._status = status
-        connection = self._headers.get("connection", "").lower()
-        self._keep_alive = "close" not in connection and (
-            first.startswith("HTTP/1.1") or "keep-alive" in connection
-        )
-        self._set_length()
+        self._status, self._head = status, head
+        connection = _header(head, b"\r\nconnection:")
+        if head.startswith(b"http/1.1"):
+            self._keep_alive = b"close" not in connection
+        else:
+            self._keep_alive = b"keep-alive" in connection
+        self._set_length(head)
         return True
 
-    def _set_length(self) -> None:
-        self._chunked = "chunked" in self._headers.get("transfer-encoding", "").lower()
+    def _set_length(self, head: bytes) -> None:
         if self._status in (204, 304):
-            self._chunked, self._length = False, 0
-        elif not self._chunked and "content-length" in self._headers:
-            text = self._headers["content-length"]
+            self._length = 0
+        elif b"chunked" in _header(head, b"\r\ntransfer-encoding:"):
+            self._chunked = True
+        elif text := _header(head, b"\r\ncontent-length:"):
             if not text.isdigit() or int(text) > RESPONSE_BYTES_MAX:
                 raise ProtocolError(f"a body of {text[:20]!r} bytes")
             self._length = int(text)

@@ -72,6 +72,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     retry_policy: RetryPolicy | None = None
     timeout: float | None = None
     history: History | None = None
+    crashes_max: int | None = None
 
 
 class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
