@@ -112,8 +112,8 @@ class Ownership:
         for project_id, key, body_hash, ids, at_us in taken.keys:
             entry = KeyEntry(shard.number, taken.head_lsn, body_hash, ids, at_us)
             self._core.keys.remember(project_id, key, entry)
-        self._sources[shard] = taken.source
-        self._projector.add(taken.source)
+        source = self._sources[shard] = TableSource(taken.table)
+        self._projector.add(source, taken.early)
         self._core.adopt(shard, self._core.refs.values())
         log.debug(
             "shard %d is ours in epoch %d: %d jobs loaded, %d events replayed",
