@@ -74,6 +74,7 @@ class Projector:
         self._wake = asyncio.Event()
         self._flushes: list[asyncio.Future[None]] = []
         self._flushing: list[asyncio.Future[None]] = []
+        self._early: list[tuple[ProjectionSource, Projection]] = []
         self._newest: Round | None = None
         self._rounds_begun = 0
         self._caught_up_s = time.monotonic()
@@ -81,9 +82,11 @@ class Projector:
         """What is known to be in the tables, by shard."""
         self.statistics = ProjectorStatistics()
 
-    def add(self, source: ProjectionSource) -> None:
-        """A shard was taken over."""
+    def add(self, source: ProjectionSource, early: Projection | None = None) -> None:
+        """A shard was taken over; `early` was collected from it already."""
         self._sources[source.number] = source
+        if early is not None:
+            self._early.append((source, early))
 
     def remove(self, source: ProjectionSource) -> None:
         """The shard is gone; what was collected of it is durable, and still written."""
@@ -174,6 +177,7 @@ class Projector:
         self._wake.clear()
         now_us = self._now_us()
         settled_us = now_us if self._flushing else now_us - self._settle_us
+        begun.taken, self._early = self._early, []
         sources = deque(self._sources.values())
         # Another one begins each time: a full round must not always leave out the same shards.
         sources.rotate(-self._rounds_begun)

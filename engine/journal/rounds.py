@@ -162,12 +162,10 @@ class Table(Protocol):
 class TableSource:
     """A shard's table as a source; it stays bound to this table when the shard is lost."""
 
-    __slots__ = ("_early", "_table", "number")
+    __slots__ = ("_table", "number")
 
-    def __init__(self, table: Table, early: Projection | None = None) -> None:
-        """`early` was collected from the table already, and is given out first."""
+    def __init__(self, table: Table) -> None:
         self._table = table
-        self._early = early
         self.number = table.shard
 
     @property
@@ -175,9 +173,6 @@ class TableSource:
         return self._table.unprojected
 
     def collect(self, rows_max: int, settled_us: int) -> Projection | None:
-        if self._early is not None:
-            early, self._early = self._early, None
-            return early
         return self._table.collect(rows_max, settled_us)
 
     def projected(self, projection: Projection) -> None:

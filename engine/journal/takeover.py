@@ -20,7 +20,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Unavailable
 from taskforge_server.engine.journal.log import LogRow, ShardLog
-from taskforge_server.engine.journal.rounds import Projection, TableSource
+from taskforge_server.engine.journal.rounds import Projection
 from taskforge_server.engine.runtime import faultpoints
 
 StoredKey: TypeAlias = tuple[bytes, str, bytes, bytes, int]
@@ -84,8 +84,8 @@ class Taken(Generic[T]):
     events_replayed: int
     keys: list[StoredKey]
     """Every key that is remembered, from the tables and from the log."""
-    source: TableSource
-    """For the projector: the table, with what was collected from it already."""
+    early: Projection | None
+    """Was collected from the table, and must be the first that the projector writes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,5 +178,5 @@ class Taker(Generic[T]):
             jobs_loaded=loaded,
             events_replayed=events,
             keys=keys,
-            source=TableSource(table, early),
+            early=early,
         )

@@ -1,0 +1,405 @@
+"""Projection, takeover and replay, over the tables in Postgres and their twin in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import pytest
+
+from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.journal.log import LogRow, ShardLog
+from taskforge_server.engine.journal.memory import MemoryShardLog
+from taskforge_server.engine.journal.memory_tables import MemoryTables
+from taskforge_server.engine.journal.postgres import PostgresShardLog
+from taskforge_server.engine.journal.projector import Projector
+from taskforge_server.engine.journal.rounds import (
+    How,
+    Projection,
+    RowExists,
+    RowsRefused,
+    TableSource,
+    TableWriter,
+)
+from taskforge_server.engine.journal.tables import PostgresTables
+from taskforge_server.engine.journal.takeover import (
+    LogGapError,
+    StoredKey,
+    Taken,
+    Taker,
+    UnfinishedJobs,
+)
+from taskforge_server.engine.store import loader
+from taskforge_server.engine.store.pool import Connection, connect
+from taskforge_server.ext.pure.table import ShardTable
+from tests.support.journal_bench import PROJECT, START_US, Life, new_table
+
+
+class StoredTables:
+    """What a new owner reads, over one connection, one after the other."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._turn = asyncio.Lock()
+
+    async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
+        async with self._turn:
+            return await loader.watermarks(self._connection, shards)
+
+    async def unfinished(self, shard: int) -> AsyncIterator[bytes]:
+        async with self._turn:
+            async for chunk in loader.unfinished_jobs(self._connection, shard):
+                yield chunk
+
+    async def keys(self, shard: int) -> Sequence[StoredKey]:
+        async with self._turn:
+            return await loader.idempotency_keys(self._connection, shard, START_US)
+
+
+class Storage(Protocol):
+    """A log with its tables, and a look at what they hold."""
+
+    log: ShardLog
+    writer: TableWriter
+    reader: UnfinishedJobs
+
+    async def jobs(self) -> dict[bytes, str]:
+        """Status by id."""
+        ...
+
+    async def executions(self) -> list[tuple[bytes, str, int]]:
+        """(job, status, attempt), sorted."""
+        ...
+
+    async def refused(self) -> int:
+        """How many rows were put aside."""
+        ...
+
+
+class MemoryStorage:
+    def __init__(self) -> None:
+        self.log = MemoryShardLog()
+        self.tables = MemoryTables()
+        self.writer = self.reader = self.tables
+
+    async def jobs(self) -> dict[bytes, str]:
+        return {row["id"]: row["status"] for row in self.tables.jobs.values()}
+
+    async def executions(self) -> list[tuple[bytes, str, int]]:
+        rows = self.tables.executions.values()
+        return sorted((row["job_id"], row["status"], row["attempt_number"]) for row in rows)
+
+    async def refused(self) -> int:
+        return len(self.tables.put_aside)
+
+
+class PostgresStorage:
+    def __init__(self, url: str, connection: Connection) -> None:
+        make = partial(connect, url, application_name="test journal")
+        self.log = PostgresShardLog(make)
+        self.writer = PostgresTables(make)
+        self.reader = StoredTables(connection)
+        self._connection = connection
+
+    async def jobs(self) -> dict[bytes, str]:
+        rows = await self._connection.fetch("TABLE jobs")
+        return {row["id"]: row["status"] for row in rows}
+
+    async def executions(self) -> list[tuple[bytes, str, int]]:
+        rows = await self._connection.fetch("TABLE job_executions")
+        return sorted((row["job_id"], row["status"], row["attempt_number"]) for row in rows)
+
+    async def refused(self) -> int:
+        return len(await self._connection.fetch("TABLE projection_errors"))
+
+
+@pytest.fixture
+async def memory_storage() -> Storage:
+    return MemoryStorage()
+
+
+@pytest.fixture
+async def postgres_storage(postgres_url: str) -> AsyncIterator[Storage]:
+    connection = await connect(postgres_url, application_name="test look")
+    storage = PostgresStorage(postgres_url, connection)
+    yield storage
+    await storage.log.close()
+    await storage.writer.close()
+    await connection.close()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def storage(request: pytest.FixtureRequest) -> Storage:
+    storage: Storage = request.getfixturevalue(f"{request.param}_storage")
+    return storage
+
+
+def everything(table: ShardTable) -> Projection:
+    projection = table.collect(1_000_000, START_US * 2)
+    assert projection is not None
+    return projection
+
+
+async def project(storage: Storage, taken: Taken[ShardTable]) -> None:
+    """Write all that is durable, what was collected at the takeover first."""
+    projection = taken.early or taken.table.collect(1_000_000, START_US * 2)
+    while projection is not None:
+        await write(storage, [projection], How.FAST)
+        taken.table.projected(projection)
+        projection = taken.table.collect(1_000_000, START_US * 2)
+
+
+async def write(storage: Storage, projections: list[Projection], how: How) -> None:
+    await storage.writer.write_executions(projections, how)
+    await storage.writer.write_jobs(projections, how)
+
+
+def taker(storage: Storage, node: str = "node") -> Taker[ShardTable]:
+    return Taker(storage.log, storage.reader, node, lambda: START_US, new_table)
+
+
+# --- the writer ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", list(How))
+async def test_rows_arrive_in_every_way(storage: Storage, how: How) -> None:
+    lives = [Life(new_table(shard)) for shard in (1, 2)]
+    ids = [job_id for life in lives for job_id in life.run(20)]
+    for life in lives:
+        await life.commit(storage.log)
+    await write(storage, [everything(life.table) for life in lives], how)
+    assert await storage.jobs() == dict.fromkeys(ids, "succeeded")
+    assert await storage.executions() == sorted((job_id, "succeeded", 1) for job_id in ids)
+    assert await storage.reader.watermarks([1, 2, 3]) == {1: 1, 2: 1, 3: 0}
+
+
+async def test_an_open_row_becomes_a_final_one(storage: Storage) -> None:
+    life = Life(new_table(1))
+    (job_id,) = life.submit(1, priority=7, options=None)
+    tokens = life.start(1)
+    await life.commit(storage.log)
+    first = everything(life.table)
+    await write(storage, [first], How.FAST)
+    assert await storage.jobs() == {job_id: "processing"}
+    life.table.projected(first)
+    life.succeed(tokens)
+    await life.commit(storage.log)
+    await write(storage, [everything(life.table)], How.FAST)
+    assert await storage.jobs() == {job_id: "succeeded"}
+    assert await storage.executions() == [(job_id, "succeeded", 1)]
+
+
+async def test_both_rows_of_a_job_in_one_round(storage: Storage) -> None:
+    life = Life(new_table(1))
+    (job_id,) = life.submit(1)
+    tokens = life.start(1)
+    await life.commit(storage.log)
+    first = everything(life.table)
+    life.succeed(tokens)
+    await life.commit(storage.log)
+    both = [first, everything(life.table)]
+    for how in (How.FAST, How.MERGE, How.CAREFUL):
+        await write(storage, both, how)
+        assert await storage.jobs() == {job_id: "succeeded"}
+        both.reverse()  # late and out of order: the newest row stays
+        if how is How.FAST:
+            with pytest.raises(RowExists):
+                await write(storage, both, How.FAST)
+
+
+async def test_an_old_row_never_replaces_a_newer_one(storage: Storage) -> None:
+    life = Life(new_table(1))
+    (job_id,) = life.submit(1)
+    tokens = life.start(1)
+    await life.commit(storage.log)
+    old = everything(life.table)
+    life.succeed(tokens)
+    await life.commit(storage.log)
+    new = everything(life.table)
+    await write(storage, [old, new], How.FAST)
+    await write(storage, [old], How.MERGE)
+    assert await storage.jobs() == {job_id: "succeeded"}
+    assert await storage.executions() == [(job_id, "succeeded", 1)]
+    assert await storage.reader.watermarks([1]) == {1: new.watermark}
+
+
+async def test_deletes_go_with_their_executions(storage: Storage) -> None:
+    life = Life(new_table(1, history=1))
+    life.queue = life.table.queue(b"q" * 15 + b"\1", PROJECT, "mail", 0, 1)
+    keep, *_ = life.submit(2)
+    tokens = life.start(2)
+    await life.commit(storage.log)
+    first = everything(life.table)
+    await write(storage, [first], How.FAST)
+    life.table.projected(first)
+    life.succeed([token for token in tokens if token[:16] != keep])
+    await life.commit(storage.log)
+    await write(storage, [everything(life.table)], How.FAST)
+    assert await storage.jobs() == {keep: "processing"}
+    assert await storage.executions() == [(keep, "started", 1)]
+
+
+async def test_keys_are_kept(storage: Storage) -> None:
+    life = Life(new_table(1))
+    ids = b"".join(life.submit(2))
+    life.table.keyed(PROJECT, "order-1", b"hash", ids, life.now_us)
+    await life.commit(storage.log)
+    projection = everything(life.table)
+    for how in (How.FAST, How.MERGE, How.CAREFUL):
+        await write(storage, [projection], how) if how is not How.FAST else None
+    expected = [(PROJECT, "order-1", b"hash", ids, life.now_us)]
+    assert [tuple(key) for key in await storage.reader.keys(1)] == expected
+    assert list(await storage.reader.keys(2)) == []
+
+
+async def test_the_database_refuses_a_row(postgres_storage: Storage) -> None:
+    """U+0000 in a payload: the door refuses it, and were it to slip through, one row is lost."""
+    life = Life(new_table(1))
+    good = life.run(5)
+    bad = life.submit(3, payload=b'{"text": "\\u0000"}')
+    good += life.run(1500)
+    await life.commit(postgres_storage.log)
+    projection = everything(life.table)
+    await postgres_storage.writer.write_executions([projection], How.FAST)
+    with pytest.raises(RowsRefused):
+        await postgres_storage.writer.write_jobs([projection], How.FAST)
+    assert await postgres_storage.jobs() == {}
+    await postgres_storage.writer.write_jobs([projection], How.CAREFUL)
+    assert sorted(await postgres_storage.jobs()) == sorted(good)
+    assert not set(bad) & set(await postgres_storage.jobs())
+    assert await postgres_storage.refused() == 3
+
+
+async def test_the_projector_gets_past_refused_rows(postgres_storage: Storage) -> None:
+    life = Life(new_table(1))
+    projector = Projector(postgres_storage.writer, lambda: life.now_us, tick_s=1000.0)
+    projector.add(TableSource(life.table))
+    task = asyncio.create_task(projector.run())
+    life.submit(1, payload=b'"\\ud800"')
+    good = life.run(10)
+    await life.commit(postgres_storage.log)
+    await projector.flush()
+    assert sorted(await postgres_storage.jobs()) == sorted(good)
+    assert await postgres_storage.refused() == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+# --- taking over --------------------------------------------------------------------------------
+
+
+async def test_a_new_shard_starts_empty(storage: Storage) -> None:
+    taken = await taker(storage).take([4, 2])
+    assert [(t.table.shard, t.epoch, t.head_lsn) for t in taken] == [(2, 1, 1), (4, 1, 1)]
+    assert taken[0].table.jobs_resident == 0
+    again = await taker(storage).take([2])
+    assert (again[0].epoch, again[0].head_lsn) == (2, 2)
+
+
+async def test_the_new_owner_knows_what_the_old_one_knew(storage: Storage) -> None:
+    old = await taker(storage).take(range(3))
+    lives = [Life(t.table, t.epoch) for t in old]
+    for life, taken in zip(lives, old, strict=True):
+        life.run(5)
+        life.submit(4)
+        life.start(2)
+        await life.commit(storage.log)
+        await project(storage, taken)
+        life.succeed(life.start(0)[:1])
+        life.run(3)
+        life.submit(1)
+        await life.commit(storage.log)
+    for life, new in zip(lives, await taker(storage).take(range(3)), strict=True):
+        expected = [job for job in life.table.snapshot() if job["finished_us"] == 0]
+        found = [job for job in new.table.snapshot() if job["finished_us"] == 0]
+        assert found == expected
+        assert len(found) == 3
+        assert new.jobs_loaded == 4
+        assert new.epoch == 2
+        # And the log goes on from there.
+        follower = Life(new.table, new.epoch)
+        follower.run(1)
+        await follower.commit(storage.log)
+
+
+async def test_what_is_replayed_is_projected_again_without_harm(storage: Storage) -> None:
+    (old,) = await taker(storage).take([1])
+    life = Life(old.table)
+    ids = life.run(6)
+    open_ids = life.submit(2)
+    await life.commit(storage.log)
+    # The executions are there, but the crash came before the jobs.
+    projection = everything(life.table)
+    await storage.writer.write_executions([projection], How.FAST)
+    (new,) = await taker(storage).take([1])
+    projector = Projector(storage.writer, lambda: START_US * 2, tick_s=1000.0)
+    projector.add(TableSource(new.table), new.early)
+    task = asyncio.create_task(projector.run())
+    await projector.flush()
+    expected = dict.fromkeys(ids, "succeeded") | dict.fromkeys(open_ids, "pending")
+    assert await storage.jobs() == expected
+    assert len(await storage.executions()) == 6
+    assert await storage.reader.watermarks([1]) == {1: new.head_lsn}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_keys_come_from_the_tables_and_from_the_log(storage: Storage) -> None:
+    (old,) = await taker(storage).take([1])
+    life = Life(old.table)
+    life.table.keyed(PROJECT, "first", b"1", b"", life.tick())
+    await life.commit(storage.log)
+    await project(storage, old)
+    life.table.keyed(PROJECT, "second", b"2", b"", life.tick())
+    await life.commit(storage.log)
+    (new,) = await taker(storage).take([1])
+    assert [key[1] for key in new.keys] == ["first", "second"]
+
+
+async def test_the_old_owner_is_fenced(storage: Storage) -> None:
+    old = (await taker(storage, "old").take([1]))[0]
+    await taker(storage, "new").take([1])
+    late = Life(old.table, old.epoch)
+    late.run(1)
+    batch = late.table.take_batch()
+    assert batch is not None
+    assert await storage.log.append([LogRow(1, batch[0], old.epoch, batch[1], batch[2])]) == set()
+
+
+async def test_two_takers_at_once_both_end_with_one_owner(storage: Storage) -> None:
+    results: list[Any] = await asyncio.gather(
+        taker(storage, "a").take(range(4)), taker(storage, "b").take(range(4))
+    )
+    heads = await storage.log.heads(range(4))
+    for shard, (lsn, epoch) in heads.items():
+        owners: list[Taken[ShardTable]] = [
+            taken for result in results for taken in result if taken.table.shard == shard
+        ]
+        assert sorted(owner.epoch for owner in owners) == [1, 2]
+        assert (lsn, epoch) == (2, 2)
+
+
+async def test_a_gap_is_named(storage: Storage) -> None:
+    life = Life((await taker(storage).take([1]))[0].table)
+    for _ in range(4):
+        life.run(1)
+        await life.commit(storage.log)
+    await storage.log.trim({1: 3})
+    with pytest.raises(LogGapError, match="shard 1 has a gap: 1 is missing, 3 follows"):
+        await taker(storage).take([1])
+
+
+class BusyLog(MemoryShardLog):
+    """Another owner writes between each look and each append."""
+
+    async def append(self, rows: Sequence[LogRow]) -> set[int]:
+        for row in rows:
+            await super().append([row._replace(body=b"another owner's decisions")])
+        return await super().append(rows)
+
+
+async def test_a_taker_that_always_loses_gives_up() -> None:
+    storage = MemoryStorage()
+    storage.log = BusyLog()
+    with pytest.raises(Unavailable):
+        await taker(storage).take([1])
