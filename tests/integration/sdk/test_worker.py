@@ -1,6 +1,7 @@
 """A worker against a stand-in of the server: connections, leases, heartbeats, stopping."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -209,6 +210,42 @@ async def test_heartbeats_go_on_while_a_handler_blocks_the_loop() -> None:
         worker.stop()
         await asyncio.to_thread(thread.join, 20)
         assert not thread.is_alive()
+
+
+async def test_heartbeats_end_when_the_loop_is_blocked_for_too_long() -> None:
+    blocked, given_up, release = threading.Event(), threading.Event(), threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "are left to end" in record.getMessage():
+                given_up.set()
+
+    @task
+    async def wedged() -> None:
+        blocked.set()
+        release.wait(20)
+
+    listener = Listener()
+    logging.getLogger("taskforge.worker").addHandler(listener)
+    async with StubStream(heartbeat_s=0.02) as stub:
+        worker = Worker(stub.url, "key", [wedged], wedged_after_s=0.1)
+        thread = threading.Thread(target=lambda: asyncio.run(worker.serve()))
+        thread.start()
+        connection = await stub.connected()
+        await connection.send(jobs_frame("default", [(token(1), "wedged", b"{}")]))
+        assert await asyncio.to_thread(blocked.wait, 20)
+        assert await asyncio.to_thread(given_up.wait, 20)
+        release.set()
+        await stub.until(lambda: stub.ok == [token(1)])
+        worker.stop()
+        await asyncio.to_thread(thread.join, 20)
+    logging.getLogger("taskforge.worker").removeHandler(listener)
+
+
+def test_the_credit_is_what_can_be_in_progress() -> None:
+    sync = task(name="sync")(lambda: None)
+    for tasks, slots in (([quick], 10), ([sync], 20), ([quick, sync], 20)):
+        assert Worker("http://host", "key", tasks, concurrency=10, threads=20).slots == slots
 
 
 def _pass_on(stub: StubStream, beats: threading.Semaphore) -> bool:

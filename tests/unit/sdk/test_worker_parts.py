@@ -72,27 +72,27 @@ def test_heavy_completions_are_split_over_frames() -> None:
 
 @given(
     credit=st.integers(0, limits.CREDIT_MAX),
-    concurrency=st.integers(1, limits.CONCURRENCY_MAX),
+    slots=st.integers(1, limits.CONCURRENCY_MAX),
     finished_jobs=st.integers(0, 100_000),
     elapsed_s=st.floats(0.0, 10.0),
 )
 def test_credit_stays_in_its_bounds(
-    credit: int, concurrency: int, finished_jobs: int, elapsed_s: float
+    credit: int, slots: int, finished_jobs: int, elapsed_s: float
 ) -> None:
     found = next_credit(
         credit=credit,
-        concurrency=concurrency,
+        slots=slots,
         finished_jobs=finished_jobs,
         elapsed_s=elapsed_s,
         unacked_jobs=0,
     )
-    assert concurrency <= found <= max(limits.CREDIT_MAX, concurrency)
-    assert found <= max(credit, concurrency) * limits.CREDIT_GROWTH_MAX
+    assert slots <= found <= max(limits.CREDIT_MAX, slots)
+    assert found <= max(credit, slots) * limits.CREDIT_GROWTH_MAX
 
 
 def test_credit_follows_the_rate_and_stops_when_acks_are_missing() -> None:
     stock = int(5_000 / 0.05 * limits.CREDIT_WINDOW_S)
-    usual: dict[str, Any] = {"credit": 8_192, "concurrency": 100, "elapsed_s": 0.05}
+    usual: dict[str, Any] = {"credit": 8_192, "slots": 100, "elapsed_s": 0.05}
     assert next_credit(**usual, finished_jobs=0, unacked_jobs=0) == 100
     assert next_credit(**usual, finished_jobs=5_000, unacked_jobs=0) == 100 + stock
     assert next_credit(**usual, finished_jobs=9, unacked_jobs=limits.UNACKED_JOBS_MAX) == 0

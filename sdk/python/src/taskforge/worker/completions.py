@@ -60,7 +60,8 @@ class Completions:
     def add(self, token: bytes, outcome: int, data: bytes | None) -> None:
         """One job ended, with a result or an error in JSON."""
         self._others.append((token, outcome, data))
-        self._others_bytes += len(data) if data is not None else 0
+        if data is not None:
+            self._others_bytes += len(data)
         self.gathered_jobs += 1
         self.finished_jobs += 1
 

@@ -26,7 +26,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from taskforge.context import Context, StopReason
-from taskforge.limits import SLICE_JOBS_MAX, SLICE_S
+from taskforge.limits import SLICE_JOBS_MAX, SLICE_S, TOKEN_BYTES
 from taskforge.worker.batch import Batch
 from taskforge.worker.outcome import exception_json, failure_json
 
@@ -133,7 +133,8 @@ class Runner:
         assert task is not None
         call = task.binding.call
         assert call is not None
-        payloads, count = batch.payloads, batch.count
+        payloads, count, tokens = batch.payloads, batch.count, batch.tokens
+        succeeded = pool.succeeded
         cancelling, base = self.task.cancelling, pool.context
         until, left = self._slice_until, self._slice_jobs
         while left > 0 and (index := batch.next) < count:
@@ -154,9 +155,13 @@ class Runner:
                 self._return(result)
                 return
             if result is not None:
-                pool.close_run(batch, index)
+                if index > batch.start:
+                    pool.close_run(batch, index)
                 batch.start = index + 1
-                self.conclude(batch, index, result)
+                if type(result) is Raised:
+                    self.conclude(batch, index, result)
+                else:
+                    succeeded(tokens[index * TOKEN_BYTES : (index + 1) * TOKEN_BYTES], result)
             if cancelling() or copy_context() != base:
                 self.worn = True
                 left = 0
@@ -204,8 +209,9 @@ class Runner:
 
     def conclude(self, batch: Batch, index: int, result: Any) -> None:
         """Report the end of one job."""
-        pool, token = self.pool, batch.token(index)
-        if not isinstance(result, Raised):
+        pool = self.pool
+        token = batch.token(index)
+        if type(result) is not Raised:
             pool.succeeded(token, result)
         elif self.stop_reason == "timeout":
             pool.failed(token, failure_json("timeout", "the time limit is over", retryable=True))

@@ -79,6 +79,11 @@ class Worker:
         if not self.queues:
             raise ValueError("queues names no queue")
         self.concurrency = concurrency
+        self.slots = max(
+            concurrency if any(task.is_async for task in self.tasks.values()) else 0,
+            threads if any(not task.is_async for task in self.tasks.values()) else 0,
+        )
+        """Jobs that can be in progress at once: the least credit."""
         self.threads = threads
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self.worker_type = worker_type
@@ -124,7 +129,7 @@ class Worker:
             on_flush=lambda: self._link.flush(),
         )
         self._link = Link(self._server, self._pool, self._completions, self._hello, self._welcomed)
-        self._link.set_credit(self.concurrency)
+        self._link.set_credit(self.slots)
         self._heartbeat = Heartbeat(
             self._server,
             str(self.worker_id),
@@ -206,7 +211,7 @@ class Worker:
             if not self._stop.is_set():
                 credit = next_credit(
                     credit=self._link.credit,
-                    concurrency=self.concurrency,
+                    slots=self.slots,
                     finished_jobs=completions.finished_jobs - finished_jobs,
                     elapsed_s=now - before,
                     unacked_jobs=completions.unacked_jobs,
