@@ -87,6 +87,8 @@ def take_batch(body: bytes, coding: Coding, checker: Checker) -> int:
         _refuse_repeats(body, bodyscan.scan_json(body, 1)[0])
         items = _decoded(lambda: _decode_batch_raw(body)).jobs
         return _take_each(items, checker, _take_text)
+    if checker.take_plain(body, DEPTH_MAX):
+        return checker.batch.count
     offset, entries = _scan_packed(body, _BATCH_DEPTH, DEPTH_MAX + _BATCH_DEPTH)
     _check_entries(entries, limits.BATCH_JOBS_MSGPACK_MAX)
     try:

@@ -12,7 +12,7 @@ from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.ext.ids import time_ms_of
-from taskforge_server.ext.pure.table import SubmitBatch
+from taskforge_server.ext.table import SubmitBatch
 
 _ID_BYTES = 16
 

@@ -15,7 +15,7 @@ from taskforge_server.engine.actors.ports import Hello, Outlet, WorkerInlet
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.job_queries import JobFilter
-from taskforge_server.ext.pure.table import SubmitBatch
+from taskforge_server.ext.table import SubmitBatch
 
 JobDict = dict[str, Any]
 

@@ -17,7 +17,8 @@ import msgspec
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import CallerError, InvalidInput, TooLarge
 from taskforge_server.engine.model.base import Priority, Time
-from taskforge_server.ext.pure.table import SubmitBatch
+from taskforge_server.ext.plainbatch import plain_batch
+from taskforge_server.ext.table import SubmitBatch
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -86,6 +87,17 @@ class Checker:
         self._now_us = now_us
         self._payload_bytes_max = payload_bytes_max
         self._options = {} if idempotency_key is None else {"idempotency_key": idempotency_key}
+
+    def take_plain(self, body: bytes, depth_max: int) -> bool:
+        """Take a whole MessagePack batch of plain jobs at once; False where it is not plain."""
+        if self._options:
+            return False
+        batch = plain_batch(
+            body, limits.BATCH_JOBS_MSGPACK_MAX, self._payload_bytes_max, depth_max
+        )
+        if batch is not None:
+            self.batch = batch
+        return batch is not None
 
     def add(self, job: NewJob, payload: bytes | memoryview) -> None:
         """Check one job and take it; CallerError names its field."""
