@@ -237,6 +237,23 @@ KEYS_MAX: Final = 1_000_000
 KEYS_BYTES_MAX: Final = 256 * MIB
 """Idempotency keys that a node remembers; beyond, the oldest go before their day is over."""
 
+# Cluster
+
+PRESENCE_TTL_S: Final = 6.0
+"""A node that says nothing for this long counts as gone; it speaks every third of it."""
+
+CLUSTER_COMMAND_S: Final = 1.0
+"""One command to Redis, connecting included; nobody on the path of a job waits for it."""
+
+CLUSTER_PAUSE_S: Final = 0.5
+"""Between two tries to reach a Redis that does not answer."""
+
+CLUSTER_SILENCE_S: Final = 2.0
+"""A subscription that is silent for this long is pinged; silent twice, it is dead."""
+
+CLUSTER_OUTBOX_MAX: Final = 10_000
+"""Messages that wait while Redis is away; then the oldest go. Listeners read again anyway."""
+
 # Admission
 
 UNPROJECTED_JOBS_MAX: Final = 4_000_000
@@ -266,6 +283,13 @@ RETAKE_PAUSE_S: Final = 1.0
 
 RETAKE_LOOK_S: Final = 10.0
 """How often the node looks whether the owner of a shard that it lost is still there."""
+
+FLUSH_S: Final = 10.0
+"""What a stopping node gives the log, and then the tables, to catch up; the next start does."""
+
+UPKEEP_S: Final = 600.0
+UPKEEP_ROWS_MAX: Final = 100_000
+"""Partitions are made days ahead, and old keys deleted in portions: neither is in a hurry."""
 
 WORKER_ROWS_S: Final = 2.0
 WORKER_ROWS_MAX: Final = 1_000
@@ -357,6 +381,7 @@ assert (
 ), "a dead peer is found before the statement runs out"
 assert PARTITIONS_AHEAD_DAYS >= 1
 assert MEMORY_BYTES_MIN > REQUEST_BYTES_MAX
+assert CLUSTER_COMMAND_S + CLUSTER_PAUSE_S < PRESENCE_TTL_S / 3
 assert JOURNAL_SLOW_S < JOURNAL_STATEMENT_S < JOURNAL_RETRY_S
 assert JOURNAL_STATEMENT_S + RECONNECT_PAUSE_S_MAX < LOG_KEPT_S
 assert PROJECTION_COLLECT_ROWS <= PROJECTION_ROUND_ROWS
@@ -371,3 +396,4 @@ assert WAIT_S_DEFAULT <= WAIT_S_MAX < IDLE_CONNECTION_S
 assert RESULT_BYTES_MAX < STREAM_MESSAGE_BYTES_MAX <= STREAM_OUT_BYTES_MAX
 assert QUEUES_CACHED_MAX >= QUEUES_PER_PROJECT_MAX
 assert EXECUTIONS_READ_MAX >= ATTEMPTS_MAX
+assert FLUSH_S < PART_STOP_S

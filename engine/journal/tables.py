@@ -37,7 +37,8 @@ from taskforge_server.engine.journal.rounds import (
 )
 from taskforge_server.engine.journal.statements import sql
 from taskforge_server.engine.runtime import faultpoints, safeguards
-from taskforge_server.ext.pure.tablerows import EXECUTION_COLUMNS, JOB_COLUMNS, split_rows
+from taskforge_server.ext.pure.tablerows import EXECUTION_COLUMNS, JOB_COLUMNS
+from taskforge_server.ext.table import split_rows
 
 log = logging.getLogger(__name__)
 

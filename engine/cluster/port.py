@@ -1,0 +1,65 @@
+"""The port to what nodes tell each other. Hints, all of it: the log decides who owns a shard.
+
+    presence   a node is seen while it renews its entry; the entry ends PRESENCE_TTL_S later
+    hints      which node says that it owns a shard; renewed with the presence
+    messages   published to every node that listens at this moment; may be lost, rarely doubled
+
+Nothing here is waited for on the path of a job: `publish`, `hint` and `alive` do no I/O. Losing the
+server behind it costs latency: messages are lost, and after each gap the listeners are told to read
+again what they would have been told (`on_gap`).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+QUEUE_CHANGED: Final = "queue_changed"
+"""A queue was created or changed; the message is its id."""
+
+SHARD_TAKEN: Final = "shard_taken"
+"""A shard has a new owner; the message is the shard's number in decimal digits."""
+
+Handler = Callable[[bytes], None]
+"""Given a message; must not block and must not raise."""
+
+
+class Cluster(Protocol):
+    """One node's part in what nodes tell each other."""
+
+    async def start(self) -> None:
+        """Begin to be seen and to listen; returns in bounded time, with or without a server."""
+        ...
+
+    async def stop(self) -> None:
+        """Vanish: presence and hints of this node are taken back, if there is a server."""
+        ...
+
+    def alive(self) -> bool:
+        """The server answers."""
+        ...
+
+    async def is_alive(self, node_id: str) -> bool:
+        """Whether this node was seen lately; True when that cannot be known."""
+        ...
+
+    async def nodes(self) -> frozenset[str]:
+        """The nodes that were seen lately; only this one when that cannot be known."""
+        ...
+
+    def hint(self, shards: Iterable[int]) -> None:
+        """These are the shards that this node owns now."""
+        ...
+
+    async def hinted(self, shards: Iterable[int]) -> dict[int, str]:
+        """Which node says that it owns each shard; empty when that cannot be known."""
+        ...
+
+    def publish(self, topic: str, message: bytes) -> None:
+        """Tell all nodes, this one too, soon and perhaps."""
+        ...
+
+    def subscribe(self, topic: str, handler: Handler, on_gap: Callable[[], None]) -> None:
+        """Call the handler for each message; `on_gap` after messages may have been lost.
+
+        Before `start`. `on_gap` is called once the first listening begins, too.
+        """
+        ...
