@@ -1,0 +1,5 @@
+"""`python -m taskforge_server.api.cli` is `taskforge`."""
+
+from taskforge_server.api.cli.main import main
+
+main()

@@ -1,0 +1,188 @@
+"""The jobs of `taskforge demo`: submitted through the SDK, waited for, and compared with what was
+expected, job by job, as the API tells it.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+# Loaded by the demo's command alone.
+from taskforge import Client, Job, JobSpec, NotFound, QueueSettings, RetryPolicy  # noqa: TID253
+from taskforge_server.api.cli import workload
+
+FLAKY_JOBS = 5
+FIRST_JOB_S = 60.0
+LOOK_S = 1.0
+POLL_S = 0.1
+TABLES_S = 30.0
+"""How long the tables may take to follow; a moment is usual."""
+
+QUEUES = {
+    workload.HASH_QUEUE: QueueSettings(timeout=60.0, history="all"),
+    workload.FLAKY_QUEUE: QueueSettings(
+        retry_policy=RetryPolicy(
+            max_attempts=5, base_delay=0.2, max_delay=1.0, backoff_multiplier=2.0
+        ),
+        history="all",
+    ),
+}
+
+
+@dataclass
+class Report:
+    """What became of the jobs of one run."""
+
+    submitted: int
+    succeeded: int
+    retried: int
+    failed: int
+    jobs_per_s: float
+    start_p50_s: float
+    start_p99_s: float
+    sample: str
+    """The id of a job to look at."""
+    wrong: list[str] = field(default_factory=list)
+    """What was not as expected."""
+
+
+@dataclass
+class Run:
+    """The jobs of one run by what is expected of them."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    """Path by id."""
+    flaky: set[str] = field(default_factory=set)
+    broken: str = ""
+
+    @property
+    def count(self) -> int:
+        return len(self.files) + len(self.flaky) + 1
+
+
+def ensure_queues(client: Client) -> None:
+    """Make the queues of the demo, unless an earlier run did."""
+    for name, settings in QUEUES.items():
+        try:
+            client.queues.get(name)
+        except NotFound:
+            client.queues.create(name, settings=settings)
+
+
+def first_job(
+    client: Client, path: str, check: Callable[[], None]
+) -> tuple[str, workload.FileHash]:
+    """One job, alone: its id and its result. It shows that the worker is there."""
+    handle = client.submit(workload.hash_file, path=path)
+    until = time.monotonic() + FIRST_JOB_S
+    while True:
+        try:
+            return handle.id, handle.wait(LOOK_S)
+        except TimeoutError:
+            check()
+            if time.monotonic() > until:
+                raise
+
+
+def submit(client: Client, paths: list[str]) -> Run:
+    """All jobs of the run; durable when this returns."""
+    specs = [workload.hash_file.job(path=path) for path in paths]
+    others: list[JobSpec[Any]] = [
+        *(workload.succeed_later.job(number=number) for number in range(1, FLAKY_JOBS + 1)),
+        workload.fail_for_good.job(),
+    ]
+    ids = []
+    for result in client.submit_many([*others, *specs]):
+        if isinstance(result, Exception):
+            raise result
+        ids.append(result.id)
+    flaky, broken, hashes = ids[:FLAKY_JOBS], ids[FLAKY_JOBS], ids[FLAKY_JOBS + 1 :]
+    return Run(dict(zip(hashes, paths, strict=True)), set(flaky), broken)
+
+
+def open_jobs(client: Client) -> int:
+    """Jobs of the demo's queues that have not ended."""
+    counts = [client.queues.get(name).counts for name in QUEUES]
+    return sum(one.pending + one.scheduled + one.processing for one in counts)
+
+
+def wait_ended(client: Client, check: Callable[[], None], progress: Callable[[int], None]) -> None:
+    """Return when no job is open; `check` may raise, `progress` hears how many still are."""
+    while left := open_jobs(client):
+        check()
+        progress(left)
+        time.sleep(POLL_S)
+    progress(0)
+
+
+def report(client: Client, run: Run) -> Report:
+    """Read every job of the run back, and compare."""
+    jobs = _read_back(client, run)
+    hashes = [jobs[job_id] for job_id in run.files if job_id in jobs]
+    flaky = [jobs[job_id] for job_id in run.flaky if job_id in jobs]
+    ended = [job.finished_at.timestamp() for job in jobs.values() if job.finished_at]
+    begun = [job.created_at.timestamp() for job in jobs.values() if job.created_at]
+    waits = [
+        (job.started_at - job.created_at).total_seconds()
+        for job in hashes
+        if job.started_at and job.created_at and job.attempts == 1
+    ] or [0.0]
+    cuts = statistics.quantiles([*waits, waits[-1]], n=100, method="inclusive")
+    found = Report(
+        submitted=run.count,
+        succeeded=sum(job.status == "succeeded" for job in jobs.values()),
+        retried=sum(job.attempts > 1 for job in flaky),
+        failed=sum(job.status == "failed" for job in jobs.values()),
+        jobs_per_s=len(hashes) / (_last(hashes) - min(begun)) if hashes and ended else 0.0,
+        start_p50_s=cuts[49],
+        start_p99_s=cuts[98],
+        sample=next(iter(run.files)),
+    )
+    found.wrong = _wrong(run, jobs)
+    return found
+
+
+def _last(jobs: list[Job]) -> float:
+    return max((job.finished_at.timestamp() for job in jobs if job.finished_at), default=0.0)
+
+
+def _read_back(client: Client, run: Run) -> dict[str, Job]:
+    """The run's jobs by id, from the tables, which follow by a moment."""
+    wanted = {*run.files, *run.flaky, run.broken}
+    until = time.monotonic() + TABLES_S
+    while True:
+        found: dict[str, Job] = {}
+        for queue in QUEUES:
+            mine = wanted & (
+                {*run.files} if queue == workload.HASH_QUEUE else {*run.flaky, run.broken}
+            )
+            oldest = min(mine)
+            for job in client.list(queue=queue):
+                if job.id < oldest:
+                    break
+                if job.id in mine and job.finished:
+                    found[job.id] = job
+        if len(found) == len(wanted) or time.monotonic() > until:
+            return found
+        time.sleep(POLL_S)
+
+
+def _wrong(run: Run, jobs: dict[str, Job]) -> list[str]:
+    """Every job that is not as expected, in words; few of them are enough to see."""
+    wrong = []
+    for job_id, path in run.files.items():
+        job = jobs.get(job_id)
+        if job is None or job.status != "succeeded":
+            wrong.append(f"{job_id} ({path}): {job.status if job else 'not in the tables'}")
+        elif job.result != workload.hash_file(path=path):
+            wrong.append(f"{job_id} ({path}): a wrong hash")
+    for job_id in sorted(run.flaky):
+        job = jobs.get(job_id)
+        expected = workload.FAILURES + 1
+        if job is None or job.status != "succeeded" or job.attempts != expected:
+            wrong.append(f"{job_id}: did not succeed in attempt {expected}")
+    job = jobs.get(run.broken)
+    if job is None or job.status != "failed" or job.failed_reason != "not_retryable":
+        wrong.append(f"{run.broken}: did not fail for good")
+    return wrong
