@@ -1,7 +1,8 @@
 """One shard in memory; see the texts of table.pyx and pure/table.py."""
 
-from typing_extensions import Buffer
 from typing import Any
+
+from typing_extensions import Buffer
 
 class BodyError(ValueError): ...
 

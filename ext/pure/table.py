@@ -537,28 +537,6 @@ class ShardTable(Fold):
                 del self._jobs[job_id]
 
 
-def load_rows(tables: dict[int, ShardTable], data: bytes) -> int:
-    """Load every whole row into the table of its shard; how many bytes they took.
-
-    What is left is the beginning of a row that comes with the next chunk.
-    """
-    end = len(data)
-    while end:
-        try:
-            rows = split_rows(data[:end])
-        except ValueError:
-            end -= 1
-            continue
-        for start, stop in rows:
-            row = data[start:stop]
-            shard = ids.shard_of(row[6:22])
-            if shard not in tables:
-                raise ValueError(f"a row of shard {shard}, which is not loaded here")
-            tables[shard].load(row)
-        break
-    return end
-
-
 def _take_committed(waiting: list[tuple[int, Any]], committed_lsn: int) -> list[Any]:
     """Remove and give what is durable."""
     taken = [item for lsn, item in waiting if lsn <= committed_lsn]
