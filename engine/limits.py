@@ -291,6 +291,10 @@ UPKEEP_S: Final = 600.0
 UPKEEP_ROWS_MAX: Final = 100_000
 """Partitions are made days ahead, and old keys deleted in portions: neither is in a hurry."""
 
+QUEUES_READ_S: Final = 30.0
+QUEUES_READ_PAUSE_S: Final = 0.05
+"""News of a queue arrives in a tenth of a second; news that was lost, within half a minute."""
+
 WORKER_ROWS_S: Final = 2.0
 WORKER_ROWS_MAX: Final = 1_000
 """The table of workers is brought up to date this often, so many rows at once."""

@@ -228,6 +228,16 @@ class Core:
         for worker in list(self.sessions):
             worker.drain()
 
+    def queues(self) -> Iterable[QueueActor]:
+        """The queues in use."""
+        return list(self._actors.values())
+
+    def refuse_replies(self) -> None:
+        """The log has been away for too long: let callers go."""
+        error = Unavailable(limits.UNAVAILABLE_RETRY_S, "the log is away: the outcome is unknown")
+        for shard in self.shards.values():
+            shard.refuse_replies(error)
+
     async def idle(self) -> None:
         """Wait until no connected worker has unfinished jobs."""
         while any(worker.outstanding for worker in self.sessions):  # noqa: ASYNC110 - rare, bounded

@@ -38,10 +38,14 @@ VERSION_AND_CHECKSUM_BYTES = 5
 
 
 class Presence(Protocol):
-    """Who is there."""
+    """Who is there; hints."""
 
     async def is_alive(self, node_id: str) -> bool:
         """Whether this node has lately been seen; True when that cannot be known."""
+        ...
+
+    def hint(self, shards: Iterable[int]) -> None:
+        """These are the shards that this node owns now."""
         ...
 
 
@@ -59,6 +63,7 @@ class Ownership:
         presence: Presence,
         read_queues: Callable[[], Awaitable[Iterable[QueueRef]]],
         failed: Callable[[Exception], None],
+        at_once_max: int = limits.TAKEOVERS_AT_ONCE_MAX,
     ) -> None:
         self._node_id = node_id
         self._core = core
@@ -69,6 +74,7 @@ class Ownership:
         self._presence = presence
         self._read_queues = read_queues
         self._failed = failed
+        self._at_once_max = min(at_once_max, limits.TAKEOVERS_AT_ONCE_MAX)
         self._sources: dict[Shard, TableSource] = {}
         self._retaking: dict[int, asyncio.Task[None]] = {}
         self.wanted: frozenset[int] = frozenset()
@@ -85,8 +91,8 @@ class Ownership:
         await self._refresh()
         ordered = sorted(self.wanted)
         groups = [
-            ordered[start :: limits.TAKEOVERS_AT_ONCE_MAX]
-            for start in range(min(limits.TAKEOVERS_AT_ONCE_MAX, len(ordered)))
+            ordered[start :: self._at_once_max]
+            for start in range(min(self._at_once_max, len(ordered)))
         ]
         async with asyncio.TaskGroup() as tasks:
             for group in groups:
@@ -115,6 +121,7 @@ class Ownership:
         source = self._sources[shard] = TableSource(taken.table)
         self._projector.add(source, taken.early)
         self._core.adopt(shard, self._core.refs.values())
+        self._presence.hint(self._core.shards)
         log.debug(
             "shard %d is ours in epoch %d: %d jobs loaded, %d events replayed",
             shard.number,
@@ -127,6 +134,7 @@ class Ownership:
         log.warning("shard %d is lost", shard.number)
         self._journal.forget(shard)
         self._core.drop(shard)
+        self._presence.hint(self._core.shards)
         source = self._sources.pop(shard, None)
         if source is not None:
             self._projector.remove(source)

@@ -1,6 +1,7 @@
 """A node without servers: the core, its doors and a journal on a log in memory, all running."""
 
 import asyncio
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -30,9 +31,13 @@ class Others:
 
     def __init__(self) -> None:
         self.alive: set[str] = set()
+        self.hinted: set[int] = set()
 
     async def is_alive(self, node_id: str) -> bool:
         return node_id in self.alive
+
+    def hint(self, shards: Iterable[int]) -> None:
+        self.hinted = set(shards)
 
 
 class MemoryNode:

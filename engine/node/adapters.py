@@ -1,0 +1,46 @@
+"""What a node gives to its parts of the store and the cluster: small pieces between two ports."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from taskforge_server.engine.journal.takeover import StoredKey
+from taskforge_server.engine.runtime.clock import Clock
+from taskforge_server.engine.store import loader
+from taskforge_server.engine.store.pool import Pool, acquire
+from taskforge_server.engine.store.statements import sql
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class StoredJobs:
+    """What a new owner of a shard reads of the tables."""
+
+    def __init__(self, pool: Pool, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+
+    async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
+        async with acquire(self._pool) as connection:
+            return await loader.watermarks(connection, shards)
+
+    async def unfinished(self, shard: int) -> AsyncIterator[bytes]:
+        async with acquire(self._pool) as connection:
+            async for chunk in loader.unfinished_jobs(connection, shard):
+                yield chunk
+
+    async def keys(self, shard: int) -> Sequence[StoredKey]:
+        async with acquire(self._pool) as connection:
+            return await loader.idempotency_keys(connection, shard, self._clock.now_us())
+
+
+class DatabaseTime:
+    """Asks the database for its time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def measure_us(self) -> int:
+        """Microseconds since the epoch."""
+        async with acquire(self._pool) as connection:
+            at: datetime = await connection.fetchval(sql("clock"))
+        return (at - EPOCH) // timedelta(microseconds=1)

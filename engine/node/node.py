@@ -1,0 +1,329 @@
+"""A node: builds every adapter, wires the actors, starts and stops them in order.
+
+    new --start--> running --drain--> draining --stop--> stopped
+                      \\--something that cannot be mended--> failed (`wait_failed` returns)
+
+    start   pool, checks ─► clock ─► journal, projector, actors ─► all shards taken over ─► upkeep
+    drain   new jobs are refused, workers are told and may finish what they run
+    stop    the log is written out, the tables are brought up to date, connections are closed
+
+A node that is killed instead loses nothing: the next start takes the shards over from their logs.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from taskforge_server.engine import limits
+from taskforge_server.engine.actors.ports import Hello, Outlet
+from taskforge_server.engine.actors.worker import WorkerActor
+from taskforge_server.engine.cluster.port import Cluster
+from taskforge_server.engine.cluster.redis import RedisCluster
+from taskforge_server.engine.config import Config
+from taskforge_server.engine.errors import ConfigError, TaskForgeError
+from taskforge_server.engine.journal.journal import Journal
+from taskforge_server.engine.journal.link import Connection
+from taskforge_server.engine.journal.postgres import PostgresShardLog
+from taskforge_server.engine.journal.projector import Projector
+from taskforge_server.engine.journal.tables import PostgresTables
+from taskforge_server.engine.journal.takeover import Taker
+from taskforge_server.engine.journal.trimmer import Trimmer
+from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.node.adapters import DatabaseTime, StoredJobs
+from taskforge_server.engine.node.admission import Admission
+from taskforge_server.engine.node.background import Background
+from taskforge_server.engine.node.core import Core
+from taskforge_server.engine.node.doors import Doors
+from taskforge_server.engine.node.figures import Figures
+from taskforge_server.engine.node.ownership import Ownership
+from taskforge_server.engine.node.queuenews import QueueNews
+from taskforge_server.engine.node.workerrows import WorkerRows, moment
+from taskforge_server.engine.observe.metrics import NodeCollector
+from taskforge_server.engine.runtime.actor import Actor
+from taskforge_server.engine.runtime.clock import DatabaseClock
+from taskforge_server.engine.runtime.service import Part, Services
+from taskforge_server.engine.store.loader import expire_idempotency_keys
+from taskforge_server.engine.store.partitions import ensure_partitions
+from taskforge_server.engine.store.pool import Pool, acquire, check_server, connect, open_pool
+from taskforge_server.engine.store.queues import Queues
+from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.workers import Workers
+
+log = logging.getLogger(__name__)
+
+
+class Node:
+    """One process's share of the work: all shards of the database, in this version."""
+
+    pool: Pool
+    core: Core
+    doors: Doors
+    ownership: Ownership
+    registry: CollectorRegistry
+
+    def __init__(self, config: Config, cluster: Callable[[str], Cluster] | None = None) -> None:
+        """`cluster`: how a node of this id talks, if not over the Redis of the configuration."""
+        self.config = config
+        self.node_id = f"{config.node_name}/{secrets.token_hex(4)}"
+        self.cluster = (
+            RedisCluster(config.redis_url, self.node_id)
+            if cluster is None
+            else cluster(self.node_id)
+        )
+        self._services = Services()
+        self._failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._background = Background(self._fail)
+        self._started = False
+        self._unavailable_since_us = 0
+
+    # life
+
+    async def start(self) -> None:
+        """Everything up to the point where jobs can come in."""
+        config = self.config
+        start = self._services.start
+        await start(Part("pool", self._open_pool, self._close_pool))
+        self.clock = DatabaseClock(DatabaseTime(self.pool).measure_us)
+        await start(Part("clock", self.clock.start, self.clock.stop))
+        self.log = PostgresShardLog(lambda: self._connect("journal"))
+        await start(Part("log", None, self.log.close))
+        self.tables = PostgresTables(lambda: self._connect("projector"))
+        await start(Part("tables", None, self.tables.close))
+        self._build()
+        await start(Part("projector", self._start_projector, self._stop_projector))
+        await start(Part("journal", self._start_journal, self._stop_journal))
+        await start(Part("actors", self._start_core, self.core.stop))
+        await start(Part("cluster", self.cluster.start, self.cluster.stop))
+        await start(Part("ownership", self._take_shards, self.ownership.stop))
+        await start(Part("upkeep", self._start_upkeep, self._stop_upkeep))
+        self._started = True
+        log.info("node %s owns %d shards", self.node_id, config.shards)
+
+    async def drain(self) -> None:
+        """Refuse new jobs, let workers finish what they run, for as long as is allowed."""
+        self.admission.draining = True
+        self.core.drain()
+        try:
+            async with asyncio.timeout(self.config.drain_timeout_s):
+                await self.core.idle()
+        except TimeoutError:
+            log.warning("workers still run jobs; they keep their leases")
+
+    async def stop(self) -> None:
+        """Write out what is decided, and close everything."""
+        await self._services.stop()
+
+    async def wait_failed(self) -> Exception:
+        """Returns when the node cannot go on."""
+        return await asyncio.shield(self._failure)
+
+    def ready(self) -> list[str]:
+        """What keeps the node from taking jobs; nothing when it does."""
+        if not self._started:
+            return ["the node is starting"]
+        reasons = self.admission.closed()
+        if missing := len(self.ownership.missing):
+            reasons.append(f"{missing} shards are not here")
+        if self._failure.done():
+            reasons.append("the node has failed")
+        return reasons
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failure.done():
+            self._failure.set_result(error)
+
+    def _actor_failed(self, actor: Actor[Any]) -> None:
+        self._fail(RuntimeError(f"{actor.name} failed too often"))
+
+    # building
+
+    def _build(self) -> None:
+        """The parts that do no I/O by themselves, wired."""
+        config, clock = self.config, self.clock
+        self.queues = Queues(self.pool, config.shards)
+        self.workers = Workers(self.pool)
+        self.worker_rows = WorkerRows(self.workers)
+        self.queue_news = QueueNews(self.cluster, self.queues)
+        self.journal = Journal(self.log)
+        self.projector = Projector(self.tables, clock.now_us, config.tick_s, config.settle_s)
+        self.trimmer = Trimmer(self.log, self.projector.watermarks)
+        self.core = Core(
+            clock, self.journal, config.lease_ttl_s, self._actor_failed, self._worker_ended
+        )
+        self.admission = Admission(
+            config.memory_bytes_max,
+            limits.UNPROJECTED_JOBS_MAX,
+            lambda: self.journal.available,
+            self.core.counters,
+        )
+        self.doors = NodeDoors(self)
+        self.queue_news.listeners.append(self.core.update)
+        self.ownership = Ownership(
+            self.node_id,
+            self.core,
+            self.journal,
+            self.projector,
+            self.log,
+            Taker(
+                self.log,
+                StoredJobs(self.pool, clock),
+                self.node_id,
+                clock.now_us,
+                self.core.new_table,
+            ),
+            self.cluster,
+            self._read_queues,
+            self._fail,
+            at_once_max=max(1, config.postgres_connections // 2),
+        )
+        self.registry = CollectorRegistry()
+        self.registry.register(NodeCollector(Figures(self)))
+
+    async def _read_queues(self) -> Iterable[QueueRef]:
+        return [queue.ref() for queue in await self.queues.all()]
+
+    async def find_queue(self, project_id: bytes, queue_id: bytes) -> QueueRef:
+        return (await self.queues.get(project_id, queue_id)).ref()
+
+    async def _connect(self, purpose: str) -> Connection:
+        return await connect(self.config.postgres_url, application_name=f"taskforge {purpose}")
+
+    # the parts' lives
+
+    async def _open_pool(self) -> None:
+        config = self.config
+        self.pool = await open_pool(
+            config.postgres_url,
+            application_name="taskforge",
+            connections_max=config.postgres_connections,
+        )
+        try:
+            async with acquire(self.pool) as connection:
+                await check_server(connection, unsafe=config.unsafe)
+                await check_schema(connection, config.shards)
+        except BaseException:
+            self.pool.terminate()
+            raise
+
+    async def _close_pool(self) -> None:
+        try:
+            async with asyncio.timeout(limits.CONNECT_TIMEOUT_S):
+                await self.pool.close()
+        except TimeoutError:
+            self.pool.terminate()
+
+    async def _start_projector(self) -> None:
+        self._background.start("projector", self.projector.run())
+        if not self.config.log_retention_all:
+            self._background.start("trimmer", self.trimmer.run())
+
+    async def _stop_projector(self) -> None:
+        try:
+            async with asyncio.timeout(limits.FLUSH_S):
+                await self.projector.flush()
+        except TimeoutError:
+            log.warning("the tables are behind the log; the next start catches up")
+        await self._background.stop()
+
+    async def _start_journal(self) -> None:
+        self._background.start("journal", self.journal.run())
+
+    async def _stop_journal(self) -> None:
+        try:
+            async with asyncio.timeout(limits.FLUSH_S):
+                await self.journal.settle()
+        except TimeoutError:
+            log.warning("the log is away: what was not acknowledged is forgotten")
+        self.journal.stop()
+        await self._background.wait("journal")
+
+    async def _start_core(self) -> None:
+        self.core.start()
+
+    async def _take_shards(self) -> None:
+        await self.ownership.take_all(range(self.config.shards))
+
+    async def _start_upkeep(self) -> None:
+        every = self._background.every
+        self.admission.measure(self.core.shards.values())
+        every("sweep", limits.SWEEP_S, self._sweep)
+        self._background.start("worker rows", self.worker_rows.run())
+        self._background.start("queue news", self.queue_news.run())
+        every("workers seen", limits.WORKER_ROWS_S, self._workers_seen)
+        every("upkeep", limits.UPKEEP_S, self._upkeep)
+
+    async def _stop_upkeep(self) -> None:
+        await self._background.stop("sweep", "worker rows", "queue news", "workers seen", "upkeep")
+        for worker in list(self.core.sessions):
+            self._worker_ended(worker.hello.worker_id)
+        try:
+            await self.worker_rows.write()
+        except TaskForgeError as error:
+            log.warning("workers not written: %s", error)
+
+    # upkeep
+
+    def _sweep(self) -> None:
+        self.core.sweep()
+        self.admission.measure(self.core.shards.values())
+        now_us = self.clock.monotonic_us()
+        if self.journal.available:
+            self._unavailable_since_us = 0
+        elif not self._unavailable_since_us:
+            self._unavailable_since_us = now_us
+        elif now_us - self._unavailable_since_us > limits.REPLY_WAIT_S * 1e6:
+            self.core.refuse_replies()
+
+    def _workers_seen(self) -> None:
+        for worker_id, draining, seen_us in self.core.leases.heard():
+            self.worker_rows.status(worker_id, "draining" if draining else "online", seen_us)
+
+    def _worker_ended(self, worker_id: bytes) -> None:
+        self.worker_rows.status(worker_id, "offline", self.clock.now_us())
+
+    async def _upkeep(self) -> None:
+        """Partitions ahead, old keys and silent workers away."""
+        now_us = self.clock.now_us()
+        async with acquire(self.pool) as connection:
+            await ensure_partitions(connection)
+            await expire_idempotency_keys(connection, now_us, limits.UPKEEP_ROWS_MAX)
+        await self.workers.forget(moment(now_us - round(self.config.lease_ttl_s * 2e6)))
+
+
+class NodeDoors(Doors):
+    """The engine port of a node, which also keeps the rows of workers."""
+
+    def __init__(self, node: Node) -> None:
+        config = node.config
+        super().__init__(
+            node.core, node.admission, node.find_queue, config.lease_ttl_s, config.heartbeat_s
+        )
+        self._node = node
+
+    def queue_changed(self, queue: QueueRef) -> None:
+        """The queue was made, or its row changed; other nodes are told."""
+        super().queue_changed(queue)
+        self._node.queue_news.tell(queue)
+
+    async def attach_worker(
+        self, hello: Hello, project_id: bytes, queues: Iterable[QueueRef], outlet: Outlet
+    ) -> WorkerActor:
+        session = await super().attach_worker(hello, project_id, list(queues), outlet)
+        self._node.worker_rows.attached(hello, project_id, self.now_us())
+        return session
+
+
+async def check_schema(connection: Any, shards: int) -> None:
+    """Refuse a database that was not prepared, or was made for another number of shards."""
+    if await connection.fetchval(sql("migrations_known")) is None:
+        raise ConfigError(
+            "postgres_url", "its database", "not prepared: run `taskforge migrate` first"
+        )
+    known = await connection.fetchval(sql("shards_count"))
+    if known != shards:
+        problem = f"{shards} is not {known}, the number of shards that this database was made for"
+        raise ConfigError("shards", "configuration", problem)
