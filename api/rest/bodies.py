@@ -30,6 +30,9 @@ from taskforge_server.ext import bodyscan, jsontext
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+# Both are ValueErrors; MessagePack text that is not UTF-8 gives the second.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+
 DEPTH_MAX = limits.JSON_DEPTH_MAX
 _JOB_DEPTH = 1
 _BATCH_DEPTH = 3
@@ -65,7 +68,7 @@ def take_job(body: bytes, coding: Coding, checker: Checker) -> None:
             _refuse_repeats(body, offset)
         try:
             job = _decode_job(body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise refusal(error) from None
         checker.add(job, job.payload)
         return
@@ -82,7 +85,7 @@ def take_batch(body: bytes, coding: Coding, checker: Checker) -> int:
         try:
             if offset < 0:
                 return _take_all(_decode_batch(body).jobs, checker)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             pass  # some item is at fault: find out which
         _refuse_repeats(body, bodyscan.scan_json(body, 1)[0])
         items = _decoded(lambda: _decode_batch_raw(body)).jobs
@@ -94,7 +97,7 @@ def take_batch(body: bytes, coding: Coding, checker: Checker) -> int:
     try:
         if offset < 0:
             return _take_all_packed(_unpack_batch(body).jobs, checker)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         pass  # some item is at fault, or its payload is no `bin`
     _refuse_repeats(body, _scan_packed(body, 1, DEPTH_MAX + _BATCH_DEPTH)[0])
     items = _decoded(lambda: _unpack_batch_raw(body)).jobs
@@ -137,7 +140,7 @@ def _take_text(item: bytes, checker: Checker) -> None:
     _refuse_repeats(item, bodyscan.scan_json(item, _JOB_DEPTH)[0])
     try:
         job = _decode_job(item)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise refusal(error) from None
     checker.add(job, job.payload)
 
@@ -153,10 +156,10 @@ def _take_packed(item: bytes, checker: Checker) -> None:
     try:
         job = packed = _unpack_job(item)
         payload = packed.payload
-    except msgspec.DecodeError:
+    except UNREADABLE:
         try:
             job = raw = _unpack_job_raw(item)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise refusal(error) from None
         payload = _transcoded(raw.payload)
     _check_payload(payload)
@@ -170,7 +173,7 @@ def _transcoded(raw: msgspec.Raw) -> bytes:
         return json.dumps(
             value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
         ).encode()
-    except (msgspec.DecodeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise InvalidInput(f"has no form in JSON: {error}", "payload") from None
 
 
@@ -224,12 +227,14 @@ def _refuse_repeats(body: bytes, offset: int) -> None:
 def _decoded(call: Callable[[], T]) -> T:
     try:
         return call()
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise refusal(error) from None
 
 
-def refusal(error: msgspec.DecodeError) -> InvalidInput:
+def refusal(error: msgspec.DecodeError | UnicodeDecodeError) -> InvalidInput:
     """What msgspec says, as our error: the field at fault is named also where one is missing."""
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidInput("a text is not UTF-8", code="malformed_body")
     if not isinstance(error, msgspec.ValidationError):
         return InvalidInput(str(error), code="malformed_body")
     refused = invalid(error)

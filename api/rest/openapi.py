@@ -51,6 +51,8 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
     """The whole document."""
     types = _types(routes)
     schemas, components = msgspec.json.schema_components(types, ref_template=REF)
+    for schema in (*schemas, *components.values()):
+        _portable(schema)
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -75,6 +77,18 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
             },
         },
     }
+
+
+def _portable(schema: Any) -> None:
+    """Regular expressions as JSON Schema has them: `$` ends the text, `\\Z` means nothing."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            schema["pattern"] = schema["pattern"].replace("\\Z", "$")
+        for value in schema.values():
+            _portable(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            _portable(value)
 
 
 def _types(routes: tuple[Route, ...]) -> list[Any]:

@@ -126,7 +126,8 @@ class QueuePage(Answer):
 class JobSubmit(NewJob, kw_only=True):
     """A new job."""
 
-    payload: AnyJson = NULL
+    # A factory, since the schema of a default would want to decode it.
+    payload: AnyJson = msgspec.field(default_factory=lambda: NULL)
 
 
 class JobSubmitPacked(NewJob, kw_only=True):

@@ -92,9 +92,7 @@ class Checker:
         """Take a whole MessagePack batch of plain jobs at once; False where it is not plain."""
         if self._options:
             return False
-        batch = plain_batch(
-            body, limits.BATCH_JOBS_MSGPACK_MAX, self._payload_bytes_max, depth_max
-        )
+        batch = plain_batch(body, limits.BATCH_JOBS_MSGPACK_MAX, self._payload_bytes_max, depth_max)
         if batch is not None:
             self.batch = batch
         return batch is not None

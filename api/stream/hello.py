@@ -75,7 +75,7 @@ def decode_hello(frame: bytes) -> Hello:
     except msgspec.ValidationError as error:
         refused = invalid(error)
         raise HelloRefused(f"hello: {refused.field or ''} {refused.message}"[:120]) from None
-    except (msgspec.DecodeError, bodyscan.DepthError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, bodyscan.DepthError) as error:
         raise FrameError(f"the hello is not MessagePack: {error}"[:120]) from None
     if len(body.running) % TOKEN_BYTES:
         raise HelloRefused("hello: running is no row of tokens")

@@ -1,0 +1,328 @@
+"""A small engine in memory, and the repositories beside it: what the API needs, and nothing durable.
+
+One shard. Submits of one turn of the loop are answered together at its end, as a
+group commit would. `work_off` is the worker: it starts and ends what waits. `tables` is what the
+projector would have written: `project` moves finished jobs there.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgpack
+
+from taskforge_server.engine.actors.ports import Hello, Outlet
+from taskforge_server.engine.errors import (
+    Conflict,
+    FrameError,
+    KeyConflict,
+    NotFound,
+    TaskForgeError,
+)
+from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
+from taskforge_server.engine.model.tenant import ApiKey, Project, api_key_hash
+from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.store.job_queries import JobFilter
+from taskforge_server.ext.table import ShardTable, SubmitBatch, TransitionError
+
+JobDict = dict[str, Any]
+SHARD = 7
+NOW_US = 1_790_000_000_000_000
+CREATED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class StubSession:
+    """A worker's session: keeps what came, and says goodbye when it is told to."""
+
+    def __init__(self, hello: Hello, outlet: Outlet) -> None:
+        self.hello = hello
+        self.outlet = outlet
+        self.frames: asyncio.Queue[Any] = asyncio.Queue()
+        self.detached = asyncio.Event()
+
+    async def receive(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            try:
+                decoded = msgpack.unpackb(frame)
+            except Exception as error:
+                raise FrameError(f"not MessagePack: {error}") from None
+            if not isinstance(decoded, list) or not decoded or decoded[0] not in (2, 3, 4, 5):
+                raise FrameError("no frame of a worker")
+            self.frames.put_nowait(decoded)
+            if decoded[0] == 5:
+                self.outlet.close(1000, "bye")
+
+    def detach(self) -> None:
+        self.detached.set()
+
+
+class StubEngine:
+    """The engine port. `refusal`, when set, is what every submit gets."""
+
+    def __init__(self) -> None:
+        self.table = ShardTable(SHARD, 1)
+        self.clock_us = NOW_US
+        self.refusal: TaskForgeError | None = None
+        self.sessions: list[StubSession] = []
+        self.session_waiters: asyncio.Queue[StubSession] = asyncio.Queue()
+        self.changed: list[QueueRef] = []
+        self.hold: asyncio.Event | None = None
+        """When set, submits wait for it before they are durable."""
+        self._indexes: dict[bytes, int] = {}
+        self._keys: dict[tuple[bytes, str], tuple[bytes, bytes]] = {}
+        self._waiting: list[tuple[asyncio.Future[bytes], bytes]] = []
+        self._enders: dict[bytes, asyncio.Event] = {}
+
+    def now_us(self) -> int:
+        return self.clock_us
+
+    def _index(self, queue: QueueRef) -> int:
+        index = self._indexes.get(queue.id)
+        if index is None:
+            settings = queue.settings
+            index = self.table.queue(
+                queue.id, queue.project_id, queue.name, settings.timeout_ms, settings.history_code
+            )
+            self._indexes[queue.id] = index
+        return index
+
+    async def submit(
+        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None = None
+    ) -> bytes:
+        if self.refusal is not None:
+            raise self.refusal
+        index = self._index(queue)
+        if key is not None and (known := self._keys.get((queue.project_id, key.key))):
+            if known[0] != key.body_hash:
+                raise KeyConflict
+            return known[1]
+        ids = self.table.submit(index, batch, self.clock_us)
+        if key is not None:
+            self._keys[queue.project_id, key.key] = (key.body_hash, ids)
+        if self.hold is not None:
+            await self.hold.wait()
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[bytes] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._commit)
+        self._waiting.append((reply, ids))
+        return await reply
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if (batch := self.table.take_batch()) is not None:
+            self.table.committed(batch[0])
+        for reply, ids in waiting:
+            if not reply.done():
+                reply.set_result(ids)
+
+    async def job(self, job_id: bytes) -> tuple[JobDict, list[JobDict]] | None:
+        job = self.table.get(job_id)
+        return None if job is None else (job, self.table.executions(job_id))
+
+    async def wait_finished(self, job_id: bytes, timeout_s: float) -> None:
+        ended = self._enders.setdefault(job_id, asyncio.Event())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await ended.wait()
+        except TimeoutError:
+            pass
+
+    async def cancel(self, job_id: bytes, project_id: bytes) -> JobDict:
+        job = self.table.get(job_id)
+        if job is None or job["project_id"] != project_id:
+            raise NotFound("no such job is waiting")
+        try:
+            self.table.cancelled(job_id, "cancelled", self.clock_us)
+        except TransitionError:
+            raise Conflict("only a job that waits", code="job_not_cancellable") from None
+        cancelled = self.table.get(job_id)
+        assert cancelled is not None
+        return cancelled
+
+    async def requeue(self, job: JobDict) -> JobDict:
+        try:
+            self.table.requeue(job, self.clock_us)
+        except TransitionError:
+            raise Conflict("only failed ones", code="job_not_retryable") from None
+        again = self.table.get(job["id"])
+        assert again is not None
+        return again
+
+    def queue_changed(self, queue: QueueRef) -> None:
+        self.changed.append(queue)
+
+    def queue_counts(self, queue: QueueRef) -> tuple[int, int, int]:
+        return self.table.counts(self._index(queue))
+
+    async def attach_worker(
+        self, hello: Hello, project_id: bytes, queues: Sequence[QueueRef], outlet: Outlet
+    ) -> StubSession:
+        session = StubSession(hello, outlet)
+        self.sessions.append(session)
+        self.session_waiters.put_nowait(session)
+        outlet.send(msgpack.packb([10, {"protocol": 1, "session": "s", "kept": hello.running}]))
+        return session
+
+    def heartbeat(self, worker_id: bytes, project_id: bytes) -> bool:
+        return any(session.hello.worker_id == worker_id for session in self.sessions)
+
+    # the worker's side
+
+    def work_off(self, queue: QueueRef, *, fail: bool = False, result: bytes | None = None) -> int:
+        """Start and end all that waits in the queue."""
+        worker = self.table.worker(uuid.UUID(int=3).bytes)
+        index = self._index(queue)
+        frame, count = self.table.start(index, None, worker, 1000, self.clock_us)
+        if not count:
+            return 0
+        tokens: bytes = msgpack.unpackb(frame, strict_map_key=False)[4]
+        for at in range(0, len(tokens), 24):
+            token = tokens[at : at + 24]
+            if fail:
+                self.table.failed(token, "not_retryable", b'{"type":"E"}', self.clock_us + 1000)
+            else:
+                self.table.succeed_with(token, result, self.clock_us + 1000)
+            if (ended := self._enders.get(token[:16])) is not None:
+                ended.set()
+        return count
+
+
+class StubQueues:
+    """The repository of queues."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, JobQueue] = {}
+        self.reads = 0
+
+    async def create(
+        self, project_id: bytes, name: str, priority: int, settings: QueueSettings
+    ) -> JobQueue:
+        if any((row.project_id, row.name) == (project_id, name) for row in self.rows.values()):
+            raise Conflict("there is a queue with this name", "name", "queue_name_taken")
+        row = JobQueue(
+            id=uuid.uuid4().bytes,
+            project_id=project_id,
+            name=name,
+            priority=priority,
+            settings=settings,
+            created_at=CREATED_AT,
+            shard=SHARD,
+        )
+        self.rows[row.id] = row
+        return row
+
+    async def get(self, project_id: bytes, queue: bytes | str) -> JobQueue:
+        self.reads += 1
+        for row in self.rows.values():
+            if row.project_id == project_id and queue in (row.id, row.name):
+                return row
+        raise NotFound("no such queue", "queue")
+
+    async def page(
+        self, project_id: bytes, cursor: str | None = None, rows_max: int = 100
+    ) -> tuple[list[JobQueue], str | None]:
+        rows = sorted(
+            (row for row in self.rows.values() if row.project_id == project_id),
+            key=lambda row: row.name,
+        )
+        rows = [row for row in rows if cursor is None or row.name > cursor]
+        return rows[:rows_max], rows[rows_max - 1].name if len(rows) > rows_max else None
+
+    async def update(
+        self,
+        project_id: bytes,
+        queue_id: bytes,
+        *,
+        priority: int | None = None,
+        settings: QueueSettings | None = None,
+    ) -> JobQueue:
+        old = await self.get(project_id, queue_id)
+        row = JobQueue(
+            id=old.id,
+            project_id=old.project_id,
+            name=old.name,
+            priority=old.priority if priority is None else priority,
+            settings=old.settings if settings is None else settings,
+            created_at=old.created_at,
+            shard=old.shard,
+        )
+        self.rows[row.id] = row
+        return row
+
+
+class StubJobs:
+    """The reader of the tables."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, tuple[JobDict, list[JobDict]]] = {}
+
+    def project(self, engine: StubEngine) -> None:
+        """All that the engine has also stands in the tables."""
+        for job in engine.table.snapshot():
+            self.rows[job["id"]] = (job, engine.table.executions(job["id"]))
+
+    async def get(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]] | None:
+        found = self.rows.get(job_id)
+        return found if found is not None and found[0]["project_id"] == project_id else None
+
+    async def page(
+        self,
+        queue_ids: Sequence[bytes],
+        wanted: JobFilter,
+        cursor: str | None = None,
+        rows_max: int = 100,
+    ) -> tuple[list[JobDict], str | None]:
+        jobs = [job for job, _ in self.rows.values() if job["queue_id"] in queue_ids]
+        if wanted.statuses is not None:
+            jobs = [job for job in jobs if job["status"] in wanted.statuses]
+        if wanted.job_type is not None:
+            jobs = [job for job in jobs if job["job_type"] == wanted.job_type]
+        jobs.sort(key=lambda job: job["id"], reverse=True)
+        if cursor is not None:
+            jobs = [job for job in jobs if job["id"] < bytes.fromhex(cursor)]
+        more = len(jobs) > rows_max
+        return jobs[:rows_max], jobs[rows_max - 1]["id"].hex() if more else None
+
+
+class StubKeys:
+    """The rows of API keys."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, ApiKey] = {}
+        self.reads = 0
+        self.before_read: Callable[[], None] = lambda: None
+
+    def add(
+        self,
+        text: str,
+        project_id: bytes,
+        permissions: Sequence[str] = ("*",),
+        expires_at: datetime | None = None,
+    ) -> ApiKey:
+        key = ApiKey(
+            id=uuid.uuid4().bytes,
+            project_id=project_id,
+            key_hash=api_key_hash(text),
+            name="a key",
+            permissions=list(permissions),
+            expires_at=expires_at,
+        )
+        self.rows[key.key_hash] = key
+        return key
+
+    async def find(self, text: str) -> ApiKey | None:
+        self.reads += 1
+        self.before_read()
+        return self.rows.get(api_key_hash(text))
+
+
+class StubProjects:
+    """The rows of projects: every project is there."""
+
+    async def get(self, project_id: bytes) -> Project:
+        return Project(
+            id=project_id, organization_id=bytes(16), name="project", created_at=CREATED_AT
+        )
