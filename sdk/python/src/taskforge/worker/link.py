@@ -152,7 +152,8 @@ class Link:
                     code = error.code
                     if code == REFUSED:
                         raise WorkerRefused(str(error)) from None
-                    logger.warning("connection over: %s", error)
+                    if not self._closing:
+                        logger.warning("connection over: %s", error)
                 except aiohttp.WSServerHandshakeError as error:
                     if error.status in (401, 403):
                         raise WorkerRefused(f"the server answered {error.status}") from None
