@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from taskforge_server.api.cli import commands
+from taskforge_server.api.cli.demo import demo
+
 app = typer.Typer(name="taskforge", help="A background-job platform.", no_args_is_help=True)
 
 
@@ -24,6 +27,10 @@ def _options(
     ] = False,
 ) -> None:
     """A background-job platform."""
+
+
+commands.add_to(app)
+app.command("demo")(demo)
 
 
 def main() -> None:

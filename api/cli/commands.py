@@ -1,0 +1,181 @@
+"""The commands that an operator uses: serve, dev, migrate, worker, check."""
+
+import asyncio
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from taskforge_server.api.cli.embedded import EmbeddedServers
+from taskforge_server.api.cli.serving import prepare, serve
+from taskforge_server.engine.config import Config, about, load
+from taskforge_server.engine.errors import ConfigError, TaskForgeError
+from taskforge_server.engine.observe import logs
+
+USAGE = 2
+FAILED = 1
+
+File = Annotated[
+    Path | None, typer.Option("--config", help="A TOML file with options.", metavar="FILE")
+]
+PostgresUrl = Annotated[str | None, typer.Option(help=about("postgres_url"), metavar="URL")]
+RedisUrl = Annotated[str | None, typer.Option(help=about("redis_url"), metavar="URL")]
+Host = Annotated[str | None, typer.Option(help=about("host"))]
+Port = Annotated[str | None, typer.Option(help=about("port"), metavar="PORT")]
+DataDir = Annotated[str | None, typer.Option(help=about("data_dir"), metavar="DIRECTORY")]
+LogLevel = Annotated[str | None, typer.Option(help=about("log_level"), metavar="LEVEL")]
+More = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="OPTION=VALUE",
+        help="Any other option of docs/reference/configuration.md; repeatable.",
+    ),
+]
+
+
+@contextmanager
+def reported() -> Any:
+    """Errors that a person can mend are told in one line; the exit status says who is at fault."""
+    try:
+        yield
+    except ConfigError as error:
+        typer.echo(f"taskforge: {error}", err=True)
+        raise typer.Exit(USAGE) from None
+    except (TaskForgeError, OSError) as error:
+        typer.echo(f"taskforge: {error}", err=True)
+        raise typer.Exit(FAILED) from None
+
+
+def configuration(file: Path | None, more: list[str] | None, **flags: Any) -> Config:
+    """The options of a command; ConfigError for one that is wrong."""
+    for pair in more or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(pair, "flag --set", "OPTION=VALUE is accepted")
+        flags[name.replace("-", "_")] = value
+    config = load(flags, file=file)
+    logs.configure(config.log_level)
+    return config
+
+
+def serve_command(
+    file: File = None,
+    postgres_url: PostgresUrl = None,
+    redis_url: RedisUrl = None,
+    host: Host = None,
+    port: Port = None,
+    log_level: LogLevel = None,
+    more: More = None,
+) -> None:
+    """Run a node: the HTTP API, the worker streams and the engine.
+
+    Needs a PostgreSQL database that `taskforge migrate` has prepared, and a Redis or Valkey server.
+    Options come from flags, then environment variables TASKFORGE_…, then the TOML file. SIGTERM
+    drains: new jobs are refused, running ones may finish.
+    """
+    with reported():
+        config = configuration(
+            file,
+            more,
+            postgres_url=postgres_url,
+            redis_url=redis_url,
+            host=host,
+            port=port,
+            log_level=log_level,
+        )
+        uvloop.run(serve(config))
+
+
+def dev(
+    data_dir: DataDir = None,
+    host: Host = None,
+    port: Port = None,
+    file: File = None,
+    log_level: LogLevel = None,
+    more: More = None,
+) -> None:
+    """Run everything on this machine: PostgreSQL, Valkey and a node, for development.
+
+    The servers come from their Python packages and keep their files in the data directory. The
+    first run prints an API key: keep it, only its hash is stored.
+    """
+    with reported():
+        config = configuration(
+            file, more, data_dir=data_dir, host=host, port=port, log_level=log_level or "warning"
+        )
+        servers = EmbeddedServers(config.data_dir)
+        servers.start()
+        try:
+            config = configuration(
+                file,
+                more,
+                data_dir=data_dir,
+                host=host,
+                port=port,
+                log_level=log_level or "warning",
+                postgres_url=servers.postgres_url,
+                redis_url=servers.redis_url,
+            )
+            made = asyncio.run(prepare(config))
+            key = made.new_api_key or config.api_key
+            uvloop.run(serve(config, lambda bound: _tell_dev(config.host, bound, key)))
+        finally:
+            servers.stop()
+
+
+def _tell_dev(host: str, port: int, key: str | None) -> None:
+    url = f"http://{host}:{port}"
+    shown = key or "<the API key of the first run>"
+    typer.echo(
+        f"TaskForge serves at {url}. Ctrl-C ends it.\n\n"
+        f"  export TASKFORGE_URL={url}\n"
+        f"  export TASKFORGE_API_KEY={shown}\n\n"
+        f'  curl -H "Authorization: Bearer $TASKFORGE_API_KEY" {url}/v1/queues\n'
+    )
+    sys.stdout.flush()
+
+
+def migrate_command(file: File = None, postgres_url: PostgresUrl = None, more: More = None) -> None:
+    """Prepare the database: bring the schema up to date, make the first project and API key.
+
+    Runs forward from an empty database, and does no harm when it runs again. A new API key is
+    printed once; only its hash is stored.
+    """
+    with reported():
+        config = configuration(file, more, postgres_url=postgres_url, log_level="warning")
+        made = asyncio.run(prepare(config))
+        typer.echo("The schema is up to date.")
+        if made.new_api_key is not None:
+            typer.echo(f"API key (shown this once): {made.new_api_key}")
+
+
+def worker(context: typer.Context) -> None:
+    """Run the jobs of the tasks in a Python MODULE (the SDK's `taskforge-worker`).
+
+    `taskforge worker MODULE --help` shows its options.
+    """
+    try:
+        from taskforge.worker import main as run_worker
+    except ImportError:
+        typer.echo("taskforge: the Python SDK is missing: pip install taskforge", err=True)
+        raise typer.Exit(USAGE) from None
+    raise typer.Exit(run_worker(context.args or ["--help"]))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("serve")(serve_command)
+    app.command("dev")(dev)
+    app.command("migrate")(migrate_command)
+    app.command(
+        "worker",
+        context_settings={
+            "allow_extra_args": True,
+            "ignore_unknown_options": True,
+            "help_option_names": [],
+        },
+    )(worker)

@@ -1,0 +1,87 @@
+"""A node with its HTTP API, from the configuration to a clean end.
+
+start node ─► listen ─► serve until SIGTERM, SIGINT or a failure ─► drain ─► close ─► stop node
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from taskforge_server.api.server import ApiPorts, ApiServer
+from taskforge_server.engine import limits
+from taskforge_server.engine.config import Config
+from taskforge_server.engine.node.node import Node
+from taskforge_server.engine.store.bootstrap import Bootstrapped, bootstrap
+from taskforge_server.engine.store.job_queries import JobQueries
+from taskforge_server.engine.store.migrate import migrate
+from taskforge_server.engine.store.pool import connect
+from taskforge_server.engine.store.tenants import ApiKeys, Projects
+
+log = logging.getLogger(__name__)
+
+
+async def prepare(config: Config) -> Bootstrapped:
+    """Bring the schema up to date; make the first organisation, project and API key."""
+    await migrate(config.postgres_url)
+    connection = await connect(config.postgres_url, application_name="taskforge migrate")
+    try:
+        return await bootstrap(connection, config.shards, config.api_key)
+    finally:
+        await connection.close()
+
+
+async def serve(config: Config, listening: Callable[[int], None] = lambda port: None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises what made the node fail.
+
+    `listening` is called once with the port, when requests can come.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    node = Node(config)
+    await node.start()
+    api = api_of(node)
+    try:
+        node.queue_news.listeners.append(
+            lambda queue: api.catalog.changed(queue.project_id, queue.id)
+        )
+        listening(await api.start(config.host, config.port))
+        await _ended(node, stop)
+        log.info("draining")
+        await node.drain()
+    finally:
+        try:
+            await api.stop(min(config.drain_timeout_s, limits.DRAIN_S))
+        finally:
+            await node.stop()
+    log.info("stopped")
+
+
+def api_of(node: Node) -> ApiServer:
+    """The interface of a node."""
+    return ApiServer(
+        ApiPorts(
+            engine=node.doors,
+            queues=node.queues,
+            jobs=JobQueries(node.pool),
+            keys=ApiKeys(node.pool),
+            projects=Projects(node.pool),
+            registry=node.registry,
+            ready=node.ready,
+        )
+    )
+
+
+async def _ended(node: Node, stop: asyncio.Event) -> None:
+    """Wait for the signal; raise when the node fails first."""
+    waiting = asyncio.create_task(stop.wait())
+    failing = asyncio.create_task(node.wait_failed())
+    try:
+        await asyncio.wait({waiting, failing}, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            raise failing.result()
+    finally:
+        waiting.cancel()
+        failing.cancel()
