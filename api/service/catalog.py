@@ -1,6 +1,6 @@
 """Which queue does a caller mean: a bounded cache by name and by id, in front of the rows.
 
-    unknown --find--> cached --QUEUE_TTL_S, changed()--> unknown
+    unknown --find--> cached --QUEUE_TTL_S, forget()--> unknown
 
 A submit asks `cached`, which makes no query and no task. A miss asks the rows; callers that miss
 the same queue at one time share one look-up, and beyond LOOKUPS_AT_ONCE_MAX look-ups callers are
@@ -96,12 +96,11 @@ class QueueCatalog:
             self._known[row.project_id, key] = (ref, expires_s)
         return ref
 
-    def changed(self, project_id: bytes, queue_id: bytes) -> None:
-        """Forget what is known of a queue, and of which queues there are."""
-        found = self._known.pop((project_id, queue_id), None)
-        if found is not None:
-            self._known.pop((project_id, found[0].name), None)
-        self._lists.pop(project_id, None)
+    def forget(self, queue: QueueRef) -> None:
+        """The queue is new or has changed: what is known of it, and of which there are, is old."""
+        for key in (queue.name, queue.id):
+            self._known.pop((queue.project_id, key), None)
+        self._lists.pop(queue.project_id, None)
 
     async def _look_up(self, project_id: bytes, queue: str | bytes) -> QueueRef:
         try:

@@ -24,7 +24,7 @@ class QueueService:
             raise InvalidInput("must not read like an id", "name")
         settings.check_relations("settings.")
         row = await self._queues.create(project_id, name, priority, settings)
-        self._catalog.changed(project_id, row.id)
+        self._catalog.forget(row.ref())
         self._engine.queue_changed(self._catalog.learn(row))
         return row
 

@@ -1,4 +1,4 @@
-"""A small engine in memory, and the repositories beside it: what the API needs, and nothing durable.
+"""A small engine in memory, and the repositories beside it: what the API needs, nothing durable.
 
 One shard. Submits of one turn of the loop are answered together at its end, as a
 group commit would. `work_off` is the worker: it starts and ends what waits. `tables` is what the
@@ -46,7 +46,7 @@ class StubSession:
         for frame in frames:
             try:
                 decoded = msgpack.unpackb(frame)
-            except Exception as error:
+            except ValueError as error:  # msgpack's errors are such
                 raise FrameError(f"not MessagePack: {error}") from None
             if not isinstance(decoded, list) or not decoded or decoded[0] not in (2, 3, 4, 5):
                 raise FrameError("no frame of a worker")

@@ -1,8 +1,9 @@
 """A server on a free port, its stand-ins, and a client."""
 
+import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,12 @@ class Fixture:
 
     def work_off(self, **options: Any) -> int:
         return self.engine.work_off(self.queue.ref(), **options)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until the server has come so far; the test's time limit bounds it."""
+    while not condition():  # noqa: ASYNC110 - what the server does sets no event for tests
+        await asyncio.sleep(0)
 
 
 @pytest.fixture

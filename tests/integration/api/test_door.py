@@ -14,7 +14,7 @@ from taskforge_server.api.rest.table import ROUTES
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Unauthenticated
 from taskforge_server.engine.model.tenant import api_key_text
-from tests.integration.api.conftest import KEY, PROJECT, Fixture
+from tests.integration.api.conftest import KEY, PROJECT, Fixture, until
 from tests.support.stub_engine import StubKeys, StubProjects
 
 JOBS = "/v1/queues/default/jobs"
@@ -262,8 +262,7 @@ async def test_requests_sent_ahead_are_answered_in_order(api: Fixture) -> None:
     assert (await answer_of(reader))[0] == 201
     api.engine.hold = asyncio.Event()
     writer.write(submit("bb"))
-    while api.engine.table.jobs_resident < 2:
-        await asyncio.sleep(0)
+    await until(lambda: not (api.engine.table.jobs_resident < 2))
     # Behind a request on its short way: a known one, an unknown one, two in one piece, a bad one.
     for part in (submit("cc"), submit("d" * 9), submit("ee") * 2, submit("f" * 5000), submit("gg")):
         writer.write(part)
@@ -342,15 +341,13 @@ async def test_bodies_share_a_budget(api: Fixture, monkeypatch: pytest.MonkeyPat
     path = f"{JOBS}/batch"
     head = submit(path=path).split(b"Content-Length")[0] + b"Content-Length: 200000\r\n\r\n"
     _, writer = await raw(api, head + b"{")
-    while not door._api._bodies.bytes_held:
-        await asyncio.sleep(0)
+    await until(lambda: bool(door._api._bodies.bytes_held))
     reader, second = await raw(api, head + b"{")
     status, body = await answer_of(reader)
     assert (status, b'"code":"overloaded"' in body) == (429, True)
     writer.close()
     second.close()
-    while door._api._bodies.bytes_held:
-        await asyncio.sleep(0)
+    await until(lambda: not (door._api._bodies.bytes_held))
 
 
 async def test_a_caller_that_goes_away_leaves_nothing_behind(api: Fixture) -> None:
@@ -359,11 +356,9 @@ async def test_a_caller_that_goes_away_leaves_nothing_behind(api: Fixture) -> No
     api.engine.hold = asyncio.Event()
     writer.write(submit("bb"))
     door = api.server._door
-    while not door.direct_count:
-        await asyncio.sleep(0)
+    await until(lambda: bool(door.direct_count))
     writer.transport.abort()
-    while door.direct_count or door.fronts:
-        await asyncio.sleep(0)
+    await until(lambda: not (door.direct_count or door.fronts))
 
 
 async def test_stopping_answers_what_is_under_way(api: Fixture) -> None:
@@ -373,8 +368,7 @@ async def test_stopping_answers_what_is_under_way(api: Fixture) -> None:
     api.engine.hold = asyncio.Event()
     connections[0][1].write(submit("bb"))  # the short way
     connections[1][1].write(submit("c" * 9))  # the long way
-    while api.engine.table.jobs_resident < 4:
-        await asyncio.sleep(0)
+    await until(lambda: not (api.engine.table.jobs_resident < 4))
     stopping = asyncio.create_task(api.server.stop(5.0))
     await asyncio.sleep(0.01)
     api.engine.hold.set()

@@ -10,7 +10,7 @@ import pytest
 
 from taskforge_server.engine.errors import Overloaded, Unavailable
 from taskforge_server.ext.ids import uuid_bytes, uuid_text
-from tests.integration.api.conftest import OTHER_KEY, PAYLOAD_BYTES_MAX, Fixture
+from tests.integration.api.conftest import OTHER_KEY, PAYLOAD_BYTES_MAX, Fixture, until
 from tests.support.stub_engine import NOW_US
 
 JOBS = "/v1/queues/default/jobs"
@@ -465,8 +465,7 @@ async def test_wait(api: Fixture) -> None:
     path = f"/v1/jobs/{made.json['id']}"
     assert (await api.get(f"{path}?wait=20ms")).json["status"] == "pending"
     waiting = asyncio.create_task(api.get(f"{path}?wait=30s"))
-    while uuid_bytes(made.json["id"]) not in api.engine._enders:
-        await asyncio.sleep(0)
+    await until(lambda: uuid_bytes(made.json["id"]) in api.engine._enders)
     await asyncio.sleep(0.05)
     api.work_off()
     assert (await waiting).json["status"] == "succeeded"
@@ -475,8 +474,7 @@ async def test_wait(api: Fixture) -> None:
 
 async def test_wait_on_submit(api: Fixture) -> None:
     waiting = asyncio.create_task(api.post(f"{JOBS}?wait=30", {"job_type": "t"}))
-    while not api.engine._enders:
-        await asyncio.sleep(0)
+    await until(lambda: bool(api.engine._enders))
     api.work_off(result=b"42")
     answer = await waiting
     assert answer.status == 201
