@@ -44,9 +44,7 @@ async def serve(config: Config, listening: Callable[[int], None] = lambda port: 
     await node.start()
     api = api_of(node)
     try:
-        node.queue_news.listeners.append(
-            lambda queue: api.catalog.changed(queue.project_id, queue.id)
-        )
+        node.queue_news.listeners.append(api.catalog.forget)
         listening(await api.start(config.host, config.port))
         await _ended(node, stop)
         log.info("draining")
