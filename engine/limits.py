@@ -116,6 +116,12 @@ row that refuses it, and whoever takes a shard over finds the rows above the wat
 TAKEOVER_TRIES_MAX: Final = 10
 """Appends of `owned` that lose against a busy owner; each costs a round trip."""
 
+CHECK_DIFFERENCES_MAX: Final = 1_000
+"""What `taskforge check` lists; whoever has more has one cause, not a thousand."""
+
+CHECK_PREFETCH_ROWS: Final = 1_000
+"""Rows of one fetch; a row may hold a payload of a megabyte."""
+
 # Projector
 
 PROJECTION_ROUND_ROWS: Final = 131_072

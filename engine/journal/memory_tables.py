@@ -7,6 +7,7 @@ gate          writes of jobs wait until the event is set
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
@@ -131,6 +132,19 @@ class MemoryTables:
     async def keys(self, shard: int) -> list[StoredKey]:
         mine = [key for owner, key in self.stored_keys.values() if owner == shard]
         return sorted(mine, key=lambda key: key[4])
+
+    # What the check reads.
+
+    async def all_jobs(self) -> AsyncIterator[Row]:
+        for row in sorted(self.jobs.values(), key=lambda row: row["shard"]):
+            yield dict(row)
+
+    async def all_executions(self) -> AsyncIterator[Row]:
+        for row in sorted(self.executions.values(), key=lambda row: row["shard"]):
+            yield dict(row)
+
+    async def refused(self) -> dict[int, int]:
+        return dict(Counter(row["shard"] for row in self.put_aside))
 
 
 def _jobs_copied(projection: Projection) -> bytes:

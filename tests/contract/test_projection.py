@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import msgpack
 import pytest
 
 from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.journal.check import check
+from taskforge_server.engine.journal.checked_tables import PostgresCheckedTables
 from taskforge_server.engine.journal.log import LogRow, ShardLog
 from taskforge_server.engine.journal.memory import MemoryShardLog
 from taskforge_server.engine.journal.memory_tables import MemoryTables
@@ -29,10 +32,11 @@ from taskforge_server.engine.journal.takeover import (
     Taker,
     UnfinishedJobs,
 )
+from taskforge_server.engine.model.queue import QueueRef, QueueSettings
 from taskforge_server.engine.store import loader
 from taskforge_server.engine.store.pool import Connection, connect
 from taskforge_server.ext.pure.table import ShardTable
-from tests.support.journal_bench import PROJECT, START_US, Life, new_table
+from tests.support.journal_bench import PROJECT, START_US, Life, new_table, queue_id
 
 
 class StoredTables:
@@ -95,7 +99,7 @@ class MemoryStorage:
 
 class PostgresStorage:
     def __init__(self, url: str, connection: Connection) -> None:
-        make = partial(connect, url, application_name="test journal")
+        self.make = make = partial(connect, url, application_name="test journal")
         self.log = PostgresShardLog(make)
         self.writer = PostgresTables(make)
         self.reader = StoredTables(connection)
@@ -403,3 +407,36 @@ async def test_a_taker_that_always_loses_gives_up() -> None:
     storage.log = BusyLog()
     with pytest.raises(Unavailable):
         await taker(storage).take([1])
+
+
+# --- the check ----------------------------------------------------------------------------------
+
+
+async def test_the_check_reads_the_real_tables(postgres_storage: PostgresStorage) -> None:
+    storage = postgres_storage
+    queues = [QueueRef(queue_id(s), PROJECT, "mail", 0, QueueSettings(), s) for s in range(3)]
+    projector = Projector(storage.writer, lambda: START_US * 2, tick_s=1000.0)
+    task = asyncio.create_task(projector.run())
+    for taken in await taker(storage).take(range(3)):
+        life = Life(taken.table, taken.epoch)
+        projector.add(TableSource(life.table), taken.early)
+        life.run(20)
+        options = msgpack.packb({"unique_key": "u", "tags": ["a", "b"]})
+        life.submit(10, payload=b'{"a": 1.50, "b": [1e2, "\xc3\xa4"]}', options=options)
+        first, second, third, *_ = life.start(5)
+        life.table.succeed_with(first, b'{"ok":true}', life.tick())
+        life.table.failed(second, "error", b'{"type":"F"}', life.tick())
+        life.table.retried(third, life.tick() + 1_000_000, b'{"type":"E"}', life.now_us)
+        await life.commit(storage.log)
+    await projector.flush()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    tables = PostgresCheckedTables(storage.make, storage.reader)
+    assert await check(storage.log, tables, queues, range(3)) == []
+    connection = await storage.make()
+    await connection.execute("UPDATE jobs SET attempts = 9 WHERE shard = 1 AND status = 'failed'")
+    await connection.execute("DELETE FROM job_executions WHERE shard = 2 AND status = 'failed'")
+    await connection.close()
+    found = await check(storage.log, tables, queues, range(3))
+    kinds = [(difference.kind, difference.shard) for difference in found]
+    assert kinds == [("job attempts", 1), ("execution missing", 2)]
