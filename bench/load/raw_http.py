@@ -26,6 +26,9 @@ class LoadResult:
     elapsed_s: float = 0.0
     latencies_ns: "array[int]" = field(default_factory=lambda: array("q"))
     statuses: dict[int, int] = field(default_factory=dict)
+    by_second: list[int] = field(default_factory=lambda: [0])
+    """Replies in each second since the start; the last one may be cut short."""
+    unexpected: int = 0
     last_reply: bytes = b""
 
     @property
@@ -59,8 +62,11 @@ def post(host: str, path: str, body: bytes, token: str, *headers: str) -> bytes:
 class _Connection(asyncio.Protocol):
     """One keep-alive connection with at most one request in flight."""
 
-    def __init__(self, result: LoadResult, next_request: Callable[[], bytes | None]) -> None:
+    def __init__(
+        self, result: LoadResult, next_request: Callable[[], bytes | None], expected: bytes
+    ) -> None:
         self.result = result
+        self.expected = expected
         self.next_request = next_request
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.received = b""
@@ -73,7 +79,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.received:
             data = self.received + data
-        status = _complete_status(data)
+        status = complete_status(data)
         if status == 0:
             self.received = data
             return
@@ -81,6 +87,9 @@ class _Connection(asyncio.Protocol):
         result = self.result
         result.latencies_ns.append(time.perf_counter_ns() - self.sent_ns)
         result.statuses[status] = result.statuses.get(status, 0) + 1
+        result.by_second[-1] += 1
+        if self.expected not in data:
+            result.unexpected += 1
         result.last_reply = data
         self._send()
 
@@ -97,7 +106,7 @@ class _Connection(asyncio.Protocol):
         self.transport.write(request)
 
 
-def _complete_status(data: bytes) -> int:
+def complete_status(data: bytes) -> int:
     """The status of a whole reply; 0 while bytes are missing."""
     end = data.find(HEAD_END)
     if end < 0:
@@ -118,8 +127,12 @@ async def load(
     connections: int = 64,
     seconds: float = 5.0,
     requests_max: int = 0,
+    expected: bytes = b"",
 ) -> LoadResult:
-    """Send `requests` round robin until `seconds` are over or `requests_max` (0: no bound) sent."""
+    """Send `requests` round robin until `seconds` are over or `requests_max` (0: no bound) sent.
+
+    Replies that do not contain `expected` are counted as unexpected.
+    """
     loop = asyncio.get_running_loop()
     result = LoadResult()
     ends = time.perf_counter() + seconds
@@ -132,11 +145,21 @@ async def load(
         sent += 1
         return requests[sent % len(requests)]
 
+    def connection() -> _Connection:
+        return _Connection(result, next_request, expected)
+
     started = time.perf_counter()
-    made = [
-        (await loop.create_connection(lambda: _Connection(result, next_request), host, port))[1]
-        for _ in range(connections)
-    ]
+    made = [(await loop.create_connection(connection, host, port))[1] for _ in range(connections)]
+    seconds_task = asyncio.create_task(_next_seconds(result, loop.time()))
     await asyncio.gather(*(connection.closed for connection in made))
     result.elapsed_s = time.perf_counter() - started
+    seconds_task.cancel()
     return result
+
+
+async def _next_seconds(result: LoadResult, begun: float) -> None:
+    """Open a new counter at each whole second."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(max(0.0, begun + len(result.by_second) - loop.time()))
+        result.by_second.append(0)

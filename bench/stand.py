@@ -1,0 +1,315 @@
+"""What is measured: embedded servers, a node of `taskforge serve`, worker and client processes.
+
+    Stand   PostgreSQL and Valkey of one whole benchmark, and a migrated template
+    Run     one measurement: a fresh copy of the template, its node, its workers and clients
+
+Everything of a run ends with it; its database is dropped.
+"""
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+
+from bench.load.tasks import RECORD_FILE_VARIABLE
+from bench.processes import BenchError, Child, children, cpu_s, title
+from taskforge_server.api.cli.embedded import EmbeddedServers
+from taskforge_server.engine import limits
+from taskforge_server.engine.model.tenant import API_KEY_RANDOM_BYTES, api_key_text
+from taskforge_server.engine.store.bootstrap import bootstrap
+from taskforge_server.engine.store.migrate import migrate
+from taskforge_server.engine.store.pool import connect
+
+T = TypeVar("T")
+
+TEMPLATE = "bench_template"
+START_S = 60.0
+LOOK_S = 0.01
+POSTGRES_SETTINGS = (
+    "server_version",
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "wal_level",
+    "wal_sync_method",
+    "wal_compression",
+    "wal_buffers",
+    "shared_buffers",
+    "max_wal_size",
+    "checkpoint_timeout",
+    "autovacuum",
+)
+
+
+class Stand:
+    """The servers of all runs, in a folder of their own."""
+
+    def __init__(self, folder: Path | None, node_command: list[str] | None = None) -> None:
+        self._own = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="taskforge-bench-"))
+        self.api_key = api_key_text(os.urandom(API_KEY_RANDOM_BYTES))
+        self.node_command = node_command or [_script("taskforge"), "serve"]
+        self.servers = EmbeddedServers(self.folder)
+        self._numbers = count(1)
+
+    def __enter__(self) -> "Stand":
+        self.servers.start()
+        try:
+            self.drop(TEMPLATE)
+            self.servers.postgres.create_database(TEMPLATE)
+            asyncio.run(_prepare(self.url(TEMPLATE), self.api_key))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.servers.stop()
+        if self._own:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def url(self, database: str) -> str:
+        return self.servers.postgres.url(database)
+
+    def settings(self) -> dict[str, str]:
+        """How PostgreSQL is set, as far as it bears on the figures."""
+        url = self.url(TEMPLATE)
+        return {name: str(rows(url, f"SHOW {name}")[0][0]) for name in POSTGRES_SETTINGS}
+
+    def drop(self, database: str) -> None:
+        self.servers.postgres.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+
+    def copy(self, template: str, database: str) -> None:
+        """A copy of a database to which nobody is connected. Also writes a checkpoint, so that
+        none that an earlier run brought about falls into this one."""
+        self.drop(database)
+        execute = self.servers.postgres.execute
+        execute(f"CREATE DATABASE {database} TEMPLATE {template} STRATEGY FILE_COPY")
+        execute("CHECKPOINT")
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.servers.valkey.socket_path))
+            connection.sendall(b"FLUSHALL\r\n")
+            connection.recv(16)
+
+    @contextmanager
+    def run(self, template: str = TEMPLATE) -> Iterator["Run"]:
+        """A measurement on a fresh database."""
+        database = f"bench_{next(self._numbers)}"
+        self.copy(template, database)
+        try:
+            with Run(self, database) as run:
+                yield run
+        finally:
+            self.drop(database)
+
+
+class Run:
+    """One measurement; `with` ends its processes, the last one first."""
+
+    def __init__(self, stand: Stand, database: str) -> None:
+        self.stand = stand
+        self.database = database
+        self.url = stand.url(database)
+        self.folder = stand.folder / "logs"
+        self.folder.mkdir(exist_ok=True)
+        self.record_path = self.folder / "record.json"
+        self.record_path.unlink(missing_ok=True)
+        self.port = _free_port()
+        self.api = Api(self.port, stand.api_key)
+        self.parts: dict[str, Child] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def start(self, name: str, command: list[str]) -> Child:
+        """Start a process that ends with the run, if not before."""
+        child = Child(name, command, self._environment(), self.folder)
+        self.parts[name] = self._stack.enter_context(child)
+        return child
+
+    def node(self, *, wait: bool = True) -> Child:
+        """`taskforge serve`, ready when this returns unless `wait` is off."""
+        node = self.start("node", self.stand.node_command)
+        if wait:
+            self.await_ready()
+        return node
+
+    def await_ready(self) -> None:
+        """Return when the node says that it is ready."""
+        self.until(lambda: self.api.status("/readyz") == 200, "the node to be ready", START_S)
+
+    def worker(self, queue: str, concurrency: int = 100) -> Child:
+        """The SDK's worker with the handlers of `bench.load.tasks`."""
+        options = ["--queue", queue, "--concurrency", str(concurrency), "--log-level", "warning"]
+        return self.start("worker", [_script("taskforge-worker"), "bench.load.tasks", *options])
+
+    def prompt_worker(self, queue: str) -> Child:
+        """A worker that waits for the port of a node that is not there yet."""
+        command = [sys.executable, "-m", "bench.load.prompt_worker"]
+        worker = self.start("worker", [*command, "--port", str(self.port), "--queue", queue])
+        begun_s = time.monotonic()
+        while "here" not in worker.output:
+            worker.check()
+            if time.monotonic() - begun_s > START_S:
+                raise BenchError("the worker is not there")
+            time.sleep(LOOK_S)
+        return worker
+
+    def client(self, module: str, *options: object) -> Child:
+        """A load client in a process of its own."""
+        command = [sys.executable, "-m", f"bench.load.{module}"]
+        command += ["--port", str(self.port), "--key", self.stand.api_key]
+        return self.start("client", command + [str(option) for option in options])
+
+    def rows(self, query: str) -> list[Any]:
+        return rows(self.url, query)
+
+    def record(self) -> dict[str, list[int]]:
+        """What the worker's handlers noted, after its end."""
+        found: dict[str, list[int]] = json.loads(self.record_path.read_text())
+        return found
+
+    def until(self, holds: Callable[[], bool], what: str, timeout_s: float) -> float:
+        """Wait until it holds, while all processes live; how long that took."""
+        begun_s = time.monotonic()
+        while not holds():
+            self.parts["node"].check()
+            if time.monotonic() - begun_s > timeout_s:
+                raise BenchError(f"waited {timeout_s:g} s in vain for {what}")
+            time.sleep(LOOK_S)
+        return time.monotonic() - begun_s
+
+    def cpu(self) -> dict[str, float]:
+        """Seconds of CPU so far, by process; PostgreSQL is the sum of its processes."""
+        found = {name: cpu_s(child.pid) for name, child in self.parts.items()}
+        postmaster = self.stand.servers.postmaster_pid
+        backends = children(postmaster)
+        found["postgres"] = cpu_s(postmaster, reaped=True) + sum(map(cpu_s, backends))
+        found["valkey"] = cpu_s(self.stand.servers.valkey.pid)
+        found["bench"] = cpu_s(os.getpid())
+        return found
+
+    def postgres_cpu(self) -> dict[str, float]:
+        """The same of PostgreSQL's processes, by what they do. Asks the server who they are."""
+        names = {
+            int(pid): str(name or kind)
+            for pid, name, kind in self.rows(
+                "SELECT pid, nullif(application_name, ''), backend_type FROM pg_stat_activity"
+            )
+        }
+        found: dict[str, float] = {}
+        for pid in children(self.stand.servers.postmaster_pid):
+            name = names.get(pid) or title(pid)
+            found[name] = found.get(name, 0.0) + cpu_s(pid)
+        return found
+
+    def _environment(self) -> dict[str, str]:
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith("TASKFORGE_")
+        }
+        return kept | {
+            "TASKFORGE_POSTGRES_URL": self.url,
+            "TASKFORGE_REDIS_URL": self.stand.servers.redis_url,
+            "TASKFORGE_PORT": str(self.port),
+            "TASKFORGE_NODE_NAME": "bench",
+            "TASKFORGE_URL": f"http://127.0.0.1:{self.port}",
+            "TASKFORGE_API_KEY": self.stand.api_key,
+            RECORD_FILE_VARIABLE: str(self.record_path),
+        }
+
+
+class Api:
+    """The node's HTTP interface, for what is not measured."""
+
+    def __init__(self, port: int, api_key: str) -> None:
+        self._port = port
+        self._headers = {
+            "Authorization": f"Bearer {api_key}",
+            "Content-Type": "application/json",
+        }
+
+    def call(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30.0)
+        try:
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path, text, self._headers)
+            reply = connection.getresponse()
+            return reply.status, reply.read()
+        finally:
+            connection.close()
+
+    def status(self, path: str) -> int:
+        """The status of a GET; 0 when nobody answers."""
+        try:
+            return self.call("GET", path)[0]
+        except (OSError, http.client.HTTPException):
+            return 0
+
+    def create_queue(self, name: str, history: str = "all") -> None:
+        body = {"name": name, "settings": {"history": history}}
+        status, reply = self.call("POST", "/v1/queues", body)
+        if status != 201:
+            raise BenchError(f"no queue: {status} {reply.decode()}")
+
+    def metrics(self) -> dict[str, float]:
+        """Every metric without labels."""
+        status, text = self.call("GET", "/metrics")
+        if status != 200:
+            raise BenchError(f"no metrics: {status} {text.decode()[:500]}")
+        found = re.findall(r"^(\w+) (\S+)$", text.decode(), re.MULTILINE)
+        return {name.removeprefix("taskforge_"): float(value) for name, value in found}
+
+
+def rows(url: str, query: str) -> list[Any]:
+    """The rows of a query, over a connection of its own."""
+
+    async def fetch() -> list[Any]:
+        connection = await asyncpg.connect(url)
+        try:
+            return [tuple(row) for row in await connection.fetch(query)]
+        finally:
+            await connection.close()
+
+    return _run(fetch())
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+async def _prepare(url: str, api_key: str) -> None:
+    await migrate(url)
+    connection = await connect(url, application_name="bench")
+    try:
+        await bootstrap(connection, limits.SHARDS_DEFAULT, api_key)
+    finally:
+        await connection.close()
+
+
+def _script(name: str) -> str:
+    """A command of this environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
