@@ -53,10 +53,8 @@ class JobService:
                 raise _not_found()
             if len(executions) >= job["attempt"]:
                 return live
-            stored = await self._jobs.get(project_id, job_id)
-            if stored is None:
-                return live
-            return job, merged(stored[1], executions)
+            # Attempts may be in the tables before the job itself is.
+            return job, merged(await self._jobs.executions(job_id), executions)
         stored = await self._jobs.get(project_id, job_id)
         if stored is None:
             raise _not_found()

@@ -103,6 +103,10 @@ class JobReader(Protocol):
         """The job with its executions, the oldest first."""
         ...
 
+    async def executions(self, job_id: bytes) -> list[JobDict]:
+        """Those of a job that is known to be the caller's, the oldest first."""
+        ...
+
     async def page(
         self,
         queue_ids: Sequence[bytes],

@@ -16,7 +16,7 @@ import msgpack
 from taskforge_server.engine import limits
 from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.store.cursors import JOBS, after_id, id_cursor
-from taskforge_server.engine.store.pool import Pool, acquire
+from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,10 +58,12 @@ class JobQueries:
             row = await connection.fetchrow(sql("job_get"), job_id, project_id)
             if row is None:
                 return None
-            executions = await connection.fetch(
-                sql("executions_of_job"), job_id, limits.EXECUTIONS_READ_MAX
-            )
-        return _job(row), [_execution(entry) for entry in executions]
+            return _job(row), await _executions(connection, job_id)
+
+    async def executions(self, job_id: bytes) -> list[JobDict]:
+        """The executions of a job that is known to be the caller's, the oldest first."""
+        async with acquire(self._pool) as connection:
+            return await _executions(connection, job_id)
 
     async def page(
         self,
@@ -96,6 +98,11 @@ class JobQueries:
         page = [_job(row) for row in rows[:rows_max]]
         more = len(rows) > rows_max
         return page, id_cursor(JOBS, page[-1]["id"]) if more else None
+
+
+async def _executions(connection: Lent, job_id: bytes) -> list[JobDict]:
+    rows = await connection.fetch(sql("executions_of_job"), job_id, limits.EXECUTIONS_READ_MAX)
+    return [_execution(row) for row in rows]
 
 
 def _job(row: asyncpg.Record) -> JobDict:

@@ -268,6 +268,9 @@ class StubJobs:
         found = self.rows.get(job_id)
         return found if found is not None and found[0]["project_id"] == project_id else None
 
+    async def executions(self, job_id: bytes) -> list[JobDict]:
+        return self.rows[job_id][1] if job_id in self.rows else []
+
     async def page(
         self,
         queue_ids: Sequence[bytes],

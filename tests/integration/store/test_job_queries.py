@@ -116,6 +116,17 @@ async def test_attempts_come_in_order(pool: Pool, connection: Connection, tenant
     assert [entry["attempt_number"] for entry in found[1]] == [1, 2, 3]
 
 
+async def test_attempts_are_found_before_their_job_is(
+    pool: Pool, connection: Connection, tenant: Tenant
+) -> None:
+    rows = Rows(1, bytes(16), tenant.project_id, START_US)
+    job = rows.job(status="scheduled", attempts=1)
+    await copy_executions(connection, [rows.execution(job, 1)])
+    assert await JobQueries(pool).get(tenant.project_id, job["id"]) is None
+    found = await JobQueries(pool).executions(job["id"])
+    assert [entry["attempt_number"] for entry in found] == [1]
+
+
 async def test_a_broken_cursor(pool: Pool) -> None:
     with pytest.raises(InvalidInput):
         await JobQueries(pool).page([bytes(16)], JobFilter(), "nonsense")
