@@ -2,6 +2,7 @@
 
     TASKFORGE_FAULTPOINT=name      dies when the point is reached for the first time
     TASKFORGE_FAULTPOINT=name:7    dies when it is reached for the seventh time
+    TASKFORGE_FAULTPOINT=name@FILE dies when it is reached while FILE is there
 
 The process kills itself with SIGKILL: no handler runs, no buffer is flushed. The variable is read
 once, at import. A point that nobody named costs one call of an empty function.
@@ -39,6 +40,7 @@ def armed(setting: str, die: Callable[[], None] = _die) -> Callable[[str], None]
     """The function to call at every point, for this value of the variable."""
     if not setting:
         return lambda name: None
+    setting, _, trigger = setting.partition("@")
     wanted, _, count = setting.partition(":")
     if wanted not in NAMES:
         raise ValueError(f"{VARIABLE} names {wanted!r}; known are {', '.join(sorted(NAMES))}")
@@ -46,7 +48,7 @@ def armed(setting: str, die: Callable[[], None] = _die) -> Callable[[str], None]
 
     def hit(name: str) -> None:
         nonlocal left
-        if name == wanted:
+        if name == wanted and (not trigger or os.path.exists(trigger)):
             left -= 1
             if left == 0:
                 die()

@@ -1,5 +1,7 @@
 """Fault points and safeguards: off in production, exact in a test build."""
 
+from pathlib import Path
+
 import pytest
 
 from taskforge_server.engine.runtime.faultpoints import IN_TAKEOVER, armed
@@ -13,6 +15,19 @@ def test_a_fault_point_counts_down() -> None:
     hit(IN_TAKEOVER)
     assert not deaths
     hit(IN_TAKEOVER)
+    hit(IN_TAKEOVER)
+    assert deaths == [1]
+
+
+def test_a_fault_point_may_wait_for_a_file(tmp_path: Path) -> None:
+    deaths: list[int] = []
+    trigger = tmp_path / "now"
+    hit = armed(f"{IN_TAKEOVER}:2@{trigger}", lambda: deaths.append(1))
+    hit(IN_TAKEOVER)
+    hit(IN_TAKEOVER)
+    trigger.touch()
+    hit(IN_TAKEOVER)
+    assert not deaths
     hit(IN_TAKEOVER)
     assert deaths == [1]
 

@@ -1,0 +1,119 @@
+"""SIGKILL under load: of the node, of workers, of PostgreSQL. What was acknowledged stands.
+
+The moment of a kill is drawn in acknowledged jobs, not in time; each killed process is started
+again at once. `--long` kills more often.
+"""
+
+import random
+
+import pytest
+
+from taskforge_server.engine.runtime import faultpoints
+from tests.crash.conftest import Form
+from tests.support.arena import Arena, Ground, kill_backends
+from tests.support.history import Run
+from tests.support.load import Load
+from tests.support.processes import until
+
+pytestmark = pytest.mark.timeout(1_200)
+
+QUEUES = ("a", "b", "c")
+WARM_JOBS = 100
+JOBS_BETWEEN_MAX = 150
+PROGRESS_S = 60.0
+
+
+def progress(arena: Arena, load: Load, jobs: int) -> None:
+    """Wait until so many more jobs are acknowledged."""
+    wanted = load.acknowledged + jobs
+
+    def reached() -> bool:
+        arena.check_alive()
+        return load.acknowledged >= wanted
+
+    until(reached, f"{jobs} more jobs", PROGRESS_S, arena.tails)
+
+
+def judged(arena: Arena) -> Run:
+    """The run, which broke no promise."""
+    run, violations = arena.judge()
+    assert not violations, "\n".join(map(str, violations[:20]))
+    assert len(run.acknowledged) >= WARM_JOBS
+    return run
+
+
+def test_node(ground: Ground, form: Form) -> None:
+    chance = random.Random(1)
+    with ground.arena() as arena:
+        node = arena.node()
+        arena.make_queues(node, QUEUES)
+        arena.worker(node, "one")
+        arena.worker(node, "two")
+        with arena.load(node, seed=1) as load:
+            progress(arena, load, WARM_JOBS)
+            for _ in range(form.node_kills):
+                progress(arena, load, chance.randint(1, JOBS_BETWEEN_MAX))
+                node.kill()
+                node.start()
+            node.await_ready()
+            progress(arena, load, WARM_JOBS)
+        judged(arena)
+        assert node.starts == form.node_kills + 1
+
+
+def test_node_at_each_point(ground: Ground, form: Form) -> None:
+    """Once at every named point, right after each other, while the load goes on."""
+    with ground.arena() as arena:
+        node = arena.node()
+        arena.make_queues(node, QUEUES)
+        arena.worker(node, "one")
+        with arena.load(node, seed=2) as load:
+            progress(arena, load, WARM_JOBS)
+            node.kill()
+            for point in sorted(faultpoints.NAMES):
+                node.start(TASKFORGE_FAULTPOINT=point)
+                assert node.died(PROGRESS_S) == -9, point
+            node.start()
+            node.await_ready()
+            progress(arena, load, WARM_JOBS)
+        judged(arena)
+
+
+def test_worker(ground: Ground, form: Form) -> None:
+    chance = random.Random(3)
+    with ground.arena() as arena:
+        node = arena.node()
+        arena.make_queues(node, QUEUES)
+        workers = [arena.worker(node, "one"), arena.worker(node, "two")]
+        with arena.load(node, seed=3) as load:
+            progress(arena, load, WARM_JOBS)
+            for number in range(form.worker_kills):
+                progress(arena, load, chance.randint(1, JOBS_BETWEEN_MAX))
+                worker = workers[number % len(workers)]
+                worker.kill()
+                worker.start()
+        run = judged(arena)
+        assert any(event.kind == "released" for event in run.events), "no lease ran out"
+
+
+def test_postgres(ground: Ground, form: Form) -> None:
+    """The postmaster by SIGKILL, and all of the node's connections by pg_terminate_backend."""
+    chance = random.Random(4)
+    kinds = ["postmaster"] * form.postmaster_kills + ["backends"] * form.backend_kills
+    chance.shuffle(kinds)
+    with ground.arena() as arena:
+        node = arena.node()
+        arena.make_queues(node, QUEUES)
+        arena.worker(node, "one")
+        with arena.load(node, seed=4) as load:
+            progress(arena, load, WARM_JOBS)
+            for kind in kinds:
+                progress(arena, load, chance.randint(1, JOBS_BETWEEN_MAX))
+                if kind == "postmaster":
+                    arena.servers.postgres.kill()
+                    arena.servers.postgres.start()
+                else:
+                    assert kill_backends(arena.url)
+            progress(arena, load, WARM_JOBS)
+        judged(arena)
+        assert node.starts == 1, "the node itself lives on"
