@@ -86,6 +86,8 @@ class Door:
         self.direct_count = 0
         self.draining = False
         self.loop = asyncio.get_running_loop()
+        self.now_s = self.loop.time()
+        """As of the last sweep: exact enough to tell who is idle, and free."""
         self._direct_done = asyncio.Event()
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -113,7 +115,8 @@ class Door:
 
     def direct_ended(self) -> None:
         self.direct_count -= 1
-        self._direct_done.set()
+        if self.draining:
+            self._direct_done.set()
 
     def learn(self, request: web.BaseRequest, call: Call) -> None:
         """A submit was answered: its head may be worth knowing."""
@@ -141,7 +144,8 @@ class Door:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(limits.IDLE_SWEEP_S)
-            oldest_s = self.loop.time() - limits.IDLE_CONNECTION_S
+            self.now_s = self.loop.time()
+            oldest_s = self.now_s - limits.IDLE_CONNECTION_S
             for front in list(self.fronts):
                 if front.is_idle and front.active_s < oldest_s:
                     front.transport.close()
@@ -194,7 +198,7 @@ class Front(asyncio.Protocol):
         self._fed_bytes = 0
         self.first_chunk = b""
         self.requests_parsed = 0
-        self.active_s = door.loop.time()
+        self.active_s = door.now_s
 
     @property
     def is_idle(self) -> bool:
@@ -220,7 +224,7 @@ class Front(asyncio.Protocol):
             self._clean = False
             self._fed_bytes = 0
             self.first_chunk = data
-            self.active_s = self._door.loop.time()
+            self.active_s = self._door.now_s
         self._fed_bytes += len(data)
         self._inner.data_received(data)
 
@@ -255,7 +259,7 @@ class Front(asyncio.Protocol):
         end = self.first_chunk.find(HEAD_END)
         self._clean = end >= 0 and body_bytes >= 0 and self._fed_bytes == end + 4 + body_bytes
         self.first_chunk = b""
-        self.active_s = self._door.loop.time()
+        self.active_s = self._door.now_s
 
     # the short way
 
@@ -280,7 +284,7 @@ class Front(asyncio.Protocol):
                 transport.write(await door.submits.answer(submit))
                 self._submit = None
                 door.direct_ended()
-                self.active_s = door.loop.time()
+                self.active_s = door.now_s
                 if self._held:
                     self._feed_held()
         finally:
