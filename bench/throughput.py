@@ -17,6 +17,7 @@ FIRST_JOB_S = 20.0
 DRAIN_S = 60.0
 LAG_S_MAX = 2.0
 CONNECTIONS = 64
+CPU_LOOK_S = 1.0
 
 HEADS_AND_MARKS = """
     SELECT coalesce(bool_and(coalesce(p.lsn, 0) >= h.lsn), true)
@@ -139,7 +140,7 @@ def singles(stand: Stand, options: Options) -> dict[str, RawRun]:
         )
         while client.running:
             cpu_after = run.cpu()
-            time.sleep(0.1)
+            time.sleep(CPU_LOOK_S)
         seen: dict[str, Any] = json.loads(client.finish(DRAIN_S))
         submitted = run.api.metrics()["jobs_submitted_total"]
     if set(seen["statuses"]) != {"201"} or seen["unexpected"] or submitted != seen["requests"]:
