@@ -1,6 +1,6 @@
 """Requests made from the OpenAPI document: the server keeps to what the document says.
 
-Schemathesis makes requests, good and bad ones, for every operation, and compares the answers with the
+Schemathesis makes requests, good and bad, for every operation, and compares the answers with the
 document: status, media type, schema; no 5xx. Few examples each: what is hard to hit stands in the
 other files.
 """
@@ -61,7 +61,7 @@ def url() -> Iterator[str]:
                 keys=keys,
                 projects=StubProjects(),
                 registry=CollectorRegistry(),
-                ready=lambda: [],
+                ready=list,
             )
         )
         ports.append(await server.start("127.0.0.1", 0))
