@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 COMPILED := $(shell find ext -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build check lint types layers test fmt demo bench crash freeze clean
+.PHONY: help venv build check lint types layers test fmt demo bench crash docs freeze clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,13 +46,16 @@ fmt: venv ## format, and mend what can be mended
 	$(BIN)/ruff format
 
 demo: venv ## a running server with a worker and real jobs, no Docker
-	$(BIN)/taskforge demo
+	$(BIN)/taskforge demo $(ARGS)
 
 bench: venv ## measure throughput and latency
 	$(BIN)/python -m bench
 
 crash: venv ## kill, freeze and cut off real processes for minutes
 	$(BIN)/python -m pytest tests/crash --long
+
+docs: venv ## write the pages that are made of the code, and the figures in the README
+	$(BIN)/python -m tests.support.reference
 
 freeze: venv ## pin what .venv holds in constraints.txt
 	$(BIN)/pip freeze --all --exclude-editable > constraints.txt

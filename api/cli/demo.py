@@ -57,7 +57,7 @@ def demo(
         Path, typer.Option(help="Where the servers keep their files; the jobs stay there.")
     ] = Path("var/demo"),
     files: Annotated[
-        int | None, typer.Option(min=1, help="Hash so many files at most.", show_default="all")
+        int | None, typer.Option(min=2, help="Hash so many files at most.", show_default="all")
     ] = None,
     stay: Annotated[bool, typer.Option("--stay", help="Go on serving until Ctrl-C.")] = False,
     port: Annotated[
@@ -187,7 +187,7 @@ class Demo:
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self._console) as progress:
-            run = demo_jobs.submit(client, paths)
+            run = demo_jobs.submit(client, job_id, paths)
             bar = progress.add_task("", total=run.count)
             demo_jobs.wait_ended(
                 client,

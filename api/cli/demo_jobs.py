@@ -5,7 +5,8 @@ expected, job by job, as the API tells it.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 # Loaded by the demo's command alone.
@@ -43,7 +44,7 @@ class Report:
     start_p99_s: float
     sample: str
     """The id of a job to look at."""
-    wrong: list[str] = field(default_factory=list)
+    wrong: list[str]
     """What was not as expected."""
 
 
@@ -51,10 +52,10 @@ class Report:
 class Run:
     """The jobs of one run by what is expected of them."""
 
-    files: dict[str, str] = field(default_factory=dict)
-    """Path by id."""
-    flaky: set[str] = field(default_factory=set)
-    broken: str = ""
+    files: dict[str, str]
+    """Path by id; the first one ran before the others were submitted."""
+    flaky: set[str]
+    broken: str
 
     @property
     def count(self) -> int:
@@ -85,9 +86,9 @@ def first_job(
                 raise
 
 
-def submit(client: Client, paths: list[str]) -> Run:
-    """All jobs of the run; durable when this returns."""
-    specs = [workload.hash_file.job(path=path) for path in paths]
+def submit(client: Client, first_id: str, paths: list[str]) -> Run:
+    """All jobs of the run but the first; durable when this returns."""
+    specs = [workload.hash_file.job(path=path) for path in paths[1:]]
     others: list[JobSpec[Any]] = [
         *(workload.succeed_later.job(number=number) for number in range(1, FLAKY_JOBS + 1)),
         workload.fail_for_good.job(),
@@ -98,7 +99,7 @@ def submit(client: Client, paths: list[str]) -> Run:
             raise result
         ids.append(result.id)
     flaky, broken, hashes = ids[:FLAKY_JOBS], ids[FLAKY_JOBS], ids[FLAKY_JOBS + 1 :]
-    return Run(dict(zip(hashes, paths, strict=True)), set(flaky), broken)
+    return Run(dict(zip([first_id, *hashes], paths, strict=True)), set(flaky), broken)
 
 
 def open_jobs(client: Client) -> int:
@@ -119,32 +120,26 @@ def wait_ended(client: Client, check: Callable[[], None], progress: Callable[[in
 def report(client: Client, run: Run) -> Report:
     """Read every job of the run back, and compare."""
     jobs = _read_back(client, run)
-    hashes = [jobs[job_id] for job_id in run.files if job_id in jobs]
-    flaky = [jobs[job_id] for job_id in run.flaky if job_id in jobs]
-    ended = [job.finished_at.timestamp() for job in jobs.values() if job.finished_at]
-    begun = [job.created_at.timestamp() for job in jobs.values() if job.created_at]
-    waits = [
-        (job.started_at - job.created_at).total_seconds()
-        for job in hashes
-        if job.started_at and job.created_at and job.attempts == 1
-    ] or [0.0]
-    cuts = statistics.quantiles([*waits, waits[-1]], n=100, method="inclusive")
-    found = Report(
+    together = [jobs[job_id] for job_id in list(run.files)[1:] if job_id in jobs]
+    begun_s = min((_seconds(job.created_at) for job in together), default=0.0)
+    ended_s = max((_seconds(job.finished_at) for job in together), default=0.0)
+    waits_s = [_seconds(job.started_at) - _seconds(job.created_at) for job in together] or [0.0]
+    cuts_s = statistics.quantiles([*waits_s, max(waits_s)], n=100, method="inclusive")
+    return Report(
         submitted=run.count,
         succeeded=sum(job.status == "succeeded" for job in jobs.values()),
-        retried=sum(job.attempts > 1 for job in flaky),
+        retried=sum(job.attempts > 1 for job in jobs.values()),
         failed=sum(job.status == "failed" for job in jobs.values()),
-        jobs_per_s=len(hashes) / (_last(hashes) - min(begun)) if hashes and ended else 0.0,
-        start_p50_s=cuts[49],
-        start_p99_s=cuts[98],
+        jobs_per_s=len(together) / (ended_s - begun_s) if together else 0.0,
+        start_p50_s=cuts_s[49],
+        start_p99_s=cuts_s[98],
         sample=next(iter(run.files)),
+        wrong=_wrong(run, jobs),
     )
-    found.wrong = _wrong(run, jobs)
-    return found
 
 
-def _last(jobs: list[Job]) -> float:
-    return max((job.finished_at.timestamp() for job in jobs if job.finished_at), default=0.0)
+def _seconds(at: datetime | None) -> float:
+    return 0.0 if at is None else at.timestamp()
 
 
 def _read_back(client: Client, run: Run) -> dict[str, Job]:

@@ -11,24 +11,45 @@ from collections.abc import Callable
 from taskforge_server.api.server import ApiPorts, ApiServer
 from taskforge_server.engine import limits
 from taskforge_server.engine.config import Config
+from taskforge_server.engine.errors import Conflict, NotFound
+from taskforge_server.engine.model.queue import QueueSettings
 from taskforge_server.engine.node.node import Node
 from taskforge_server.engine.store.bootstrap import Bootstrapped, bootstrap
 from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.migrate import migrate
-from taskforge_server.engine.store.pool import connect
+from taskforge_server.engine.store.pool import acquire, open_pool
+from taskforge_server.engine.store.queues import Queues
 from taskforge_server.engine.store.tenants import ApiKeys, Projects
 
 log = logging.getLogger(__name__)
 
+DEFAULT_QUEUE = "default"
+
 
 async def prepare(config: Config) -> Bootstrapped:
-    """Bring the schema up to date; make the first organisation, project and API key."""
+    """Bring the schema up to date; make the first organisation, project, queue and API key."""
     await migrate(config.postgres_url)
-    connection = await connect(config.postgres_url, application_name="taskforge migrate")
+    pool = await open_pool(
+        config.postgres_url, application_name="taskforge migrate", connections_max=1
+    )
     try:
-        return await bootstrap(connection, config.shards, config.api_key)
+        async with acquire(pool) as connection:
+            made = await bootstrap(connection, config.shards, config.api_key)
+        await _ensure_queue(Queues(pool, config.shards), made.project_id)
+        return made
     finally:
-        await connection.close()
+        await pool.close()
+
+
+async def _ensure_queue(queues: Queues, project_id: bytes) -> None:
+    """A queue named `default`, which the SDKs take when none is given."""
+    try:
+        await queues.get(project_id, DEFAULT_QUEUE)
+    except NotFound:
+        try:
+            await queues.create(project_id, DEFAULT_QUEUE, 0, QueueSettings())
+        except Conflict:
+            pass  # another process was quicker
 
 
 async def serve(config: Config, listening: Callable[[int], None] = lambda port: None) -> None:
