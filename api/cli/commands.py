@@ -13,7 +13,9 @@ from taskforge_server.api.cli.embedded import EmbeddedServers
 from taskforge_server.api.cli.serving import prepare, serve
 from taskforge_server.engine.config import Config, about, load
 from taskforge_server.engine.errors import ConfigError, TaskForgeError
+from taskforge_server.engine.node.checking import check_database
 from taskforge_server.engine.observe import logs
+from taskforge_server.ext.ids import uuid_text
 
 USAGE = 2
 FAILED = 1
@@ -153,6 +155,27 @@ def migrate_command(file: File = None, postgres_url: PostgresUrl = None, more: M
             typer.echo(f"API key (shown this once): {made.new_api_key}")
 
 
+def check(file: File = None, postgres_url: PostgresUrl = None, more: More = None) -> None:
+    """Verify a database: compare the log with the tables, and say what differs.
+
+    No node may run on it meanwhile. Exit status 0: all is well; 1: there are differences. With
+    `log_retention_all` the whole history is compared, otherwise what the log still holds.
+    """
+    with reported():
+        config = configuration(file, more, postgres_url=postgres_url, log_level="warning")
+        found = asyncio.run(check_database(config))
+        for difference in found:
+            row = "" if difference.id is None else f" {uuid_text(difference.id)}"
+            expected, seen = difference.expected or "nothing", difference.found or "nothing"
+            typer.echo(
+                f"shard {difference.shard}{row}: {difference.kind}: expected {expected}, found {seen}"
+            )
+        if found:
+            typer.echo(f"{len(found)} differences", err=True)
+            raise typer.Exit(FAILED)
+        typer.echo("The log and the tables agree.")
+
+
 def worker(context: typer.Context) -> None:
     """Run the jobs of the tasks in a Python MODULE (the SDK's `taskforge-worker`).
 
@@ -171,6 +194,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("serve")(serve_command)
     app.command("dev")(dev)
     app.command("migrate")(migrate_command)
+    app.command("check")(check)
     app.command(
         "worker",
         context_settings={
