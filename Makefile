@@ -6,10 +6,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 COMPILED := $(shell find ext -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build check lint types layers test fmt demo bench crash docs freeze clean
+.PHONY: help venv build check lint types layers test fmt demo bench bench-micro crash docs freeze clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: .venv/built ## make .venv with everything in it, extensions too
 
@@ -50,6 +50,10 @@ demo: venv ## a running server with a worker and real jobs, no Docker
 
 bench: venv ## measure throughput and latency
 	$(BIN)/python -m bench
+
+bench-micro: venv ## measure single parts: heap, channel, slot table, codecs, SDK
+	$(BIN)/python -m pytest bench/micro --benchmark-enable --benchmark-only --benchmark-group-by=func \
+		-o python_files='bench_*.py' --timeout=0
 
 crash: venv ## kill, freeze and cut off real processes for minutes
 	$(BIN)/python -m pytest tests/crash --long
