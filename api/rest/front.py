@@ -27,6 +27,7 @@ from aiohttp.web_protocol import RequestHandler
 from taskforge_server.api.auth.principals import Authenticator
 from taskforge_server.api.rest.handlers import Services
 from taskforge_server.api.rest.http import Api, Response, Stream, response_of
+from taskforge_server.api.rest.metrics import RequestCounts
 from taskforge_server.api.rest.routes import Call
 from taskforge_server.api.rest.submits import HEAD_END, Submit, Submits
 from taskforge_server.api.rest.table import ROUTES
@@ -73,10 +74,14 @@ class Door:
     """All connections of a listening process."""
 
     def __init__(self, services: Services, authenticator: Authenticator, stream: Stream) -> None:
-        self._api = Api(ROUTES, services, authenticator, stream, self.learn)
-        self.submits = Submits(services, authenticator)
+        counts = RequestCounts(self._gauges)
+        services.registry.register(counts)
+        self._api = Api(ROUTES, services, authenticator, stream, counts, self.learn)
+        self.submits = Submits(services, authenticator, counts)
         self.server = _Server(
             self._handle,
+            # A caller that is gone waits for nothing: its handler ends, and what it held is free.
+            handler_cancellation=True,
             access_log=None,
             keepalive_timeout=_NEVER_S,
             auto_decompress=False,
@@ -112,6 +117,10 @@ class Door:
             log.warning("%d submits were not answered in time", self.direct_count)
         self.server.pre_shutdown()
         await self.server.shutdown(timeout_s)
+
+    def _gauges(self) -> list[tuple[str, str, float]]:
+        count = len(self.fronts)
+        return [("taskforge_http_connections", "Open, but for worker streams.", count)]
 
     def direct_ended(self) -> None:
         self.direct_count -= 1
@@ -287,6 +296,9 @@ class Front(asyncio.Protocol):
                 self.active_s = door.now_s
                 if self._held:
                     self._feed_held()
+        except Exception:
+            log.exception("a connection failed")
+            transport.abort()
         finally:
             if self._submit is not None:
                 self._submit = None

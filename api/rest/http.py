@@ -21,6 +21,7 @@ from taskforge_server.api.auth.principals import Authenticator, Principal
 from taskforge_server.api.rest.bodies import refusal
 from taskforge_server.api.rest.handlers import Services, check_idempotency_key
 from taskforge_server.api.rest.media import Coding, body_coding, check_encoding, reply_coding
+from taskforge_server.api.rest.metrics import NO_OPERATION, RequestCounts
 from taskforge_server.api.rest.problems import CONTENT_TYPE, encoded, headers_of, problem_of
 from taskforge_server.api.rest.routes import Call, MethodNotAllowedError, Reply, Route, Router
 from taskforge_server.engine import limits
@@ -82,6 +83,7 @@ class Api:
         services: Services,
         authenticator: Authenticator,
         stream: Stream,
+        counts: RequestCounts,
         learn: Learn = lambda request, call: None,
     ) -> None:
         """`stream` gets requests of routes without a handler, with their principal."""
@@ -90,31 +92,46 @@ class Api:
         self._authenticator = authenticator
         self._stream = stream
         self._learn = learn
+        self._requests = counts.requests
         self._bodies = Bodies()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises for what a caller can do."""
+        operation = NO_OPERATION
         try:
             path, _, query = request.raw_path.partition("?")
             route, params = self._router.find(request.method, path)
-            principal = NOBODY
-            if route.permission is not None:
-                header = request.headers.get("Authorization")
-                principal = await self._authenticator.authenticate(header)
-                principal.require(route.permission)
-            if route.handler is None:
-                return await self._stream(request, principal)
-            call = self._call(request, route, path, query, principal, params)
-            if route.body is not None or request.body_exists:
-                return await self._with_body(request, call)
-            return response(await route.handler(self._services, call))
+            operation = route.operation_id
+            answer = await self._answer(request, route, path, query, params)
         except TaskForgeError as error:
-            return self._refused(error)
+            answer = self._refused(error)
         except HTTPException as error:
-            return response_of(CallerError("malformed_request", error.reason or "bad request"))
+            answer = response_of(CallerError("malformed_request", error.reason or "bad request"))
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
-            return response_of(InternalError())
+            answer = response_of(InternalError())
+        self._requests[operation, answer.status] += 1
+        return answer
+
+    async def _answer(
+        self,
+        request: web.BaseRequest,
+        route: Route,
+        path: str,
+        query: str,
+        params: dict[str, str],
+    ) -> web.StreamResponse:
+        principal = NOBODY
+        if route.permission is not None:
+            header = request.headers.get("Authorization")
+            principal = await self._authenticator.authenticate(header)
+            principal.require(route.permission)
+        if route.handler is None:
+            return await self._stream(request, principal)
+        call = self._call(request, route, path, query, principal, params)
+        if route.body is not None or request.body_exists:
+            return await self._with_body(request, call)
+        return response(await route.handler(self._services, call))
 
     def _call(
         self,

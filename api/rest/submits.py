@@ -14,6 +14,7 @@ import logging
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -23,6 +24,7 @@ from taskforge_server.api.rest.bodies import take_job
 from taskforge_server.api.rest.handlers import Services, checker_of
 from taskforge_server.api.rest.http import SERVER, problem_reply
 from taskforge_server.api.rest.media import Coding
+from taskforge_server.api.rest.metrics import RequestCounts
 from taskforge_server.api.rest.routes import Call, Reply
 from taskforge_server.api.rest.table import SUBMIT_ROUTE
 from taskforge_server.api.service.catalog import queue_key
@@ -34,7 +36,7 @@ from taskforge_server.ext.ids import uuid_text
 log = logging.getLogger(__name__)
 
 HEAD_END = b"\r\n\r\n"
-_REASONS = {201: "Created"}
+_COUNTED = (SUBMIT_ROUTE.operation_id, SUBMIT_ROUTE.status)
 _PENDING = '{"id":"%s","status":"pending"}'
 _SCHEDULED = '{"id":"%s","status":"scheduled"}'
 _UUID_CHARS = 36
@@ -68,7 +70,10 @@ class Submit:
 class Submits:
     """Knows heads, and answers the requests that begin with them."""
 
-    def __init__(self, services: Services, authenticator: Authenticator) -> None:
+    def __init__(
+        self, services: Services, authenticator: Authenticator, counts: RequestCounts
+    ) -> None:
+        self._requests = counts.requests
         self._services = services
         self._authenticator = authenticator
         self._heads: dict[bytes, KnownHead] = {}
@@ -118,15 +123,21 @@ class Submits:
             take_job(submit.body, Coding.JSON, checker)
             ids = await self._services.engine.submit(submit.queue, checker.batch)
         except TaskForgeError as error:
-            return raw(problem_reply(error))
+            return self._refused(error)
         except Exception:
             log.exception("a submit failed")
-            return raw(problem_reply(InternalError()))
+            return self._refused(InternalError())
+        self._requests[_COUNTED] += 1
         now_s = int(time.time())
         if now_s != self._second:
             self._renew(now_s)
         form = self._scheduled if checker.scheduled else self._pending
         return (form % uuid_text(ids)).encode()
+
+    def _refused(self, error: TaskForgeError) -> bytes:
+        reply = problem_reply(error)
+        self._requests[SUBMIT_ROUTE.operation_id, reply.status] += 1
+        return raw(reply)
 
     def _renew(self, now_s: int) -> None:
         """Heads with the date of this second."""
@@ -140,7 +151,7 @@ class Submits:
 def raw(reply: Reply) -> bytes:
     """A reply as the bytes of an HTTP response."""
     lines = [
-        f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Problem')}",
+        f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
         f"Content-Type: {reply.content_type}",
         f"Server: {SERVER}",
         f"Date: {formatdate(usegmt=True)}",

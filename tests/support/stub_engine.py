@@ -70,6 +70,7 @@ class StubEngine:
         self.changed: list[QueueRef] = []
         self.hold: asyncio.Event | None = None
         """When set, submits wait for it before they are durable."""
+        self.waiters = 0
         self._indexes: dict[bytes, int] = {}
         self._keys: dict[tuple[bytes, str], tuple[bytes, bytes]] = {}
         self._waiting: list[tuple[asyncio.Future[bytes], bytes]] = []
@@ -124,11 +125,14 @@ class StubEngine:
 
     async def wait_finished(self, job_id: bytes, timeout_s: float) -> None:
         ended = self._enders.setdefault(job_id, asyncio.Event())
+        self.waiters += 1
         try:
             async with asyncio.timeout(timeout_s):
                 await ended.wait()
         except TimeoutError:
             pass
+        finally:
+            self.waiters -= 1
 
     async def cancel(self, job_id: bytes, project_id: bytes) -> JobDict:
         job = self.table.get(job_id)

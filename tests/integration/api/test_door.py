@@ -205,6 +205,8 @@ async def test_health_readiness_metrics(api: Fixture) -> None:
     assert not_ready.json == {"ready": False, "reasons": ["the log is away"]}
     metrics = await api.get("/metrics", key=None)
     assert b"things_total 1.0" in metrics.body
+    assert b'taskforge_http_requests_total{operation="readyz",status="503"} 1.0' in metrics.body
+    assert b"taskforge_http_connections 1.0" in metrics.body
     assert metrics.headers["Content-Type"].startswith("text/plain")
 
 
@@ -359,6 +361,14 @@ async def test_a_caller_that_goes_away_leaves_nothing_behind(api: Fixture) -> No
     await until(lambda: bool(door.direct_count))
     writer.transport.abort()
     await until(lambda: not (door.direct_count or door.fronts))
+
+
+async def test_who_waits_and_goes_away_is_forgotten(api: Fixture) -> None:
+    _, writer = await raw(api, submit("aa", path=f"{JOBS}?wait=60s"))
+    await until(lambda: api.engine.waiters == 1)
+    writer.transport.abort()
+    await until(lambda: api.engine.waiters == 0)
+    assert api.engine.table.jobs_resident == 1, "the job stays"
 
 
 async def test_stopping_answers_what_is_under_way(api: Fixture) -> None:
