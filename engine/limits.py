@@ -230,6 +230,9 @@ WORKER_TYPES_MAX: Final = 1_000
 SWEEP_S: Final = 0.1
 """How often deadlines are looked at: the accuracy of a timeout and of a lease."""
 
+SWEEP_LATE_S: Final = 0.5
+"""A sweep that comes later than this after the last one finds that the process was held up."""
+
 WELCOME_WAIT_S: Final = 10.0
 """A welcome waits for the log where it tells of something that is not durable yet."""
 
@@ -407,3 +410,4 @@ assert RESULT_BYTES_MAX < STREAM_MESSAGE_BYTES_MAX <= STREAM_OUT_BYTES_MAX
 assert QUEUES_CACHED_MAX >= QUEUES_PER_PROJECT_MAX
 assert EXECUTIONS_READ_MAX >= ATTEMPTS_MAX
 assert FLUSH_S < PART_STOP_S
+assert SWEEP_S < SWEEP_LATE_S < LEASE_TTL_S_MIN

@@ -4,10 +4,10 @@
        \\--------deadline-------> ended: all that the worker runs is released, its session closed
 
 A worker has one deadline for everything that it runs; whoever hears from it moves that deadline,
-nothing is done per job. The sweep looks at the deadlines at an interval, by the monotonic clock: a
-pause of this process makes leases longer, never shorter than promised. The same sweep ends attempts
-that are past their own timeout, and it measures that by the database's clock, as deadlines are in
-the log.
+nothing is done per job. The sweep looks at the deadlines at an interval, by the monotonic clock. A
+sweep that comes late finds that this process was held up, and heard nobody meanwhile: it moves all
+deadlines by as much. The same sweep ends attempts that are past their own timeout, and it measures
+that by the database's clock, as deadlines are in the log.
 
 A worker that is away keeps its lease for the rest of its time and may come back to what it runs.
 After a takeover every worker that the log names as running something has a fresh lease.
@@ -99,6 +99,7 @@ class Leases:
         self._freed = freed
         self._ended = ended
         self._leases: dict[bytes, Lease] = {}
+        self._swept_us = 0
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -161,6 +162,7 @@ class Leases:
     def sweep(self, shards: Iterable[Shard]) -> None:
         """End the leases and the attempts whose time is over."""
         monotonic_us = self._clock.monotonic_us()
+        self._forgive(monotonic_us)
         for lease in [x for x in self._leases.values() if x.deadline_us <= monotonic_us]:
             del self._leases[lease.worker_id]
             log.info("lease of worker %s ran out", lease.worker_id.hex())
@@ -172,6 +174,15 @@ class Leases:
         for shard in shards:
             if tokens := shard.table.expired(now_us):
                 self._time_out(shard, tokens, now_us)
+
+    def _forgive(self, monotonic_us: int) -> None:
+        """Give back to the workers the time that this process was held up since the last sweep."""
+        late_us = monotonic_us - self._swept_us - round(limits.SWEEP_LATE_S * 1e6)
+        if self._swept_us and late_us > 0:
+            log.warning("held up for %.1f s: leases are that much longer", late_us / 1e6)
+            for lease in self._leases.values():
+                lease.deadline_us += late_us
+        self._swept_us = monotonic_us
 
     def _release(self, lease: Lease) -> None:
         now_us = self._clock.now_us()

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from taskforge_server.engine.errors import EnvironmentalError
+
 log = logging.getLogger(__name__)
 
 
@@ -31,6 +33,8 @@ class Background:
                     found = step()
                     if asyncio.iscoroutine(found):
                         await found
+                except EnvironmentalError as error:
+                    log.warning("%s: %s", name, error)
                 except Exception:
                     log.exception("%s failed", name)
 

@@ -22,6 +22,7 @@ from taskforge_server.engine.model.job import FINAL
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.admission import Admission
 from taskforge_server.engine.node.core import Core
+from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.effects import Join, Reply
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.shard.shard import Shard
@@ -200,6 +201,8 @@ class Doors:
                 continue
             touched.append(shard)
             running = set(shard.table.running(session.index_in(shard)))
+            if not safeguards.ACTIVE.lease_comparison:
+                running.update(tokens)
             held = [token for token in tokens if token in running]
             session.outstanding += len(held)
             kept += held

@@ -94,9 +94,12 @@ class Ownership:
             ordered[start :: self._at_once_max]
             for start in range(min(self._at_once_max, len(ordered)))
         ]
-        async with asyncio.TaskGroup() as tasks:
-            for group in groups:
-                tasks.create_task(self._take(group))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for group in groups:
+                    tasks.create_task(self._take(group))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
 
     async def stop(self) -> None:
         """Take nothing any more."""

@@ -14,6 +14,7 @@ from taskforge_server.engine.errors import (
     Unavailable,
 )
 from taskforge_server.engine.journal.memory import MemoryShardLog
+from taskforge_server.engine.limits import SWEEP_S
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
 from taskforge_server.engine.runtime.clock import VirtualClock
 from taskforge_server.engine.shard.keys import KeyedRequest
@@ -251,8 +252,9 @@ async def test_a_silent_worker_loses_its_lease_and_quarantine_ends_the_job() -> 
         await until(outlet.tokens)
         waiting = asyncio.create_task(node.doors.wait_finished(ids, 60.0))
         worker.detach()
-        clock.advance(TTL_S)
-        node.core.sweep()
+        for _ in range(round(TTL_S / SWEEP_S) + 1):
+            clock.advance(SWEEP_S)
+            node.core.sweep()
         await waiting
         found = await node.doors.job(ids)
         assert found is not None
