@@ -145,6 +145,17 @@ class Run:
             for job, mark in zip(ids, call.marks, strict=True)
         }
 
+    def summary(self) -> str:
+        """The size of the run in one line."""
+        unknown = sum(not call.answers for call in self.calls.values())
+        released = sum(event.kind == "released" for event in self.events)
+        return (
+            f"{len(self.calls)} calls, {unknown} of them without an answer;"
+            f" {len(self.acknowledged)} jobs acknowledged, {len(self.jobs)} in the tables;"
+            f" {len(self.starts)} starts, {released} attempts released,"
+            f" {len(self.acked)} completions acknowledged, {self.stale} refused as stale"
+        )
+
 
 FINAL_KINDS = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 ENDS_ATTEMPT = frozenset({"succeeded", "retried", "failed", "released"})

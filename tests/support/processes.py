@@ -205,3 +205,26 @@ class CrashWorker(Child):
         command += ["--concurrency", "50", "--threads", "4", "--grace", "5"]
         own = {"CRASH_HISTORY_DIR": str(folder)}
         super().__init__(name, command, {**environment, **own}, folder)
+        self._folder = folder
+
+    @property
+    def history_path(self) -> Path:
+        """What the handlers of this life write."""
+        return self._folder / f"worker-{self.pid}.jsonl"
+
+    def told(self, event: str) -> int:
+        """How often the handlers of this life wrote of such an event."""
+        try:
+            text = self.history_path.read_bytes()
+        except FileNotFoundError:
+            return 0
+        return text.count(b'{"e": "%s"' % event.encode())
+
+    def ran(self) -> int:
+        """How many handlers began in this life."""
+        return self.told("start")
+
+    def running(self) -> bool:
+        """Whether a handler is under way."""
+        ended = self.told("end")  # first: what begins in between counts as running
+        return self.told("start") > ended
