@@ -1,4 +1,7 @@
-"""The commands that an operator uses: serve, dev, migrate, worker, check."""
+"""The commands that an operator uses: serve, dev, migrate, worker, check.
+
+What a command needs is imported by it: a worker and `--help` do not wait for the whole server.
+"""
 
 import asyncio
 import sys
@@ -7,13 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvloop
 
-from taskforge_server.api.cli.embedded import EmbeddedServers
-from taskforge_server.api.cli.serving import prepare, serve
 from taskforge_server.engine.config import Config, about, load
 from taskforge_server.engine.errors import ConfigError, TaskForgeError
-from taskforge_server.engine.node.checking import check_database
 from taskforge_server.engine.observe import logs
 from taskforge_server.ext.ids import uuid_text
 
@@ -79,6 +78,10 @@ def serve_command(
     Options come from flags, then environment variables TASKFORGE_…, then the TOML file. SIGTERM
     drains: new jobs are refused, running ones may finish.
     """
+    import uvloop
+
+    from taskforge_server.api.cli.serving import serve
+
     with reported():
         config = configuration(
             file,
@@ -105,6 +108,11 @@ def dev(
     The servers come from their Python packages and keep their files in the data directory. The
     first run prints an API key: keep it, only its hash is stored.
     """
+    import uvloop
+
+    from taskforge_server.api.cli.embedded import EmbeddedServers
+    from taskforge_server.api.cli.serving import prepare, serve
+
     with reported():
         config = configuration(
             file, more, data_dir=data_dir, host=host, port=port, log_level=log_level or "warning"
@@ -147,6 +155,8 @@ def migrate_command(file: File = None, postgres_url: PostgresUrl = None, more: M
     Runs forward from an empty database, and does no harm when it runs again. A new API key is
     printed once; only its hash is stored.
     """
+    from taskforge_server.api.cli.serving import prepare
+
     with reported():
         config = configuration(file, more, postgres_url=postgres_url, log_level="warning")
         made = asyncio.run(prepare(config))
@@ -161,15 +171,16 @@ def check(file: File = None, postgres_url: PostgresUrl = None, more: More = None
     No node may run on it meanwhile. Exit status 0: all is well; 1: there are differences. With
     `log_retention_all` the whole history is compared, otherwise what the log still holds.
     """
+    from taskforge_server.engine.node.checking import check_database
+
     with reported():
         config = configuration(file, more, postgres_url=postgres_url, log_level="warning")
         found = asyncio.run(check_database(config))
         for difference in found:
             row = "" if difference.id is None else f" {uuid_text(difference.id)}"
             expected, seen = difference.expected or "nothing", difference.found or "nothing"
-            typer.echo(
-                f"shard {difference.shard}{row}: {difference.kind}: expected {expected}, found {seen}"
-            )
+            where = f"shard {difference.shard}{row}: {difference.kind}"
+            typer.echo(f"{where}: expected {expected}, found {seen}")
         if found:
             typer.echo(f"{len(found)} differences", err=True)
             raise typer.Exit(FAILED)

@@ -10,11 +10,20 @@ from datetime import datetime
 from typing import Any
 
 # Loaded by the demo's command alone.
-from taskforge import Client, Job, JobSpec, NotFound, QueueSettings, RetryPolicy  # noqa: TID253
+from taskforge import (  # noqa: TID253
+    Client,
+    Job,
+    JobHandle,
+    JobSpec,
+    NotFound,
+    QueueSettings,
+    RetryPolicy,
+)
 from taskforge_server.api.cli import workload
 
 FLAKY_JOBS = 5
-FIRST_JOB_S = 60.0
+ALONE_JOBS = 100
+JOB_S = 60.0
 LOOK_S = 1.0
 POLL_S = 0.1
 TABLES_S = 30.0
@@ -40,8 +49,10 @@ class Report:
     retried: int
     failed: int
     jobs_per_s: float
-    start_p50_s: float
-    start_p99_s: float
+    start_s: tuple[float, float]
+    """From submit to start, p50 and p99, of the jobs that were submitted at once."""
+    alone_s: tuple[float, float]
+    """From the call of submit to the result in hand, p50 and p99, of those that ran alone."""
     sample: str
     """The id of a job to look at."""
     wrong: list[str]
@@ -53,7 +64,9 @@ class Run:
     """The jobs of one run by what is expected of them."""
 
     files: dict[str, str]
-    """Path by id; the first one ran before the others were submitted."""
+    """Path by id; those that ran alone come first."""
+    alone_s: list[float]
+    """How long those took, from the call of submit to the result."""
     flaky: set[str]
     broken: str
 
@@ -71,24 +84,39 @@ def ensure_queues(client: Client) -> None:
             client.queues.create(name, settings=settings)
 
 
-def first_job(
-    client: Client, path: str, check: Callable[[], None]
-) -> tuple[str, workload.FileHash]:
-    """One job, alone: its id and its result. It shows that the worker is there."""
-    handle = client.submit(workload.hash_file, path=path)
-    until = time.monotonic() + FIRST_JOB_S
+def run_alone(
+    client: Client, paths: list[str], check: Callable[[], None], tell: Callable[[str], None]
+) -> tuple[dict[str, str], list[float]]:
+    """Some jobs one after the other, on an idle server: their paths by id, and their times."""
+    found: dict[str, str] = {}
+    took_s: list[float] = []
+    for path in paths[: min(ALONE_JOBS, len(paths) // 2)]:
+        begun_s = time.perf_counter()
+        handle = client.submit(workload.hash_file, path=path)
+        result = _result(handle, check)
+        took_s.append(time.perf_counter() - begun_s)
+        if not found:
+            size, digest = result["size"], result["sha256"]
+            tell(f"A first job, {handle.id}: {size} bytes, sha256 {digest[:16]}…")
+        found[handle.id] = path
+    return found, took_s
+
+
+def _result(handle: JobHandle[workload.FileHash], check: Callable[[], None]) -> workload.FileHash:
+    """Wait for the job, but not for one whose worker is gone."""
+    until = time.monotonic() + JOB_S
     while True:
         try:
-            return handle.id, handle.wait(LOOK_S)
+            return handle.wait(LOOK_S)
         except TimeoutError:
             check()
             if time.monotonic() > until:
                 raise
 
 
-def submit(client: Client, first_id: str, paths: list[str]) -> Run:
-    """All jobs of the run but the first; durable when this returns."""
-    specs = [workload.hash_file.job(path=path) for path in paths[1:]]
+def submit(client: Client, alone: dict[str, str], alone_s: list[float], paths: list[str]) -> Run:
+    """All jobs that have not run alone; durable when this returns."""
+    specs = [workload.hash_file.job(path=path) for path in paths[len(alone) :]]
     others: list[JobSpec[Any]] = [
         *(workload.succeed_later.job(number=number) for number in range(1, FLAKY_JOBS + 1)),
         workload.fail_for_good.job(),
@@ -99,7 +127,8 @@ def submit(client: Client, first_id: str, paths: list[str]) -> Run:
             raise result
         ids.append(result.id)
     flaky, broken, hashes = ids[:FLAKY_JOBS], ids[FLAKY_JOBS], ids[FLAKY_JOBS + 1 :]
-    return Run(dict(zip([first_id, *hashes], paths, strict=True)), set(flaky), broken)
+    files = dict(zip([*alone, *hashes], paths, strict=True))
+    return Run(files, alone_s, set(flaky), broken)
 
 
 def open_jobs(client: Client) -> int:
@@ -120,22 +149,31 @@ def wait_ended(client: Client, check: Callable[[], None], progress: Callable[[in
 def report(client: Client, run: Run) -> Report:
     """Read every job of the run back, and compare."""
     jobs = _read_back(client, run)
-    together = [jobs[job_id] for job_id in list(run.files)[1:] if job_id in jobs]
+    ids = list(run.files)[len(run.alone_s) :]
+    together = [jobs[job_id] for job_id in ids if job_id in jobs]
+    waits_s = [_seconds(job.started_at) - _seconds(job.created_at) for job in together]
     begun_s = min((_seconds(job.created_at) for job in together), default=0.0)
     ended_s = max((_seconds(job.finished_at) for job in together), default=0.0)
-    waits_s = [_seconds(job.started_at) - _seconds(job.created_at) for job in together] or [0.0]
-    cuts_s = statistics.quantiles([*waits_s, max(waits_s)], n=100, method="inclusive")
     return Report(
         submitted=run.count,
         succeeded=sum(job.status == "succeeded" for job in jobs.values()),
         retried=sum(job.attempts > 1 for job in jobs.values()),
         failed=sum(job.status == "failed" for job in jobs.values()),
         jobs_per_s=len(together) / (ended_s - begun_s) if together else 0.0,
-        start_p50_s=cuts_s[49],
-        start_p99_s=cuts_s[98],
+        start_s=_percentiles(waits_s),
+        # The very first waited for the worker's own start.
+        alone_s=_percentiles(run.alone_s[1:]),
         sample=next(iter(run.files)),
         wrong=_wrong(run, jobs),
     )
+
+
+def _percentiles(times_s: list[float]) -> tuple[float, float]:
+    """p50 and p99; zeros of nothing."""
+    if not times_s:
+        return 0.0, 0.0
+    cuts_s = statistics.quantiles([*times_s, max(times_s)], n=100, method="inclusive")
+    return cuts_s[49], cuts_s[98]
 
 
 def _seconds(at: datetime | None) -> float:

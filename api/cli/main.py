@@ -8,7 +8,12 @@ import typer
 from taskforge_server.api.cli import commands
 from taskforge_server.api.cli.demo import demo
 
-app = typer.Typer(name="taskforge", help="A background-job platform.", no_args_is_help=True)
+app = typer.Typer(
+    name="taskforge",
+    help="A background-job platform.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",  # lets paragraphs flow
+)
 
 
 def _print_version(wanted: bool) -> None:
