@@ -26,7 +26,14 @@ Connect: TypeAlias = Callable[[], Awaitable[Connection]]
 DATA_CLASSES: Final = ("22", "23")
 STATEMENT_CLASSES: Final = ("0A", "42")
 
-DATABASE_ERRORS: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+DATABASE_ERRORS: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # A statement meets a connection that the server has ended but not closed yet.
+    asyncpg.InternalClientError,
+)
 """What a call to the driver raises for a reason outside this process, or for its data."""
 
 

@@ -9,7 +9,7 @@ A row names the ownership (`epoch`) under which it was written. Its first bytes 
 a nonce, which make it different from whatever another writer would put there (`PREFIX_BYTES`).
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 PREFIX_BYTES: Final = 16
@@ -46,11 +46,11 @@ class ShardLog(Protocol):
         """
         ...
 
-    def read(self, shard: int, after_lsn: int) -> AsyncIterator[LogRow]:
+    def read(self, shard: int, after_lsn: int) -> AsyncGenerator[LogRow, None]:
         """The rows of one shard above this lsn, in order."""
         ...
 
-    def read_all(self, after: Mapping[int, int]) -> AsyncIterator[LogRow]:
+    def read_all(self, after: Mapping[int, int]) -> AsyncGenerator[LogRow, None]:
         """The rows of these shards above the lsn given for each: shard by shard, in order."""
         ...
 

@@ -6,7 +6,7 @@ gate             an append waits until the event is set
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 from taskforge_server.engine.errors import Unavailable
 from taskforge_server.engine.journal.log import LogRow, check_rows
@@ -66,13 +66,13 @@ class MemoryShardLog:
         rows[row.lsn] = row
         return True
 
-    async def read(self, shard: int, after_lsn: int) -> AsyncIterator[LogRow]:
+    async def read(self, shard: int, after_lsn: int) -> AsyncGenerator[LogRow, None]:
         rows = self._rows.get(shard, {})
         for lsn in sorted(rows):
             if lsn > after_lsn:
                 yield rows[lsn]
 
-    async def read_all(self, after: Mapping[int, int]) -> AsyncIterator[LogRow]:
+    async def read_all(self, after: Mapping[int, int]) -> AsyncGenerator[LogRow, None]:
         for shard in sorted(after):
             async for row in self.read(shard, after[shard]):
                 yield row

@@ -17,7 +17,15 @@ statement can be older than the rows that refuse it.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from typing import TypeAlias, TypeVar
 
@@ -71,10 +79,11 @@ class PostgresShardLog:
 
     async def append(self, rows: Sequence[LogRow]) -> set[int]:
         check_rows(rows)
-        # In one order everywhere: two writers at the same shards cannot wait for each other.
-        ordered = sorted(rows)
+        if len(rows) > 1:
+            # In one order everywhere: two writers at the same shards cannot wait for each other.
+            rows = sorted(rows)
         async with self._turn:
-            return await self._insist(lambda: self._try(ordered))
+            return await self._insist(lambda: self._try(rows))
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call until it succeeds, each time over a new connection; Unavailable when time is up."""
@@ -131,11 +140,11 @@ class PostgresShardLog:
             self._prepared_on = connection
         return connection
 
-    async def read(self, shard: int, after_lsn: int) -> AsyncIterator[LogRow]:
+    async def read(self, shard: int, after_lsn: int) -> AsyncGenerator[LogRow, None]:
         async for row in self.read_all({shard: after_lsn}):
             yield row
 
-    async def read_all(self, after: Mapping[int, int]) -> AsyncIterator[LogRow]:
+    async def read_all(self, after: Mapping[int, int]) -> AsyncGenerator[LogRow, None]:
         # A connection of its own: a long read must not hold up the appends of other shards.
         async with self._reader() as connection, connection.transaction(readonly=True):
             rows = connection.cursor(

@@ -9,11 +9,13 @@ The watermark is read first: what an earlier owner still projects after that is 
 and the table knows by the lsn of each row what is old. Rows of the log must be dense from watermark
 to head; a gap means that the log was damaged, and stops the takeover with its place.
 
-All shards of a call share the round trips for heads, appends, watermarks and the log.
+All shards of a call share the round trips for heads, appends, watermarks and the log; then one is
+brought up after the other, so that the first can work before the last is there.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -100,27 +102,28 @@ class Taker(Generic[T]):
     """An empty table for a shard, with the shard's queues defined: replay needs their history."""
 
     async def take(self, shards: Iterable[int]) -> list[Taken[T]]:
-        """Own the shards and bring their tables to the head of the log.
+        """All of `each`, when the last one is there."""
+        return [taken async for taken in self.each(shards)]
+
+    async def each(self, shards: Iterable[int]) -> AsyncGenerator[Taken[T], None]:
+        """Own the shards at once, then give each one as soon as its table is at the log's head.
 
         Raises Unavailable when a busy owner wins every race for the next lsn; what was owned until
         then is ours by the log, and may be taken again.
         """
-        rows = await self._own(sorted(shards))
+        heads = await self._own(sorted(shards))
         faultpoints.hit(faultpoints.IN_TAKEOVER)
-        marks = await self.tables.watermarks(list(rows))
-        tables: dict[int, T] = {}
-        loaded: dict[int, int] = {}
-        for shard in rows:
-            tables[shard] = table = self.new_table(shard)
-            loaded[shard] = 0
-            async for chunk in self.tables.unfinished(shard):
-                loaded[shard] += table.load(chunk)
-                await asyncio.sleep(0)
-        events = await self._replay(tables, rows, marks)
-        return [
-            await self._taken(table, rows[shard], loaded[shard], events[shard])
-            for shard, table in tables.items()
-        ]
+        marks = await self.tables.watermarks(list(heads))
+        async with aclosing(self.log.read_all(marks)) as rows:
+            tail = Tail(rows)
+            for shard, head in heads.items():
+                table = self.new_table(shard)
+                loaded = 0
+                async for chunk in self.tables.unfinished(shard):
+                    loaded += table.load(chunk)
+                    await asyncio.sleep(0)
+                events = await _replay(table, tail, marks[shard], head.lsn)
+                yield await self._taken(table, head, loaded, events)
 
     async def _own(self, shards: Sequence[int]) -> dict[int, LogRow]:
         """Our `owned` row of each shard, durable."""
@@ -147,24 +150,6 @@ class Taker(Generic[T]):
         lsn, events, body = batch
         return LogRow(shard, lsn, head_epoch + 1, events, body)
 
-    async def _replay(
-        self, tables: dict[int, T], heads: dict[int, LogRow], marks: dict[int, int]
-    ) -> dict[int, int]:
-        """Replay what lies between watermark and head; the events applied, by shard."""
-        expected = {shard: marks[shard] + 1 for shard in tables}
-        events = dict.fromkeys(tables, 0)
-        async for row in self.log.read_all(marks):
-            if row.lsn > heads[row.shard].lsn:
-                continue  # somebody took the shard from us; our next append will tell
-            if row.lsn != expected[row.shard]:
-                raise LogGapError(row.shard, expected[row.shard], row.lsn)
-            events[row.shard] += tables[row.shard].replay(row.lsn, row.body)
-            expected[row.shard] += 1
-        for shard, lsn in expected.items():
-            if lsn <= heads[shard].lsn:
-                raise LogGapError(shard, lsn, 0)
-        return events
-
     async def _taken(self, table: T, head: LogRow, loaded: int, events: int) -> Taken[T]:
         keys = list(await self.tables.keys(table.shard))
         # Keys of the log are in no other place of the table than what it wants projected.
@@ -180,3 +165,37 @@ class Taker(Generic[T]):
             keys=keys,
             early=early,
         )
+
+
+class Tail:
+    """The rows of a log above the watermarks, shard by shard, read once."""
+
+    def __init__(self, rows: AsyncIterator[LogRow]) -> None:
+        self._rows = rows
+        self._next: LogRow | None = None
+
+    async def of(self, shard: int) -> AsyncIterator[LogRow]:
+        """The rows of this shard; shards are asked for in ascending order."""
+        while True:
+            row = self._next or await anext(self._rows, None)
+            self._next = row
+            if row is None or row.shard != shard:
+                return
+            self._next = None
+            yield row
+
+
+async def _replay(table: OwnedTable, tail: Tail, mark: int, head_lsn: int) -> int:
+    """Replay what lies between watermark and head; the events applied."""
+    expected_lsn = mark + 1
+    events = 0
+    async for row in tail.of(table.shard):
+        if row.lsn > head_lsn:
+            continue  # somebody took the shard from us; our next append will tell
+        if row.lsn != expected_lsn:
+            raise LogGapError(table.shard, expected_lsn, row.lsn)
+        events += table.replay(row.lsn, row.body)
+        expected_lsn += 1
+    if expected_lsn <= head_lsn:
+        raise LogGapError(table.shard, expected_lsn, 0)
+    return events

@@ -112,9 +112,8 @@ class Ownership:
             self._core.refs[ref.id] = ref
 
     async def _take(self, shards: Iterable[int]) -> None:
-        for taken in await self._taker.take(shards):
+        async for taken in self._taker.each(shards):
             self._adopt(taken)
-            await asyncio.sleep(0)
 
     def _adopt(self, taken: Taken[ShardTable]) -> None:
         shard = Shard(taken.table.shard, taken.table, taken.epoch, self._on_lost)
