@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch", type=int, default=2_000, help="jobs of a batch submit")
     options.add_argument("--connections", type=int, default=4, help="of the batch client")
     options.add_argument("--window", type=int, default=32_000, help="unfinished jobs at most")
+    options.add_argument("--unprojected", type=int, default=400_000, help="at most, not in tables")
     options.add_argument("--concurrency", type=int, default=100, help="of the worker")
     options.add_argument("--profile", action="store_true", help="show CPU time by process and job")
     options.add_argument("--store", action="store_true", help="store what short runs found")
@@ -102,6 +103,7 @@ def measure(
             batch=given.batch,
             connections=given.connections,
             window=given.window,
+            unprojected=given.unprojected,
             concurrency=given.concurrency,
             profile=given.profile,
         )

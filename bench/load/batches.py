@@ -6,7 +6,9 @@ How many of its jobs are over it learns from the queue's counts, which it asks f
 
     over >= acknowledged before the question - unfinished in the answer
 
-so the window is never exceeded, and real backlogs are a little smaller. Bodies are prebuilt. Every
+so the window is never exceeded, and real backlogs are a little smaller. It also waits while more
+than `--unprojected` jobs are not in the tables, by the node's metrics: a load that the projector
+does not keep up with is not sustained. Bodies are prebuilt. Every
 reply is checked: status, no errors, 16 bytes of id for each job. A refused batch (429, 503) is sent
 again after a pause, and counted.
 
@@ -16,9 +18,11 @@ Stops on SIGTERM, after `--jobs` jobs, or at an error; prints a JSON object at i
 import argparse
 import asyncio
 import json
+import re
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field
 
 import msgspec
@@ -29,6 +33,8 @@ from bench.load.raw_http import post
 
 BODIES = 8
 POLL_S = 0.02
+METRICS_S = 0.1
+UNPROJECTED = re.compile(rb"^taskforge_jobs_unprojected (\S+)$", re.MULTILINE)
 REFUSED_PAUSE_S = 0.05
 MSGPACK = ("Content-Type: application/msgpack", "Accept: application/msgpack")
 
@@ -62,13 +68,14 @@ class Window:
         self.sent = 0
         self.acknowledged = 0
         self.over = 0
+        self.held = False
         self._changed = asyncio.Event()
         self.stopped = False
 
     async def take(self, jobs: int) -> bool:
         """Wait for room for so many jobs; False: stop."""
         while not self.stopped and self.left > 0:
-            if not self.most or self.sent - self.over + jobs <= self.most:
+            if not self.held and (not self.most or self.sent - self.over + jobs <= self.most):
                 self.sent += jobs
                 self.left -= jobs
                 return True
@@ -85,6 +92,12 @@ class Window:
         """So many jobs at least are over."""
         if over > self.over:
             self.over = over
+            self._changed.set()
+
+    def hold(self, held: bool) -> None:
+        """Send nothing for now, or go on."""
+        self.held = held
+        if not held:
             self._changed.set()
 
     def stop(self) -> None:
@@ -148,6 +161,38 @@ async def watch(http: Http, request: bytes, window: Window) -> None:
         await asyncio.sleep(POLL_S)
 
 
+async def watch_tables(http: Http, request: bytes, most: int, window: Window) -> None:
+    """Hold the window while the tables are too far behind."""
+    while True:
+        status, body = await http.call(request)
+        found = UNPROJECTED.search(body)
+        if status != 200 or found is None:
+            raise RuntimeError(f"status {status}: {body[:500]!r}")
+        window.hold(float(found.group(1)) > most)
+        await asyncio.sleep(METRICS_S)
+
+
+def get(path: str, key: str) -> bytes:
+    """The bytes of a GET request."""
+    lines = (f"GET {path} HTTP/1.1", "Host: bench", f"Authorization: Bearer {key}", "", "")
+    return "\r\n".join(lines).encode()
+
+
+async def watching(
+    options: argparse.Namespace, window: Window, path: str
+) -> list[Coroutine[None, None, None]]:
+    """What keeps the window informed, each over a connection of its own."""
+    found: list[Coroutine[None, None, None]] = []
+    if options.window:
+        http = await Http.open(options.port)
+        found.append(watch(http, get(path, options.key), window))
+    if options.unprojected:
+        http = await Http.open(options.port)
+        metrics = get("/metrics", options.key)
+        found.append(watch_tables(http, metrics, options.unprojected, window))
+    return found
+
+
 async def run(options: argparse.Namespace) -> Totals:
     window, seen = Window(options.window, options.jobs), Totals()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, window.stop)
@@ -162,7 +207,6 @@ async def run(options: argparse.Namespace) -> Totals:
         )
         for number in range(BODIES)
     ]
-    watcher: asyncio.Task[None] | None = None
     async with asyncio.TaskGroup() as tasks:
         submits = [
             tasks.create_task(
@@ -170,13 +214,9 @@ async def run(options: argparse.Namespace) -> Totals:
             )
             for _ in range(options.connections)
         ]
-        if options.window:
-            look = (
-                f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {options.key}\r\n\r\n"
-            )
-            watcher = tasks.create_task(watch(await Http.open(options.port), look.encode(), window))
+        watchers = [tasks.create_task(watcher) for watcher in await watching(options, window, path)]
         await asyncio.wait(submits, return_when=asyncio.FIRST_EXCEPTION)
-        if watcher is not None:
+        for watcher in watchers:
             watcher.cancel()
     return seen
 
@@ -190,6 +230,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2000)
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--window", type=int, default=0)
+    parser.add_argument("--unprojected", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=0)
     seen = uvloop.run(run(parser.parse_args()))
     totals = asdict(seen)
