@@ -19,6 +19,11 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.errors import CallerError, InvalidInput, NotFound
 
 
+def request_hash(method: str, path: str, body: bytes) -> bytes:
+    """What an Idempotency-Key is bound to: method, path and body."""
+    return hashlib.sha256(f"{method} {path}\n".encode() + body).digest()
+
+
 @dataclass(slots=True)
 class Call:
     """A request after its checks: who, what, and in which coding the answer goes back."""
@@ -34,9 +39,8 @@ class Call:
     idempotency_key: str | None = None
 
     def request_hash(self) -> bytes:
-        """What an Idempotency-Key is bound to: method, path and body."""
-        start = f"{self.route.method} {self.path}\n".encode()
-        return hashlib.sha256(start + self.body).digest()
+        """What an Idempotency-Key is bound to."""
+        return request_hash(self.route.method, self.path, self.body)
 
 
 @dataclass(slots=True)

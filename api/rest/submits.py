@@ -4,13 +4,15 @@ A client sends the same request head again and again; only the body differs. Par
 function of bytes, so a head that was parsed, authenticated and answered once needs no second
 parsing: it is known by heart, with what it says. What may change between two requests is looked up
 each time: the principal and the queue, in caches that never wait. Where anything is not as known,
-the request goes the long way.
+the request goes the long way. An `Idempotency-Key` is cut out of the head before it is compared: of
+visible characters alone it changes nothing of what the rest of the head says.
 
 Server time per request with 64 connections, one core: aiohttp's application and router 46 µs, its
 low-level server 34 µs, known heads 9 µs; the system's share of 10 µs comes on top of each.
 """
 
 import logging
+import re
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -25,18 +27,23 @@ from taskforge_server.api.rest.handlers import Services, checker_of
 from taskforge_server.api.rest.http import SERVER, problem_reply
 from taskforge_server.api.rest.media import Coding
 from taskforge_server.api.rest.metrics import RequestCounts
-from taskforge_server.api.rest.routes import Call, Reply
+from taskforge_server.api.rest.routes import Call, Reply, request_hash
 from taskforge_server.api.rest.table import SUBMIT_ROUTE
 from taskforge_server.api.service.catalog import queue_key
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InternalError, TaskForgeError
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.ext.ids import uuid_text
 
 log = logging.getLogger(__name__)
 
 HEAD_END = b"\r\n\r\n"
 _COUNTED = (SUBMIT_ROUTE.operation_id, SUBMIT_ROUTE.status)
+_KEY_NAME = b"\r\nIdempotency-Key: "
+_KEY_VALUE = re.compile(rb"[\x21-\x7e]{1,255}")
+_CREATED = b"HTTP/1.1 201 Created\r\n"
+_CREATED_AGAIN = _CREATED + b"Idempotent-Replay: true\r\n"
 _PENDING = '{"id":"%s","status":"pending"}'
 _SCHEDULED = '{"id":"%s","status":"scheduled"}'
 _UUID_CHARS = 36
@@ -49,12 +56,29 @@ _HEAD = (
 )
 
 
+def without_key(head: bytes) -> tuple[bytes, str | None] | None:
+    """A head without the value of its Idempotency-Key, and the value, if it has one; None where the
+    long way has to refuse it: such a head must not be taken for one whose key was cut out."""
+    at = head.find(_KEY_NAME)
+    if at < 0:
+        return head, None
+    at += len(_KEY_NAME)
+    end = head.find(b"\r\n", at)
+    if end < 0:
+        end = len(head)
+    value = head[at:end]
+    if not _KEY_VALUE.fullmatch(value):
+        return None
+    return head[:at] + head[end:], value.decode()
+
+
 @dataclass(frozen=True, slots=True)
 class KnownHead:
     """What a head says: whose request, for which queue, how long its body is."""
 
     key_digest: bytes
     key_text: str
+    path: str
     queue: str | bytes
     body_bytes: int
 
@@ -65,6 +89,8 @@ class Submit:
 
     queue: QueueRef
     body: bytes
+    path: str
+    idempotency_key: str | None
 
 
 class Submits:
@@ -84,10 +110,15 @@ class Submits:
         """Remember the head of a request that was just answered, if it is one for the short way."""
         headers = request.headers
         length = request.content_length
+        parts = without_key(head)
+        if parts is None:
+            return
+        head, key = parts
         plain = (
             call.route is SUBMIT_ROUTE
             and call.coding is call.body_coding is Coding.JSON
-            and call.idempotency_key is None
+            and key == call.idempotency_key
+            and len(headers.getall("Idempotency-Key", ())) == (key is not None)
             and call.query.wait is None
             and request.version == (1, 1)
             and request.keep_alive
@@ -101,27 +132,41 @@ class Submits:
         if len(self._heads) >= limits.HEADS_MAX:
             del self._heads[next(iter(self._heads))]
         self._heads[head] = KnownHead(
-            principals.digest(text), text, queue_key(call.params["queue"]), length
+            principals.digest(text), text, call.path, queue_key(call.params["queue"]), length
         )
 
     def recognise(self, data: bytes) -> Submit | None:
         """The request, if this is a whole one, and its head, its key and its queue are known."""
         end = data.find(HEAD_END)
-        known = self._heads.get(data[:end]) if end > 0 else None
+        if end < 0:
+            return None
+        parts = without_key(data[:end])
+        if parts is None:
+            return None
+        head, key = parts
+        known = self._heads.get(head)
         if known is None or len(data) != end + 4 + known.body_bytes:
             return None
         principal = self._authenticator.cached(known.key_digest, known.key_text)
         if principal is None or principals.JOBS_SUBMIT not in principal.permissions:
             return None
         queue = self._services.catalog.cached(principal.project_id, known.queue)
-        return None if queue is None else Submit(queue, data[end + 4 :])
+        return None if queue is None else Submit(queue, data[end + 4 :], known.path, key)
 
     async def answer(self, submit: Submit) -> bytes:
         """The whole response, once the job is durable or refused."""
         try:
-            checker = checker_of(self._services, None)
+            key = submit.idempotency_key
+            checker = checker_of(self._services, key)
             take_job(submit.body, Coding.JSON, checker)
-            ids = await self._services.engine.submit(submit.queue, checker.batch)
+            if key is None:
+                replayed = False
+                ids = await self._services.engine.submit(submit.queue, checker.batch)
+            else:
+                body_hash = request_hash("POST", submit.path, submit.body)
+                ids, replayed = await self._services.jobs.submit(
+                    submit.queue, checker.batch, KeyedRequest(key, body_hash)
+                )
         except TaskForgeError as error:
             return self._refused(error)
         except Exception:
@@ -132,7 +177,8 @@ class Submits:
         if now_s != self._second:
             self._renew(now_s)
         form = self._scheduled if checker.scheduled else self._pending
-        return (form % uuid_text(ids)).encode()
+        answer = (form % uuid_text(ids)).encode()
+        return answer.replace(_CREATED, _CREATED_AGAIN, 1) if replayed else answer
 
     def _refused(self, error: TaskForgeError) -> bytes:
         reply = problem_reply(error)

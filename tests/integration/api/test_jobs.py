@@ -420,8 +420,27 @@ async def test_idempotency_key(api: Fixture) -> None:
     assert again.headers["Idempotent-Replay"] == "true"
 
 
+async def test_idempotency_keys_on_the_short_way(api: Fixture) -> None:
+    answers = []
+    for key in ("a", "b", "c-1", "b", "a", "c-1"):
+        answers.append(await api.post(JOBS, {"job_type": "t"}, headers={"Idempotency-Key": key}))
+        api.engine.clock_us += 5000
+    ids = [answer.json["id"] for answer in answers]
+    assert [ids.index(job_id) for job_id in ids] == [0, 1, 2, 1, 0, 2]
+    assert ["Idempotent-Replay" in answer.headers for answer in answers] == [False] * 3 + [True] * 3
+    other = await api.post(JOBS, {"job_type": "u"}, headers={"Idempotency-Key": "a"})
+    assert (other.status, other.json["code"]) == (409, "idempotency_key_reused")
+    direct = api.server._door.submits
+    assert len(direct._heads) == 1, "the key is no part of the head"
+    # The long way and the short one bind a key to the same thing.
+    slow = await api.post(f"{JOBS}?wait=1ms", {"job_type": "t"}, headers={"Idempotency-Key": "b"})
+    assert slow.json["id"] == ids[1]
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256, "with space", "é"])
 async def test_bad_idempotency_keys(api: Fixture, key: str) -> None:
+    good = await api.post(JOBS, {"job_type": "t"}, headers={"Idempotency-Key": "good"})
+    assert good.status == 201
     refused = await api.post(JOBS, {"job_type": "t"}, headers={"Idempotency-Key": key})
     assert (refused.status, refused.json["field"]) == (422, "Idempotency-Key")
 
