@@ -7,8 +7,7 @@ each time: the principal and the queue, in caches that never wait. Where anythin
 the request goes the long way. An `Idempotency-Key` is cut out of the head before it is compared: of
 visible characters alone it changes nothing of what the rest of the head says.
 
-Server time per request with 64 connections, one core: aiohttp's application and router 46 µs, its
-low-level server 34 µs, known heads 9 µs; the system's share of 10 µs comes on top of each.
+Why it is worth it, in server time a request: docs/decisions/0008-known-request-heads.md.
 """
 
 import logging
