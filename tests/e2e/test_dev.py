@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from taskforge import Client, QueueSettings, RetryPolicy
+from taskforge import Client, JobHandle, QueueSettings, RetryPolicy
 from taskforge_server.api.cli.embedded import EmbeddedServers
 from taskforge_server.api.cli.main import app
 
@@ -86,13 +86,13 @@ def test_jobs_run_survive_a_restart_and_agree_with_the_log(folder: Path) -> None
             client.queues.create(
                 "mail", settings=QueueSettings(retry_policy=RetryPolicy(base_delay=0.01))
             )
-            waiting = client.submit("greet", {"name": "Ada"}, queue="mail")
-            again = client.submit("second_time", {}, queue="mail")
+            waiting: JobHandle[str] = client.submit("greet", {"name": "Ada"}, queue="mail")
+            again: JobHandle[int] = client.submit("second_time", {}, queue="mail")
             settings = paths | {"TASKFORGE_URL": url, "TASKFORGE_API_KEY": key}
             with command(["worker", "mytasks"], **settings):
                 assert waiting.wait(30) == "Hello Ada"
                 assert again.wait(30) == 2
-            late = client.submit("greet", {"name": "Bob"}, queue="mail")
+            late: JobHandle[str] = client.submit("greet", {"name": "Bob"}, queue="mail")
     with dev(folder / "data") as (url, said):
         assert said.startswith("<"), "a key is told once"
         with Client(url, key) as client:

@@ -1,6 +1,7 @@
 """A worker's frames: completions count once, are acknowledged when durable; none is guessed at."""
 
 import json
+from typing import Any
 
 import msgpack
 import pytest
@@ -15,7 +16,7 @@ FATAL = json.dumps({"type": "E", "message": "m", "retryable": False}).encode()
 
 
 def running(
-    jobs: int = 1, **settings: object
+    jobs: int = 1, **settings: Any
 ) -> tuple[EngineParts, QueueActor, WorkerActor, KeptOutlet]:
     parts = EngineParts()
     queue = parts.queue("mail", **settings)
