@@ -81,18 +81,17 @@ def folder() -> Iterator[Path]:
 def test_jobs_run_survive_a_restart_and_agree_with_the_log(folder: Path) -> None:
     (folder / "mytasks.py").write_text(TASKS)
     paths = {"PYTHONPATH": str(folder)}
-    with dev(folder / "data") as (url, key):
-        with Client(url, key) as client:
-            client.queues.create(
-                "mail", settings=QueueSettings(retry_policy=RetryPolicy(base_delay=0.01))
-            )
-            waiting: JobHandle[str] = client.submit("greet", {"name": "Ada"}, queue="mail")
-            again: JobHandle[int] = client.submit("second_time", {}, queue="mail")
-            settings = paths | {"TASKFORGE_URL": url, "TASKFORGE_API_KEY": key}
-            with command(["worker", "mytasks"], **settings):
-                assert waiting.wait(30) == "Hello Ada"
-                assert again.wait(30) == 2
-            late: JobHandle[str] = client.submit("greet", {"name": "Bob"}, queue="mail")
+    with dev(folder / "data") as (url, key), Client(url, key) as client:
+        client.queues.create(
+            "mail", settings=QueueSettings(retry_policy=RetryPolicy(base_delay=0.01))
+        )
+        waiting: JobHandle[str] = client.submit("greet", {"name": "Ada"}, queue="mail")
+        again: JobHandle[int] = client.submit("second_time", {}, queue="mail")
+        settings = paths | {"TASKFORGE_URL": url, "TASKFORGE_API_KEY": key}
+        with command(["worker", "mytasks"], **settings):
+            assert waiting.wait(30) == "Hello Ada"
+            assert again.wait(30) == 2
+        late: JobHandle[str] = client.submit("greet", {"name": "Bob"}, queue="mail")
     with dev(folder / "data") as (url, said):
         assert said.startswith("<"), "a key is told once"
         with Client(url, key) as client:
