@@ -371,7 +371,7 @@ STREAM_OUT_BYTES_MAX: Final = 64 * MIB
 """Frames that wait for a worker that reads slowly; beyond, its connection is closed."""
 
 STREAM_PING_S: Final = 20.0
-"""A worker that says nothing is asked whether it is there; half of this later it is taken for gone."""
+"""A silent worker is asked whether it is there; half of this later it is taken for gone."""
 
 STREAM_CLOSE_S: Final = 2.0
 """What the worker's half of a close gets."""
