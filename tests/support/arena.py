@@ -15,11 +15,13 @@ from pathlib import Path
 from taskforge import Client
 from taskforge.client.models import QueueSettings, RetryPolicy
 from taskforge_server.api.cli.embedded import EmbeddedServers
+from taskforge_server.engine.config import Config
+from taskforge_server.engine.node.checking import check_database
 from taskforge_server.engine.store.bootstrap import bootstrap
 from taskforge_server.engine.store.migrate import migrate
 from taskforge_server.engine.store.pool import connect
 from tests.support.evidence import DATABASE_AWAY, fetch, gather, is_quiet
-from tests.support.history import Run, Violation, check
+from tests.support.history import Rule, Run, Violation, check
 from tests.support.load import Load, Submitter
 from tests.support.processes import Child, CrashWorker, Node, until
 
@@ -138,7 +140,15 @@ class Arena:
         self.clients.clear()
         self.quiet(timeout_s)
         run = self.run_until_now()
-        return run, check(run)
+        return run, check(run) + self.differences()
+
+    def differences(self) -> list[Violation]:
+        """What `taskforge check` finds in the database."""
+        config = Config(postgres_url=self.url, shards=self.shards, log_retention_all=True)
+        return [
+            Violation(Rule.TABLES_DIFFER, found.id.hex() if found.id else "", f"check: {found}")
+            for found in asyncio.run(check_database(config))
+        ]
 
     def close(self) -> None:
         """End every child."""
