@@ -51,7 +51,9 @@ def reported() -> Any:
         raise typer.Exit(FAILED) from None
 
 
-def configuration(file: Path | None, more: list[str] | None, **flags: Any) -> Config:
+def configuration(
+    file: Path | None, more: list[str] | None, *, as_json: bool = True, **flags: Any
+) -> Config:
     """The options of a command; ConfigError for one that is wrong."""
     for pair in more or []:
         name, equals, value = pair.partition("=")
@@ -59,7 +61,7 @@ def configuration(file: Path | None, more: list[str] | None, **flags: Any) -> Co
             raise ConfigError(pair, "flag --set", "OPTION=VALUE is accepted")
         flags[name.replace("-", "_")] = value
     config = load(flags, file=file)
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, as_json=as_json)
     return config
 
 
@@ -115,7 +117,13 @@ def dev(
 
     with reported():
         config = configuration(
-            file, more, data_dir=data_dir, host=host, port=port, log_level=log_level or "warning"
+            file,
+            more,
+            as_json=False,
+            data_dir=data_dir,
+            host=host,
+            port=port,
+            log_level=log_level or "warning",
         )
         servers = EmbeddedServers(config.data_dir)
         servers.start()
@@ -123,6 +131,7 @@ def dev(
             config = configuration(
                 file,
                 more,
+                as_json=False,
                 data_dir=data_dir,
                 host=host,
                 port=port,
