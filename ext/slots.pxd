@@ -66,7 +66,7 @@ cdef class Slots:
     cdef uint32_t chunks_used
     cdef uint32_t chunks_room
     cdef uint32_t free_head       # chain through Job.next
-    cdef uint32_t *index          # open addressing: slot + 1, 0 empty
+    cdef uint64_t *index          # open addressing: hash << 32 | slot + 1, 0 empty
     cdef uint32_t index_bits
     cdef readonly uint32_t used
     cdef readonly int64_t blob_bytes_used
@@ -83,7 +83,8 @@ cdef class Slots:
     cdef void mark_clean(self, uint32_t slot) noexcept
     cdef int _grow(self) except -1
     cdef int _rehash(self, uint32_t bits) except -1
-    cdef void _index_put(self, uint32_t slot, uint64_t id_hi, uint64_t id_lo) noexcept
+    cdef void _index_put(self, uint64_t entry) noexcept
+    cdef uint64_t _position(self, uint64_t id_hi, uint64_t id_lo) noexcept
     cdef void _index_drop(self, uint64_t id_hi, uint64_t id_lo) noexcept
 
 

@@ -1,7 +1,8 @@
 """The storage of one shard's live jobs: structs in chunks, found by id, listed by first unsaved change.
 
     chunks  [ 1,024 Jobs ][ 1,024 Jobs ]…     never move, so a Job * stays good while its slot is used
-    index   id -> slot, open addressing with linear probing, at most 3/4 full
+    index   id -> slot, open addressing with linear probing, at most 3/4 full; 32 bits of the hash
+            stand beside the slot
     dirty   a doubly linked list through the jobs, oldest unsaved change first
 
 Invariants: a slot is in the index exactly while its state is not FREE; the dirty list is ordered by
@@ -25,8 +26,9 @@ cdef bytes blob_bytes(Blob *blob):
     return None if blob == NULL else PyBytes_FromStringAndSize(blob.data, blob.size)
 
 
-cdef inline uint64_t home(uint64_t id_hi, uint64_t id_lo, uint32_t bits) noexcept nogil:
-    return ((id_lo ^ id_hi * <uint64_t>0x9E3779B97F4A7C15) * <uint64_t>0xD6E8FEB86659FD93) >> (64 - bits)
+cdef inline uint64_t hash32(uint64_t id_hi, uint64_t id_lo) noexcept nogil:
+    """32 bits of an id; their uppermost ones say where its entry would best stand."""
+    return ((id_lo ^ id_hi * <uint64_t>0x9E3779B97F4A7C15) * <uint64_t>0xD6E8FEB86659FD93) >> 32
 
 
 cdef class Slots:
@@ -91,7 +93,7 @@ cdef class Slots:
         job.id_lo = id_lo
         job.prev = NONE
         job.next = NONE
-        self._index_put(slot, id_hi, id_lo)
+        self._index_put(hash32(id_hi, id_lo) << 32 | (slot + 1))
         self.used += 1
         return slot
 
@@ -111,58 +113,57 @@ cdef class Slots:
     # --- the index ------------------------------------------------------------------------------
 
     cdef int _rehash(self, uint32_t bits) except -1:
-        cdef uint32_t *old = self.index
+        cdef uint64_t *old = self.index
         cdef uint64_t i, room = 0 if old == NULL else <uint64_t>1 << self.index_bits
-        cdef uint32_t *fresh = <uint32_t *>calloc(<size_t>1 << bits, sizeof(uint32_t))
-        cdef Job *job
+        cdef uint64_t *fresh = <uint64_t *>calloc(<size_t>1 << bits, sizeof(uint64_t))
         if fresh == NULL:
             raise MemoryError()
         self.index = fresh
         self.index_bits = bits
         for i in range(room):
             if old[i]:
-                job = job_at(self, old[i] - 1)
-                self._index_put(old[i] - 1, job.id_hi, job.id_lo)
+                self._index_put(old[i])
         free(old)
         return 0
 
-    cdef void _index_put(self, uint32_t slot, uint64_t id_hi, uint64_t id_lo) noexcept:
+    cdef void _index_put(self, uint64_t entry) noexcept:
         cdef uint64_t mask = (<uint64_t>1 << self.index_bits) - 1
-        cdef uint64_t i = home(id_hi, id_lo, self.index_bits)
+        cdef uint64_t i = entry >> (64 - self.index_bits)
         while self.index[i]:
             i = (i + 1) & mask
-        self.index[i] = slot + 1
+        self.index[i] = entry
 
-    cdef uint32_t find(self, uint64_t id_hi, uint64_t id_lo) noexcept:
-        """The slot with that id, or NONE."""
+    cdef uint64_t _position(self, uint64_t id_hi, uint64_t id_lo) noexcept:
+        """Where the entry of that id stands, or the empty place where it is missed.
+
+        Entries of another hash are passed over without a look at their jobs.
+        """
         cdef uint64_t mask = (<uint64_t>1 << self.index_bits) - 1
-        cdef uint64_t i = home(id_hi, id_lo, self.index_bits)
+        cdef uint64_t tag = hash32(id_hi, id_lo)
+        cdef uint64_t i = tag >> (32 - self.index_bits)
         cdef Job *job
         while self.index[i]:
-            job = job_at(self, self.index[i] - 1)
-            if job.id_lo == id_lo and job.id_hi == id_hi:
-                return self.index[i] - 1
+            if self.index[i] >> 32 == tag:
+                job = job_at(self, <uint32_t>self.index[i] - 1)
+                if job.id_lo == id_lo and job.id_hi == id_hi:
+                    break
             i = (i + 1) & mask
-        return NONE
+        return i
+
+    cdef uint32_t find(self, uint64_t id_hi, uint64_t id_lo) noexcept:
+        """The slot with that id, or NONE (which is what an empty place less one gives)."""
+        return <uint32_t>self.index[self._position(id_hi, id_lo)] - 1
 
     cdef void _index_drop(self, uint64_t id_hi, uint64_t id_lo) noexcept:
         """Remove by shifting back (Knuth, TAOCP 6.4, algorithm R): no tombstones."""
         cdef uint64_t mask = (<uint64_t>1 << self.index_bits) - 1
-        cdef uint64_t i = home(id_hi, id_lo, self.index_bits)
-        cdef uint64_t j, wanted
-        cdef Job *job
-        while True:
-            job = job_at(self, self.index[i] - 1)
-            if job.id_lo == id_lo and job.id_hi == id_hi:
-                break
-            i = (i + 1) & mask
-        j = i
+        cdef uint64_t i = self._position(id_hi, id_lo)
+        cdef uint64_t j = i, wanted
         while True:
             j = (j + 1) & mask
             if not self.index[j]:
                 break
-            job = job_at(self, self.index[j] - 1)
-            wanted = home(job.id_hi, job.id_lo, self.index_bits)
+            wanted = self.index[j] >> (64 - self.index_bits)
             if ((j - wanted) & mask) >= ((j - i) & mask):
                 self.index[i] = self.index[j]
                 i = j

@@ -76,7 +76,7 @@ cdef enum:
     NAMES_MAX = 65535            # queues, types and reasons of one shard
     EVENT_BYTES = 160            # the most that an event takes besides its texts
 
-cdef int64_t SLOT_BYTES = sizeof(Job) + 28     # with its position, heap entry and index
+cdef int64_t SLOT_BYTES = sizeof(Job) + 32     # with its position, heap entry and index
 cdef int64_t I64_MAX = 0x7fffffffffffffff
 cdef int64_t I32_MAX = 0x7fffffff
 cdef int64_t I16_MAX = 0x7fff
