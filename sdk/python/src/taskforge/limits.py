@@ -38,6 +38,7 @@ WELCOME_TIMEOUT_S: Final = 30.0  # a node that has just taken its shards over an
 CLOSE_TIMEOUT_S: Final = 2.0  # for the other side's half of a close
 BACKOFF_MIN_S: Final = 0.1
 BACKOFF_MAX_S: Final = 10.0
+STEADY_S: Final = 1.0  # a connection that stood for so long was no failure: pauses are short again
 GRACE_S_DEFAULT: Final = 30.0  # what running handlers get to finish in after SIGTERM
 BYE_TIMEOUT_S: Final = 5.0  # what the last acks get, and the close
 HEARTBEAT_TIMEOUT_S: Final = 5.0
@@ -66,6 +67,6 @@ BUFFER_WAITING_BATCHES_MAX: Final = 4  # … batches waiting
 
 assert 0 < CREDIT_MAX <= UNACKED_JOBS_MAX  # a full credit can always be kept
 assert SLICE_S < TICK_S
-assert BACKOFF_MIN_S < BACKOFF_MAX_S
+assert BACKOFF_MIN_S < STEADY_S < BACKOFF_MAX_S
 assert BATCH_JOBS_MAX >= BUFFER_JOBS
 assert RESULT_BYTES_MAX_DEFAULT <= DONE_BYTES_MAX <= FRAME_BYTES_MAX

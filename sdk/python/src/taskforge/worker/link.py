@@ -24,6 +24,7 @@ from taskforge.limits import (
     CLOSE_TIMEOUT_S,
     CONNECT_TIMEOUT_S,
     FRAME_BYTES_MAX,
+    STEADY_S,
     WELCOME_TIMEOUT_S,
 )
 from taskforge.settings import Server
@@ -83,6 +84,7 @@ class Link:
         self.credit = 0
         self.credit_sent = 0
         self.connections = 0
+        self._welcomed_at = 0.0  # on the monotonic clock; 0: not on this connection
 
     # --- sending ------------------------------------------------------------------------------
 
@@ -144,8 +146,8 @@ class Link:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
         async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
             while True:
-                begun = monotonic()
                 code = 0
+                self._welcomed_at = 0.0
                 try:
                     await self._connection(session)
                 except Lost as error:
@@ -162,8 +164,9 @@ class Link:
                     logger.warning("no connection: %s", str(error) or type(error).__name__)
                 if self._closing:
                     return
-                # A connection that lasted proves the server well: begin with short pauses again.
-                attempt = 0 if monotonic() - begun > BACKOFF_MAX_S else attempt + 1
+                # A connection that stood proves the server well: begin with short pauses again.
+                stood = self._welcomed_at and monotonic() - self._welcomed_at > STEADY_S
+                attempt = 0 if stood else attempt + 1
                 if code == TRY_LATER:
                     attempt = max(attempt, 4)
                 await asyncio.sleep(backoff_s(attempt, random.random()))  # noqa: S311 - jitter
@@ -215,6 +218,7 @@ class Link:
         self.flush()
         self.set_credit(self.credit)
         self.connections += 1
+        self._welcomed_at = monotonic()
         self._on_welcome(welcome)
         logger.info("connected to %s", self._server.origin)
         return welcome
