@@ -6,7 +6,7 @@ happened. With a key it is repeated until there is an answer; without one it is 
 
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from taskforge import Client
@@ -15,13 +15,23 @@ from taskforge.errors import ConnectionFailed, Overloaded, ServerError
 from taskforge.task import JobSpec
 from tests.support.historyfile import HistoryFile
 
-TASKS = ("quick", "quick", "quick", "answer", "flaky", "slow", "thread", "doomed")
+LATER = "later"
+LATER_S = 0.1
+TASKS = ("quick", "quick", "quick", "answer", "flaky", "slow", "thread", "doomed", LATER)
+"""Tasks of `crash_handlers`, and `later`, which is a quick one with a delay."""
 BATCH_MAX = 20
 ANSWER_S = 8.0
 PAUSE_S = 0.02
 REPEAT_PAUSE_S = 0.05
 REPEATED_SHARE = 0.1
 NO_ANSWER = (ConnectionFailed, Overloaded, ServerError)
+
+
+def spec(task: str, payload: Mapping[str, object], queue: str) -> JobSpec[object]:
+    """A job of one of TASKS."""
+    if task == LATER:
+        return JobSpec("quick", payload, queue=queue, delay_s=LATER_S)
+    return JobSpec(task, payload, queue=queue)
 
 
 class Submitter:
@@ -50,8 +60,8 @@ class Submitter:
         call = f"{self.name}-{self._calls}"
         marks = [self.mark(task, place) for place, task in enumerate(tasks)]
         more = {} if gate is None else {"gate": gate}
-        specs: list[JobSpec[object]] = [
-            JobSpec(task, {"mark": mark, **more}, queue=queue)
+        specs = [
+            spec(task, {"mark": mark, **more}, queue)
             for task, mark in zip(tasks, marks, strict=True)
         ]
         key = f"key-{call}" if keyed else None
@@ -67,10 +77,7 @@ class Submitter:
         marks = [self.mark(task, place) for place, task in enumerate(tasks)]
         self._calls = newest
         call = f"{self.name}-{call_number}"
-        specs: list[JobSpec[object]] = [
-            JobSpec(task, {"mark": mark}, queue=queue)
-            for task, mark in zip(tasks, marks, strict=True)
-        ]
+        specs = [spec(task, {"mark": mark}, queue) for task, mark in zip(tasks, marks, strict=True)]
         self._try(call, specs, f"key-{call}")
 
     @property
