@@ -29,7 +29,7 @@ cdef struct Blob:
 cdef struct Job:
     uint64_t id_hi
     uint64_t id_lo
-    uint64_t key          # (9 - priority) << 60 | seq: the ready order
+    uint64_t key          # the ready order: priority, then submission
     int64_t created_us
     int64_t updated_us
     int64_t due_us

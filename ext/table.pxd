@@ -85,7 +85,6 @@ cdef class ShardTable:
     cdef Heap run_heap          # processing jobs by deadline; none: the greatest key
     cdef IdSource ids
     cdef uint64_t nonce_state
-    cdef uint64_t seq
     cdef int64_t watermark
     cdef uint32_t away          # jobs in a projection under way that are not dirty
     cdef list queues, queue_ids # QueueState; id bytes

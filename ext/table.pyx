@@ -77,6 +77,7 @@ cdef enum:
     EVENT_BYTES = 160            # the most that an event takes besides its texts
 
 cdef int64_t SLOT_BYTES = sizeof(Job) + 32     # with its position, heap entry and index
+cdef uint64_t KEY_EPOCH_MS = 1577836800000     # 2020-01-01T00:00:00Z
 cdef int64_t I64_MAX = 0x7fffffffffffffff
 cdef int64_t I32_MAX = 0x7fffffff
 cdef int64_t I16_MAX = 0x7fff
@@ -122,6 +123,15 @@ cdef inline bytes id_bytes(uint64_t hi, uint64_t lo):
     tf_be64(raw, hi)
     tf_be64(raw + 8, lo)
     return PyBytes_FromStringAndSize(<char *>raw, 16)
+
+
+cdef inline uint64_t ready_key(int priority, uint64_t hi, uint64_t lo) noexcept nogil:
+    """The ready order: priority 9 first, then submission, which is the order of the ids of a shard.
+
+    4 bits of priority, 40 of milliseconds (until 2054), 20 of the counter within one.
+    """
+    cdef uint64_t ms = ((hi >> 16) - KEY_EPOCH_MS) & ((<uint64_t>1 << 40) - 1)
+    return (<uint64_t>(9 - priority) << 60) | (ms << 20) | ((lo >> 42) & 0xfffff)
 
 
 cdef inline const unsigned char *at(bytes data) noexcept:
@@ -583,8 +593,7 @@ cdef class ShardTable:
         """A slot for a job, in no state yet."""
         cdef uint32_t slot = self.slots.new(hi, lo)
         cdef Job *job = job_at(self.slots, slot)
-        self.seq += 1
-        job.key = (<uint64_t>(9 - priority) << 60) | self.seq
+        job.key = ready_key(priority, hi, lo)
         job.queue = <uint16_t>queue
         job.type = <uint16_t>kind
         job.worker = NONE
@@ -1481,8 +1490,7 @@ cdef uint32_t requeued(
         table.ids.see_halves(hi, lo)
     else:
         job = job_at(table.slots, slot)
-        table.seq += 1
-        job.key = (<uint64_t>(9 - priority) << 60) | table.seq
+        job.key = ready_key(priority, hi, lo)
         job.queue, job.type, job.worker = <uint16_t>queue, <uint16_t>kind, NONE
         job.due_us = job.started_us = job.deadline_us = job.lease_lsn = 0
         job.reason = 0

@@ -455,7 +455,7 @@ class ShardTable(Fold):
         for row in rows:
             queue = self._queue_of(row["queue_id"], row["project_id"])
             worker = NO_WORKER if row["worker_id"] is None else self.worker(row["worker_id"])
-            job = job_of_row(row, queue, worker, self._next_seq())
+            job = job_of_row(row, queue, worker)
             self._add(job, job.status)
         return len(rows)
 

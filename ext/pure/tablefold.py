@@ -52,7 +52,6 @@ class Fold:
 
     def __init__(self, shard: int, seed: int) -> None:
         self._ids = ids.IdSource(shard, seed)
-        self._seq = 0
         self._queues: list[Queue] = []
         self._workers: list[bytes] = []
         self._jobs: dict[bytes, Job] = {}
@@ -111,7 +110,6 @@ class Fold:
             queue=self._queue_of(e.queue_id, NO_PROJECT),
             job_type=e.job_type,
             priority=e.priority,
-            seq=self._next_seq(),
             payload=e.payload,
             options=e.options,
             max_attempts=e.max_attempts,
@@ -130,7 +128,6 @@ class Fold:
             queue=self._queue_of(e.queue_id, NO_PROJECT),
             job_type=e.job_type,
             priority=e.priority,
-            seq=self._next_seq(),
             payload=e.payload,
             options=e.options,
             max_attempts=e.max_attempts,
@@ -142,10 +139,6 @@ class Fold:
         )
         self._add(job, PENDING)
         return job
-
-    def _next_seq(self) -> int:
-        self._seq += 1
-        return self._seq
 
     def _add(self, job: Job, status: str) -> None:
         self._ids.see(job.id)

@@ -137,7 +137,6 @@ class Job:
     queue: int
     job_type: str
     priority: int
-    seq: int
     payload: bytes
     options: bytes | None
     max_attempts: int
@@ -165,9 +164,9 @@ class Job:
     watched: bool = False
 
     @property
-    def order(self) -> tuple[int, int]:
-        """Greatest priority first, then submission order."""
-        return (PRIORITY_MAX - self.priority, self.seq)
+    def order(self) -> tuple[int, bytes]:
+        """Greatest priority first, then submission order, which is that of the ids of a shard."""
+        return (PRIORITY_MAX - self.priority, self.id)
 
     @property
     def token(self) -> bytes:
@@ -247,14 +246,13 @@ def read_job_rows(data: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-def job_of_row(row: dict[str, Any], queue: int, worker: int, seq: int) -> Job:
+def job_of_row(row: dict[str, Any], queue: int, worker: int) -> Job:
     """The inverse of `Job.row` for an unfinished job."""
     return Job(
         id=row["id"],
         queue=queue,
         job_type=row["job_type"],
         priority=row["priority"],
-        seq=seq,
         payload=row["payload"],
         options=_options_in(row),
         max_attempts=row["max_attempts"],

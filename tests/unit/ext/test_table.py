@@ -148,11 +148,23 @@ class TestOrder:
         assert bench.table.released(token, ERROR, NOW_US)
         assert [token[:16] for token in bench.start()] == [first, second]
 
-    def test_a_requeued_job_goes_behind(self, bench: Bench) -> None:
+    def test_a_requeued_job_keeps_its_place(self, bench: Bench) -> None:
         first, second = bench.submit({}, {})
         bench.table.cancelled(first, "cancelled", NOW_US)
         bench.table.requeue(bench.job(first), NOW_US)
-        assert [token[:16] for token in bench.start()] == [second, first]
+        assert [token[:16] for token in bench.start()] == [first, second]
+
+    def test_jobs_of_the_log_and_of_the_tables_are_in_one_order(
+        self, bench: Bench, impl: ModuleType
+    ) -> None:
+        first, second = bench.submit({}, {})
+        body = bench.commit()
+        rows = bench.collect().jobs_copy
+        second_row = rows[slice(*impl.split_rows(rows)[1])]
+        twin = Bench(impl)
+        twin.table.load(second_row)
+        twin.table.replay(1, body)
+        assert [token[:16] for token in twin.start()] == [first, second]
 
     def test_queues_are_apart(self, bench: Bench) -> None:
         other = bench.table.queue(b"o" * 16, PROJECT, "other", 0, HISTORY_ALL)
