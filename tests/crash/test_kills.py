@@ -14,7 +14,7 @@ from tests.crash.conftest import Form
 from tests.support.arena import Arena, Ground, kill_backends
 from tests.support.history import Run
 from tests.support.load import Load
-from tests.support.processes import until
+from tests.support.processes import CrashWorker, until
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ QUEUES = ("a", "b", "c")
 WARM_JOBS = 50
 JOBS_BETWEEN_MAX = 150
 PROGRESS_S = 60.0
+WORKERS_SHARE = 0.6
+"""Of the kills, how many wait until the workers are back; the others may come before."""
 
 NEED_WORKER = (faultpoints.BETWEEN_COMPLETION_AND_ACK, faultpoints.AFTER_STARTED_BEFORE_SEND)
 """Points that are reached with a worker alone. Those that are there pause longer with every death
@@ -41,6 +43,21 @@ def progress(arena: Arena, load: Load, jobs: int) -> None:
     until(reached, f"{jobs} more jobs", PROGRESS_S, arena.tails)
 
 
+def completions(arena: Arena, load: Load, workers: list[CrashWorker], jobs: int) -> None:
+    """Wait until the node has acknowledged so many more completions, and handlers run."""
+
+    def count() -> int:
+        return sum(worker.told("acked") for worker in workers)
+
+    def reached() -> bool:
+        arena.check_alive()
+        assert load.acknowledged
+        return count() >= wanted and any(worker.running() for worker in workers)
+
+    wanted = count() + jobs
+    until(reached, f"{jobs} more completions", PROGRESS_S, arena.tails)
+
+
 def judged(arena: Arena) -> Run:
     """The run, which broke no promise."""
     run, violations = arena.judge()
@@ -55,12 +72,15 @@ def test_node(ground: Ground, form: Form) -> None:
     with ground.arena() as arena:
         node = arena.node()
         arena.make_queues(node, QUEUES)
-        arena.worker(node, "one")
-        arena.worker(node, "two")
+        workers = [arena.worker(node, "one"), arena.worker(node, "two")]
         with arena.load(node, seed=1) as load:
             progress(arena, load, WARM_JOBS)
             for _ in range(form.node_kills):
-                progress(arena, load, chance.randint(1, JOBS_BETWEEN_MAX))
+                jobs = chance.randint(1, JOBS_BETWEEN_MAX)
+                if chance.random() < WORKERS_SHARE:
+                    completions(arena, load, workers, jobs)
+                else:
+                    progress(arena, load, jobs)
                 node.kill()
                 node.start()
             node.await_ready()

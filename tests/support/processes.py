@@ -8,6 +8,7 @@ goes to a log file of their own, whose end is shown when something does not come
 """
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -206,19 +208,25 @@ class CrashWorker(Child):
         own = {"CRASH_HISTORY_DIR": str(folder)}
         super().__init__(name, command, {**environment, **own}, folder)
         self._folder = folder
+        self._read_bytes = 0
+        self._told: Counter[str] = Counter()
 
-    @property
-    def history_path(self) -> Path:
-        """What the handlers of this life write."""
-        return self._folder / f"worker-{self.pid}.jsonl"
+    def start(self, **more: str) -> None:
+        super().start(**more)
+        self._read_bytes = 0
+        self._told.clear()
 
     def told(self, event: str) -> int:
-        """How often the handlers of this life wrote of such an event."""
-        try:
-            text = self.history_path.read_bytes()
-        except FileNotFoundError:
-            return 0
-        return text.count(b'{"e": "%s"' % event.encode())
+        """How often this life has written of such an event."""
+        path = self._folder / f"worker-{self.pid}.jsonl"
+        if path.exists():
+            with path.open("rb") as history:
+                history.seek(self._read_bytes)
+                for line in history:
+                    if line.endswith(b"\n"):
+                        self._read_bytes += len(line)
+                        self._told[json.loads(line)["e"]] += 1
+        return self._told[event]
 
     def ran(self) -> int:
         """How many handlers began in this life."""
@@ -226,5 +234,4 @@ class CrashWorker(Child):
 
     def running(self) -> bool:
         """Whether a handler is under way."""
-        ended = self.told("end")  # first: what begins in between counts as running
-        return self.told("start") > ended
+        return self.told("start") > self._told["end"]
