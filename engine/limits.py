@@ -188,6 +188,12 @@ HEARTBEATS_PER_LEASE_MIN: Final = 2
 MEMORY_BYTES_MIN: Final = 64 * MIB
 MEMORY_BYTES_DEFAULT: Final = 2 * GIB
 
+MAPPED_BLOCK_BYTES_MIN: Final = 256 * KIB
+"""Blocks of this size are mapped by themselves: mapping costs less than filling them does."""
+
+HEAP_TRIM_BYTES: Final = 16 * MIB
+"""What may lie free at the end of the heap before it is given back."""
+
 # Runtime
 
 CLOCK_TRIES: Final = 5

@@ -14,6 +14,7 @@ from taskforge_server.engine.config import Config
 from taskforge_server.engine.errors import Conflict, NotFound
 from taskforge_server.engine.model.queue import QueueSettings
 from taskforge_server.engine.node.node import Node
+from taskforge_server.engine.runtime import allocator
 from taskforge_server.engine.store.bootstrap import Bootstrapped, bootstrap
 from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.migrate import migrate
@@ -57,6 +58,7 @@ async def serve(config: Config, listening: Callable[[int], None] = lambda port: 
 
     `listening` is called once with the port, when requests can come.
     """
+    allocator.map_large_blocks()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
