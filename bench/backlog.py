@@ -18,7 +18,7 @@ QUIET_S = 3.0
 """The sweep measures memory, and the log is trimmed, a moment after the last row."""
 
 PENDING = "SELECT count(*) FROM jobs WHERE status = 'pending'"
-PENDING_KNOWN = f"SELECT 1 FROM pg_database WHERE datname = '{PENDING_TEMPLATE}'"
+PENDING_KNOWN = "SELECT 1 FROM pg_database WHERE datname = $1"
 OWNED_AT = """
     SELECT min(written_at) FROM shard_log WHERE epoch = (SELECT max(epoch) FROM shard_log)
 """
@@ -68,7 +68,7 @@ def memory(stand: Stand, options: Options) -> dict[str, RawRun]:
 
 def prepare_pending(stand: Stand, options: Options) -> None:
     """Make the template with the pending jobs, unless it is there."""
-    if rows(stand.url(TEMPLATE), PENDING_KNOWN):
+    if rows(stand.url(TEMPLATE), PENDING_KNOWN, PENDING_TEMPLATE):
         return
     with pending(stand, options) as (run, _):
         run.parts["node"].stop()

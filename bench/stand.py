@@ -277,13 +277,13 @@ class Api:
         return {name.removeprefix("taskforge_"): float(value) for name, value in found}
 
 
-def rows(url: str, query: str) -> list[Any]:
+def rows(url: str, query: str, *arguments: object) -> list[Any]:
     """The rows of a query, over a connection of its own."""
 
     async def fetch() -> list[Any]:
         connection = await asyncpg.connect(url)
         try:
-            return [tuple(row) for row in await connection.fetch(query)]
+            return [tuple(row) for row in await connection.fetch(query, *arguments)]
         finally:
             await connection.close()
 
