@@ -1,5 +1,4 @@
--- The tables can be made again from the log, and what is trimmed from the log is trimmed by a later
--- commit, which the server writes behind these: so they need not wait for the disk.
+-- Commits wait for the disk, as everywhere: once a round is committed its jobs leave the memory of
+-- the node, and a node that outlives a crash of the database would never write them again.
 SELECT set_config('statement_timeout', $1, false),
-    set_config('idle_in_transaction_session_timeout', $1, false),
-    set_config('synchronous_commit', 'off', false)
+    set_config('idle_in_transaction_session_timeout', $1, false)
