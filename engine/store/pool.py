@@ -46,7 +46,11 @@ async def connect(
     connection: Connection = await asyncpg.connect(
         url, **_options(application_name, statement_timeout_s)
     )
-    await _prepare(connection)
+    try:
+        await _prepare(connection)
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 

@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from taskforge_server.engine.journal import memory_tables
 from taskforge_server.engine.journal import projector as projector_module
 from taskforge_server.engine.journal.memory import MemoryShardLog
 from taskforge_server.engine.journal.memory_tables import MemoryTables
 from taskforge_server.engine.journal.projector import Projector
 from taskforge_server.engine.journal.rounds import How, TableSource
 from taskforge_server.engine.journal.trimmer import Trimmer
+from taskforge_server.engine.runtime.safeguards import Safeguards
 from tests.support.journal_bench import Life, new_table
 
 
@@ -213,3 +215,23 @@ async def test_trimming_lags_behind_the_watermarks(monkeypatch: pytest.MonkeyPat
     assert [row.lsn async for row in bench.log.read(0, 0)] == [4]
     await trimmer.step(100.0 + 2 * kept_s)
     assert trimmer.rows == 3
+
+
+@pytest.mark.parametrize("on", [True, False])
+async def test_the_watermark_comes_with_its_rows(monkeypatch: pytest.MonkeyPatch, on: bool) -> None:
+    monkeypatch.setattr(
+        memory_tables.safeguards, "ACTIVE", Safeguards()._replace(projection_watermark=on)
+    )
+    bench = Bench()
+    async with running(bench.projector):
+        bench.tables.gate.clear()
+        bench.lives[0].run(1)
+        await bench.commit()
+        flush = asyncio.create_task(bench.projector.flush())
+        await bench.tables.waiting.wait()
+        assert bench.tables.jobs == {}
+        ahead = bench.tables.marks == {0: 1}
+        assert ahead is not on, "without the safeguard a crash here forgets the job"
+        bench.tables.gate.set()
+        await flush
+    assert bench.tables.marks == {0: 1}

@@ -1,0 +1,149 @@
+"""The journal against the real server: plans, and a server that ends its connections."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from taskforge_server.engine.journal.link import Connection
+from taskforge_server.engine.journal.log import LogRow
+from taskforge_server.engine.journal.postgres import PostgresShardLog
+from taskforge_server.engine.journal.projector import Projector
+from taskforge_server.engine.journal.rounds import TableSource
+from taskforge_server.engine.journal.statements import sql
+from taskforge_server.engine.journal.tables import PostgresTables
+from taskforge_server.engine.store.pool import connect
+from tests.support.journal_bench import START_US, Life, new_table
+
+VICTIMS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
+FILL = """
+INSERT INTO shard_log (shard, lsn, epoch, events, body)
+SELECT shard, lsn, 1, 1, '\\x00'
+FROM generate_series(0, 63) AS shard, generate_series(1, 500) AS lsn
+"""
+
+
+@pytest.fixture
+async def look(postgres_url: str) -> AsyncIterator[Connection]:
+    """A connection of the test's own."""
+    connection = await connect(postgres_url, application_name="test look")
+    yield connection
+    await connection.close()
+
+
+def connector(url: str) -> Callable[[], Awaitable[Connection]]:
+    return partial(connect, url, application_name="victim")
+
+
+def body(shard: int, lsn: int) -> bytes:
+    return f"{shard:>6}.{lsn:>9}".encode().ljust(2_000, b"-")
+
+
+class Progress:
+    """Lets the killer strike once for every step of the work, and no more often."""
+
+    def __init__(self) -> None:
+        self._steps = asyncio.Semaphore(0)
+        self.ended = 0
+
+    def step(self) -> None:
+        self._steps.release()
+
+    async def kill(self, look: Connection) -> None:
+        """End the victims' connections at each step, wherever they are by then."""
+        while True:
+            await self._steps.acquire()
+            self.ended += len(await look.fetch(VICTIMS, "victim"))
+
+
+# asyncpg leaves a socket to the garbage collector when the server ends it while it connects.
+UNCLOSED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@UNCLOSED
+async def test_appends_while_connections_are_ended(postgres_url: str, look: Connection) -> None:
+    log = PostgresShardLog(connector(postgres_url))
+
+    progress = Progress()
+
+    async def write() -> None:
+        for lsn in range(1, 61):
+            if lsn % 4 == 0:
+                progress.step()
+            rows = [LogRow(shard, lsn, 1, 1, body(shard, lsn)) for shard in range(3)]
+            assert await log.append(rows) == {0, 1, 2}
+
+    killer = asyncio.create_task(progress.kill(look))
+    await write()
+    killer.cancel()
+    await asyncio.gather(killer, return_exceptions=True)
+    assert progress.ended > 0
+    for shard in range(3):
+        rows = [row async for row in log.read(shard, 0)]
+        assert [row.lsn for row in rows] == list(range(1, 61))
+        assert all(row.body == body(row.shard, row.lsn) for row in rows)
+    await log.close()
+
+
+@UNCLOSED
+async def test_projection_while_connections_are_ended(postgres_url: str, look: Connection) -> None:
+    log = PostgresShardLog(partial(connect, postgres_url, application_name="steady"))
+    tables = PostgresTables(connector(postgres_url))
+    life = Life(new_table(1))
+    projector = Projector(tables, lambda: START_US * 2, tick_s=1000.0)
+    projector.add(TableSource(life.table))
+    running = asyncio.create_task(projector.run())
+    ids: list[bytes] = []
+
+    progress = Progress()
+
+    async def write() -> None:
+        for _ in range(10):
+            progress.step()
+            ids.extend(life.run(50))
+            await life.commit(log)
+            await projector.flush()
+
+    killer = asyncio.create_task(progress.kill(look))
+    await write()
+    for task in (running, killer):
+        task.cancel()
+    await asyncio.gather(running, killer, return_exceptions=True)
+    assert progress.ended > 0
+    rows = await look.fetch("SELECT id, status FROM jobs WHERE status = 'succeeded'")
+    assert sorted(row["id"] for row in rows) == sorted(ids)
+    assert await look.fetchval("SELECT count(*) FROM job_executions") == len(ids)
+    assert await look.fetchval("SELECT lsn FROM shard_projection WHERE shard = 1") == 10
+    await tables.close()
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("log_append", ([1, 2], [501, 501], [1, 1], [1, 1], [b"a", b"b"])),
+        ("log_append_one", (1, 501, 1, 1, b"a")),
+        ("log_heads", (list(range(64)),)),
+        ("log_prefixes", ([1], [500], 16)),
+        ("log_read", ([1, 2], [490, 490])),
+        ("log_trim", ([1, 2], [10, 10])),
+    ],
+)
+async def test_the_log_is_reached_by_its_key(
+    look: Connection, name: str, arguments: tuple[Any, ...]
+) -> None:
+    await look.execute(FILL)
+    await look.execute("ANALYZE shard_log")
+    await look.execute("SET plan_cache_mode = force_generic_plan")
+    plan = json.loads(await look.fetchval(f"EXPLAIN (FORMAT JSON) {sql(name)}", *arguments))
+    scans = [node for node in nodes(plan[0]["Plan"]) if node.get("Relation Name") == "shard_log"]
+    assert scans
+    assert not [node for node in scans if node["Node Type"] == "Seq Scan"]
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """All nodes of a plan."""
+    return [plan, *(node for below in plan.get("Plans", []) for node in nodes(below))]
