@@ -27,6 +27,7 @@ PROGRESS_S = 60.0
 WORKERS_SHARE = 0.6
 """Of the kills, how many wait until the workers are back; the others may come before."""
 
+PROJECTED = "taskforge_projected_rows_total"
 NEED_WORKER = (faultpoints.BETWEEN_COMPLETION_AND_ACK, faultpoints.AFTER_STARTED_BEFORE_SEND)
 """Points that are reached with a worker alone. Those that are there pause longer with every death
 of the node before they connect again; a new one comes at once."""
@@ -131,6 +132,27 @@ def test_worker(ground: Ground, form: Form) -> None:
             progress(arena, load, WARM_JOBS)
         run = judged(arena)
         assert any(event.kind == "released" for event in run.events), "no lease ran out"
+
+
+def test_postgres_right_after_a_projection(ground: Ground) -> None:
+    """What the node has been told is in the tables, and has forgotten, must be there for good."""
+    with ground.arena() as arena:
+        node = arena.node()
+        arena.make_queues(node, QUEUES)
+        arena.worker(node, "one")
+        client = arena.client(node)
+        for queue in QUEUES:
+            before = node.metric(PROJECTED)
+            assert client.submit(queue, ["quick"] * WARM_JOBS)
+            until(
+                lambda before=before: node.metric(PROJECTED) >= before + WARM_JOBS,
+                "the jobs are projected",
+                PROGRESS_S,
+                arena.tails,
+            )
+            arena.servers.postgres.kill()
+            arena.servers.postgres.start()
+        judged(arena)
 
 
 def test_postgres(ground: Ground, form: Form) -> None:

@@ -1,4 +1,4 @@
-"""Ten times more than there is room for: callers are told to come back, memory stays within its cap,
+"""Ten times more than there is room for: callers are told to come back, memory keeps to its cap,
 and nothing that was acknowledged is lost.
 
 The flood is jobs without a worker, so that the cap is reached for certain, from more connections
