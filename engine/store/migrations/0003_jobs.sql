@@ -51,7 +51,9 @@ CREATE INDEX idx_jobs_status_scheduled_priority ON jobs (status, scheduled_for, 
 -- With the id behind it, one index serves lists of a queue in id order too.
 CREATE INDEX idx_jobs_queue_id ON jobs (queue_id, id);
 
-CREATE INDEX idx_jobs_created_at ON jobs (created_at);
+-- Rows come in order of their creation: a block range index finds them for next to no cost a row.
+CREATE INDEX idx_jobs_created_at ON jobs USING brin (created_at)
+    WITH (pages_per_range = 32, autosummarize = on);
 
 -- What recovery loads, in the order in which a shard starts it.
 CREATE INDEX jobs_unfinished ON jobs (shard, priority DESC, id)
