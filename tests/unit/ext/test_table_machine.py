@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from taskforge_server.ext import table as compiled
 from taskforge_server.ext.pure import table as pure
-from taskforge_server.ext.pure.tablelog import Requeued, Submitted, decode
+from taskforge_server.ext.pure.tablelog import decode
 from tests.support.table_pair import Pair, Projections, RefusedError, Tables, assert_same_jobs
 
 EPOCH_US = 1_700_000_000_000_000
@@ -79,7 +79,6 @@ class ModelJob:
     queue: int
     job_type: str
     priority: int
-    number: int
     status: str
     due_us: int = 0
     token: bytes = b""
@@ -90,14 +89,12 @@ class Model:
     """States, leases and order, told by scanning lists."""
 
     jobs: dict[bytes, ModelJob] = field(default_factory=dict)
-    numbered: int = 0
-
-    def number(self) -> int:
-        self.numbered += 1
-        return self.numbered
 
     def start(self, queue: int, types: frozenset[str] | None, most: int) -> list[bytes]:
-        """The ids to start: always the greatest priority, then the earliest submitted."""
+        """The ids to start: always the greatest priority, then the earliest submitted.
+
+        Ids ascend in the order of submission; that is checked where they are given.
+        """
         ready = {
             job_id: job
             for job_id, job in self.jobs.items()
@@ -110,7 +107,7 @@ class Model:
             best = next(iter(ready))
             for job_id, job in ready.items():
                 greater = job.priority > ready[best].priority
-                earlier = job.number < ready[best].number
+                earlier = job_id < best
                 if greater or (job.priority == ready[best].priority and earlier):
                     best = job_id
             del ready[best]
@@ -206,7 +203,6 @@ class TableMachine(RuleBasedStateMachine):
         self.ids: list[bytes] = []
         self.ids_before = 0  # how many were given before the last crash
         self.finished: dict[bytes, dict[str, Any]] = {}
-        self.crashed = False
 
     @rule(call=calls)
     def do(self, call: Call) -> None:
@@ -265,7 +261,6 @@ class TableMachine(RuleBasedStateMachine):
                 queue=queue,
                 job_type=job["job_type"],
                 priority=job["priority"],
-                number=self.model.number(),
                 status="scheduled" if job["due_us"] > now_us else "pending",
                 due_us=job["due_us"],
             )
@@ -355,7 +350,6 @@ class TableMachine(RuleBasedStateMachine):
                 queue=snapshot["queue_id"][0],
                 job_type=snapshot["job_type"],
                 priority=snapshot["priority"],
-                number=self.model.number(),
                 status="pending",
             )
         except RefusedError as raised:
@@ -482,11 +476,14 @@ class TableMachine(RuleBasedStateMachine):
         assert_same_jobs("fold of the log", list(live.values()), still)
         gone = [job for job_id, job in folded.items() if job_id not in live]
         assert {job["status"] for job in gone} <= FINAL
-        if not self.crashed:
-            twin = copy.deepcopy(self.pair.oracle)
-            for queue in range(4):
-                frame = twin.start(queue, None, 0, 1000, self.now_us)
-                assert fold.call("start", queue, None, 0, 1000, self.now_us) == frame
+        self.same_order(fold)
+
+    def same_order(self, other: Pair) -> None:
+        """Whatever was lost and found: the waiting jobs start in the same order."""
+        twin = copy.deepcopy(self.pair.oracle)
+        for queue in range(4):
+            frame = twin.start(queue, None, 0, 1000, self.now_us)
+            assert other.call("start", queue, None, 0, 1000, self.now_us) == frame
 
     def recovery_finds_the_live_state(self, applied: int, file: bool) -> None:
         """Unfinished jobs, whether or not projections under way had come through."""
@@ -499,6 +496,7 @@ class TableMachine(RuleBasedStateMachine):
         live = [job for job in self.pair.oracle.snapshot() if job["status"] not in FINAL]
         found = [job for job in new.oracle.snapshot() if job["status"] not in FINAL]
         assert_same_jobs("recovery", live, found)
+        self.same_order(new)
 
     def crash(self, lost: int, applied: int, half: bool) -> None:
         """The table is gone, with what was gathered and maybe rows that were not known durable.
@@ -507,49 +505,28 @@ class TableMachine(RuleBasedStateMachine):
         """
         for projections in self.under_way[:applied]:
             self.tables.apply(projections.oracle)
+            for job_id, _ in projections.oracle._jobs:
+                self.finished.pop(job_id, None)  # the tables know a newer state
         if half and self.under_way[applied:]:
             self.tables.apply_executions(self.under_way[applied].oracle)
         self.under_way.clear()
         head = max(self.pair.oracle.committed_lsn, self.pair.oracle.gathering_lsn - 1 - lost)
         self.log = {lsn: body for lsn, body in self.log.items() if lsn <= head}
-        loaded = {
-            job_id: row.lsn
-            for job_id, row in sorted(self.tables.jobs.items())
-            if row.values["status"] not in FINAL
-        }
         self.seed += 1  # a table that is built anew has a seed of its own
         self.pair = self.recovered(self.tables, self.log)
-        self.crashed = True
         self.ids_before = len(self.ids)
         self.finished = {i: job for i, job in self.finished.items() if job["lsn"] <= head}
-        order = self.order_after_recovery(loaded)
-        self.model = Model(numbered=len(order))
+        self.model = Model()
         for job in self.pair.oracle.snapshot():
             token = job["id"] + job["lease_lsn"].to_bytes(8, "big")
             self.model.jobs[job["id"]] = ModelJob(
                 queue=job["queue_id"][0],
                 job_type=job["job_type"],
                 priority=job["priority"],
-                number=order.index(job["id"]),
                 status=job["status"],
                 due_us=job["due_us"],
                 token=token,
             )
-
-    def order_after_recovery(self, loaded: dict[bytes, int]) -> list[bytes]:
-        """Loaded jobs by id, then those that the log submits or requeues."""
-        order = list(loaded)
-        for lsn, body in self.log.items():
-            if lsn <= self.tables.watermark:
-                continue
-            for event in decode(body).events:
-                if isinstance(event, Submitted) and event.job_id not in order:
-                    order.append(event.job_id)
-                elif isinstance(event, Requeued) and lsn > loaded.get(event.job_id, 0):
-                    if event.job_id in order:
-                        order.remove(event.job_id)
-                    order.append(event.job_id)
-        return order
 
     # --- what always holds ----------------------------------------------------------------------
 
