@@ -164,7 +164,7 @@ def report(client: Client, run: Run) -> Report:
         # The very first waited for the worker's own start.
         alone_s=_percentiles(run.alone_s[1:]),
         sample=next(iter(run.files)),
-        wrong=_wrong(run, jobs),
+        wrong=differences(run, jobs),
     )
 
 
@@ -201,7 +201,7 @@ def _read_back(client: Client, run: Run) -> dict[str, Job]:
         time.sleep(POLL_S)
 
 
-def _wrong(run: Run, jobs: dict[str, Job]) -> list[str]:
+def differences(run: Run, jobs: dict[str, Job]) -> list[str]:
     """Every job that is not as expected, in words; few of them are enough to see."""
     wrong = []
     for job_id, path in run.files.items():
