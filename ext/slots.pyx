@@ -26,11 +26,6 @@ cdef bytes blob_bytes(Blob *blob):
     return None if blob == NULL else PyBytes_FromStringAndSize(blob.data, blob.size)
 
 
-cdef inline uint64_t hash32(uint64_t id_hi, uint64_t id_lo) noexcept nogil:
-    """32 bits of an id; their uppermost ones say where its entry would best stand."""
-    return ((id_lo ^ id_hi * <uint64_t>0x9E3779B97F4A7C15) * <uint64_t>0xD6E8FEB86659FD93) >> 32
-
-
 cdef class Slots:
     def __cinit__(self):
         self.free_head = NONE

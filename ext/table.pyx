@@ -46,7 +46,8 @@ from taskforge_server.ext.scan cimport (
 )
 from taskforge_server.ext.slots cimport (
     CANCELLED, CHUNK_BITS, F_DIRTY, F_LOADED, F_ROW, F_RUN_ROW, F_WATCHED, FAILED, FREE, NONE,
-    PENDING, PROCESSING, SCHEDULED, SUCCEEDED, Blob, blob_bytes, blob_new, job_at,
+    PENDING, PROCESSING, SCHEDULED, SUCCEEDED, Blob, __builtin_prefetch, blob_bytes, blob_new, job_at,
+    soon,
 )
 
 cdef enum:
@@ -74,6 +75,7 @@ cdef enum:
     FRAME_TYPES_MAX = 256
     HELD_ATTEMPTS_MAX = 100
     NAMES_MAX = 65535            # queues, types and reasons of one shard
+    AHEAD = 8                    # so many jobs before its turn, one is fetched into the cache
     EVENT_BYTES = 160            # the most that an event takes besides its texts
 
 cdef int64_t SLOT_BYTES = sizeof(Job) + 32     # with its position, heap entry and index
@@ -818,6 +820,9 @@ cdef class ShardTable:
         if n % TOKEN_BYTES:
             raise ValueError(f"{n} bytes are no row of tokens")
         for i in range(0, n, TOKEN_BYTES):
+            if i + AHEAD * TOKEN_BYTES < n:
+                soon(self.slots, tf_rd64(p + i + AHEAD * TOKEN_BYTES),
+                     tf_rd64(p + i + AHEAD * TOKEN_BYTES + 8))
             slot = self.slots.find(tf_rd64(p + i), tf_rd64(p + i + 8))
             job = NULL if slot == NONE else job_at(self.slots, slot)
             if job == NULL or job.state != PROCESSING or job.lease_lsn != <int64_t>tf_rd64(p + i + 16):
@@ -1431,6 +1436,10 @@ cdef class ShardTable:
             raise ValueError("projections are confirmed once each, in order")
         self.under_way.popleft()
         for i in range(p.taken):
+            if i + 2 * AHEAD < p.taken:
+                __builtin_prefetch(job_at(self.slots, p.slots[i + 2 * AHEAD]))
+                job = job_at(self.slots, p.slots[i + AHEAD])
+                soon(self.slots, job.id_hi, job.id_lo)
             slot = p.slots[i]
             job = job_at(self.slots, slot)
             job.under -= 1
