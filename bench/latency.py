@@ -63,7 +63,12 @@ def low_load(stand: Stand, options: Options) -> dict[str, RawRun]:
     if len(starts) != calls:
         raise BenchError(f"{calls} jobs submitted, {len(starts)} run")
     measured = starts[seen["warm_up_calls"] :]
-    return _latencies("submit_to_start", [start / 1e6 for start in measured])
+    found = _latencies("submit_to_start", [start / 1e6 for start in measured])
+    replies_ms = [reply / 1e6 for reply in seen["latencies_ns"][seen["warm_up_calls"] :]]
+    for run_of in found.values():
+        run_of["reply_p50_ms"] = round(quantile(replies_ms, 0.5), 4)
+        run_of["reply_p99_ms"] = round(quantile(replies_ms, 0.99), 4)
+    return found
 
 
 def await_worker(run: Run) -> None:
