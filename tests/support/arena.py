@@ -28,7 +28,7 @@ from tests.support.processes import Child, CrashWorker, Node, until
 API_KEY = "crash-tests"
 TEMPLATE = "crash_template"
 LEASE_TTL_S = 2.0
-QUIET_S = 45.0
+QUIET_S = 120.0
 QUIET_LOOK_S = 0.1
 RETRIES = RetryPolicy(max_attempts=20, base_delay=0.02, max_delay=0.2)
 """Short pauses, and enough attempts: a kill must not use them up."""

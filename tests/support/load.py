@@ -21,7 +21,7 @@ TASKS = ("quick", "quick", "quick", "answer", "flaky", "slow", "thread", "doomed
 """Tasks of `crash_handlers`, and `later`, which is a quick one with a delay."""
 BATCH_MAX = 20
 ANSWER_S = 8.0
-PAUSE_S = 0.02
+PAUSE_S = 0.15
 REPEAT_PAUSE_S = 0.05
 REPEATED_SHARE = 0.1
 NO_ANSWER = (ConnectionFailed, Overloaded, ServerError)

@@ -204,7 +204,7 @@ class CrashWorker(Child):
     ) -> None:
         command = [program("taskforge-worker"), "tests.support.crash_handlers", "--name", name]
         command += [part for queue in queues for part in ("--queue", queue)]
-        command += ["--concurrency", "50", "--threads", "4", "--grace", "5"]
+        command += ["--concurrency", "50", "--threads", "16", "--grace", "5"]
         own = {"CRASH_HISTORY_DIR": str(folder)}
         super().__init__(name, command, {**environment, **own}, folder)
         self._folder = folder
