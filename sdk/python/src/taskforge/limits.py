@@ -16,7 +16,9 @@ TICK_S: Final = 0.05  # the sweep that enforces deadlines and measures the rate 
 # --- worker: credit -----------------------------------------------------------------------------
 
 CREDIT_MAX: Final = 16_384  # unfinished jobs on one worker; 40 ms of work at 400,000 jobs/s
-CREDIT_WINDOW_S: Final = 0.03  # work kept in stock, so that a fast worker never waits for the wire
+# Work kept in stock, so that a fast worker never waits for the wire. It must be longer than a job's
+# way there and back with the two commits on it: a shorter one shrinks the credit with the rate.
+CREDIT_WINDOW_S: Final = 0.1
 CREDIT_GROWTH_MAX: Final = 4  # times a tick: a burst of short jobs does not flood a slow worker
 
 # --- worker: completions ------------------------------------------------------------------------
