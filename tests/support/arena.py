@@ -138,9 +138,11 @@ class Arena:
         for client in self.clients:
             client.close()
         self.clients.clear()
-        self.quiet(timeout_s)
+        found = []
+        if not self.quiet(timeout_s):
+            found.append(Violation(Rule.UNFINISHED, "the run", f"not quiet after {timeout_s:g} s"))
         run = self.run_until_now()
-        return run, check(run) + self.differences()
+        return run, found + check(run) + self.differences()
 
     def differences(self) -> list[Violation]:
         """What `taskforge check` finds in the database."""
