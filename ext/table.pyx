@@ -1379,12 +1379,14 @@ cdef class ShardTable:
         """Durable changes that no projection took, up to rows_max jobs; None when there are none.
 
         Finished jobs are taken, and open ones whose first such change is not younger than settled_us.
+        Attempts go with their jobs or before them: when rows_max cuts the jobs off, those that ended
+        after the newest change of a taken job wait too, so that both tables grow side by side.
         """
         cdef Projection p = Projection()
         cdef Collector c = Collector()
         cdef uint32_t slot, following
         cdef Py_ssize_t most, room = 0, i
-        cdef int64_t watermark
+        cdef int64_t watermark, newest = 0
         cdef Job *job
         check("rows_max", rows_max, 1, I32_MAX)
         most = rows_max
@@ -1399,13 +1401,16 @@ cdef class ShardTable:
                 p.slots[p.taken] = slot
                 p.lsns[p.taken] = job.lsn
                 p.taken += 1
+                newest = max(newest, job.lsn)
                 c.take(p, slot, job)
                 self.slots.mark_clean(slot)
                 self.away += 1
                 job.under += 1
             slot = following
+        if p.taken < most:
+            newest = self.committed_lsn
         i = self.over.head
-        while i < self.over.end and self.over.data[i].since_lsn <= self.committed_lsn:
+        while i < self.over.end and self.over.data[i].since_lsn <= newest:
             c.attempt(&self.over.data[i])
             i += 1
         p.attempts.move(self.over, i - self.over.head)

@@ -463,7 +463,10 @@ class ShardTable(Fold):
         check_range("rows_max", rows_max, 1, I32_MAX)
         taken = self._take_dirty(rows_max, settled_us)
         jobs, attempts, deletes = self._take_rows(taken)
-        attempts += _take_committed(self._over, self.committed_lsn)
+        # Attempts go with their jobs or before them; those that ended later wait with theirs.
+        cut_off = len(taken) == rows_max
+        newest = max(job.lsn for job in taken) if cut_off else self.committed_lsn
+        attempts += _take_committed(self._over, newest)
         keys = _take_committed(self._keys, self.committed_lsn)
         oldest = min((lsn for _, lsn in self._dirty.values()), default=self.committed_lsn + 1)
         watermark = max(self._watermark, min(oldest - 1, self.committed_lsn))
