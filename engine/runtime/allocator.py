@@ -1,9 +1,9 @@
 """How the process's allocator deals with large blocks.
 
-Rows for a COPY, request bodies and frames come and go in blocks of hundreds of kilobytes between
-millions of small blocks that stay. glibc learns from the first of them to take such blocks from
-the heap too, where each leaves a hole. With a fixed threshold they are mapped, and go back to the
-system as soon as they are freed: with a million pending jobs that saves a fifth of the memory.
+Rows for a COPY, of tens of megabytes, come and go between millions of small blocks that stay. glibc
+learns from the first of them to take such blocks from the heap too, where each leaves a hole. With a
+fixed threshold they are mapped, and go back to the system as soon as they are freed. What is smaller
+(request bodies, frames, log rows) comes from the heap, which keeps its pages for the next one.
 """
 
 import ctypes
