@@ -189,8 +189,11 @@ MEMORY_BYTES_MIN: Final = 64 * MIB
 MEMORY_BYTES_DEFAULT: Final = 2 * GIB
 
 MAPPED_BLOCK_BYTES_MIN: Final = 16 * MIB
-"""Blocks of this size are mapped by themselves. Bodies, frames and log rows are smaller and are made
-many times a second: mapping them anew each time took a third of the node's CPU time."""
+"""Blocks of this size are mapped by themselves. Bodies, frames and log rows are smaller and many:
+mapping each of them anew took a third of the node's CPU time."""
+
+GIVE_BACK_S: Final = 1.0
+"""A node that has been idle for this long gives free memory back."""
 
 HEAP_TRIM_BYTES: Final = 256 * MIB
 """What may lie free at the end of the heap before it is given back."""

@@ -43,6 +43,7 @@ from taskforge_server.engine.node.ownership import Ownership
 from taskforge_server.engine.node.queuenews import QueueNews
 from taskforge_server.engine.node.workerrows import WorkerRows, moment
 from taskforge_server.engine.observe.metrics import NodeCollector
+from taskforge_server.engine.runtime import allocator
 from taskforge_server.engine.runtime.actor import Actor
 from taskforge_server.engine.runtime.clock import DatabaseClock
 from taskforge_server.engine.runtime.service import Part, Services
@@ -79,6 +80,7 @@ class Node:
         self._background = Background(self._fail)
         self._started = False
         self._unavailable_since_us = 0
+        self._work_seen = self._work_given_back = (0, 0)
 
     # life
 
@@ -251,13 +253,16 @@ class Node:
         every = self._background.every
         self.admission.measure(self.core.shards.values())
         every("sweep", limits.SWEEP_S, self._sweep)
+        every("memory", limits.GIVE_BACK_S, self._give_back)
         self._background.start("worker rows", self.worker_rows.run())
         self._background.start("queue news", self.queue_news.run())
         every("workers seen", limits.WORKER_ROWS_S, self._workers_seen)
         every("upkeep", limits.UPKEEP_S, self._upkeep)
 
     async def _stop_upkeep(self) -> None:
-        await self._background.stop("sweep", "worker rows", "queue news", "workers seen", "upkeep")
+        await self._background.stop(
+            "sweep", "memory", "worker rows", "queue news", "workers seen", "upkeep"
+        )
         for worker in list(self.core.sessions):
             self._worker_ended(worker.hello.worker_id)
         try:
@@ -277,6 +282,14 @@ class Node:
             self._unavailable_since_us = now_us
         elif now_us - self._unavailable_since_us > limits.REPLY_WAIT_S * 1e6:
             self.core.refuse_replies()
+
+    def _give_back(self) -> None:
+        """After each spell of work, once nothing was written for an interval."""
+        work = (self.journal.statistics.commits, self.admission.unprojected_jobs)
+        if work == self._work_seen and work != self._work_given_back:
+            self._work_given_back = work
+            allocator.give_back()
+        self._work_seen = work
 
     def _workers_seen(self) -> None:
         for worker_id, draining, seen_us in self.core.leases.heard():

@@ -23,6 +23,8 @@ for _ in range(64):
     large.append(b"x" * (1 << 20))
     small.append(b"y" * 100_000)
 large.clear()
+if sys.argv[1] == "with":
+    allocator.give_back()
 print(resident_pages() - before)
 """
 
