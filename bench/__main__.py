@@ -68,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--store", action="store_true", help="store what short runs found")
     options.add_argument("--no-store", action="store_true", help="store nothing")
     options.add_argument(
+        "--postgres",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of PostgreSQL, to try it out; repeatable",
+    )
+    options.add_argument(
         "--node-command", type=shlex.split, help="instead of `taskforge serve`, to profile it"
     )
     options.add_argument(
@@ -148,7 +155,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _ends)
     try:
         scenarios = chosen(given.only)
-        with Stand(given.data_dir, given.node_command) as stand:
+        settings = dict(setting.split("=", 1) for setting in given.postgres)
+        with Stand(given.data_dir, given.node_command, settings) as stand:
             document = described(stand, given)
             print(json.dumps(document["postgres"]), flush=True)
             figures = measure(stand, scenarios, given)
@@ -159,7 +167,12 @@ def main() -> int:
         print("bench: ended; nothing is stored", file=sys.stderr)
         return 130
     print(report.markdown(document, [figure.as_object() for figure in figures]))
-    whole = given.runs >= RUNS and given.seconds is None and given.jobs == JOBS
+    whole = (
+        given.runs >= RUNS
+        and given.seconds is None
+        and given.jobs == JOBS
+        and not (given.postgres or given.node_command)
+    )
     if given.store or (whole and not given.no_store):
         for path in report.store(document, figures):
             print(f"stored {path}")

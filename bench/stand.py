@@ -57,12 +57,17 @@ POSTGRES_SETTINGS = (
 class Stand:
     """The servers of all runs, in a folder of their own."""
 
-    def __init__(self, folder: Path | None, node_command: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        node_command: list[str] | None = None,
+        settings: dict[str, str] | None = None,
+    ) -> None:
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="taskforge-bench-"))
         self.api_key = api_key_text(os.urandom(API_KEY_RANDOM_BYTES))
         self.node_command = node_command or [_script("taskforge"), "serve"]
-        self.servers = EmbeddedServers(self.folder)
+        self.servers = EmbeddedServers(self.folder, settings)
         self._numbers = count(1)
 
     def __enter__(self) -> "Stand":
