@@ -18,28 +18,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Literal, Protocol
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import PermissionDenied, Unauthenticated, Unavailable
+from taskforge_server.engine.model.permissions import PROJECT_PERMISSIONS
 from taskforge_server.engine.model.tenant import ALL_PERMISSIONS, ApiKey, Project
 
 log = logging.getLogger(__name__)
 
-QUEUES_READ: Final = "queues:read"
-QUEUES_WRITE: Final = "queues:write"
-JOBS_SUBMIT: Final = "jobs:submit"
-JOBS_READ: Final = "jobs:read"
-JOBS_WRITE: Final = "jobs:write"
-WORKERS_CONNECT: Final = "workers:connect"
-PERMISSIONS: Final = (
-    QUEUES_READ,
-    QUEUES_WRITE,
-    JOBS_SUBMIT,
-    JOBS_READ,
-    JOBS_WRITE,
-    WORKERS_CONNECT,
-)
+PrincipalKind = Literal["api_key", "user", "nobody"]
 
 
 class KeyReader(Protocol):
@@ -58,20 +46,28 @@ class ProjectReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller that is known: what it belongs to and what it may do."""
+    """A caller that is known: what it belongs to and what it may do. The tenant of a request is
+    this one's, never one that the request names."""
 
-    project_id: bytes
     organization_id: bytes
-    key_id: bytes
+    project_id: bytes
+    """Empty for a person whose session is for no project; such a one has no project permission."""
+    kind: PrincipalKind
+    id: bytes
+    """Of the API key or of the user."""
     permissions: frozenset[str]
 
     def may(self, permission: str) -> bool:
         return permission in self.permissions
 
     def require(self, permission: str) -> None:
-        """PermissionDenied unless the key has it."""
+        """PermissionDenied unless the credential has it."""
         if permission not in self.permissions:
-            raise PermissionDenied(f"this API key lacks the permission {permission}")
+            raise PermissionDenied(f"this credential lacks the permission {permission}")
+
+
+NOBODY = Principal(b"", b"", "nobody", b"", frozenset())
+"""Who calls where no credential is asked for."""
 
 
 @dataclass(slots=True)
@@ -177,8 +173,9 @@ class Authenticator:
             self._unknown[key] = self._monotonic_s() + limits.UNKNOWN_KEY_TTL_S
             raise Unauthenticated("this API key is not valid")
         project = await self._projects.get(row.project_id)
-        granted = PERMISSIONS if ALL_PERMISSIONS in row.permissions else row.permissions
-        principal = Principal(row.project_id, project.organization_id, row.id, frozenset(granted))
+        every = ALL_PERMISSIONS in row.permissions
+        granted = PROJECT_PERMISSIONS if every else PROJECT_PERMISSIONS & set(row.permissions)
+        principal = Principal(project.organization_id, row.project_id, "api_key", row.id, granted)
         now_s = self._monotonic_s()
         if key not in self._known:
             _make_room(self._known, limits.PRINCIPALS_MAX)

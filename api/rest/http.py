@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.web_exceptions import HTTPException
 
-from taskforge_server.api.auth.principals import Authenticator, Principal
+from taskforge_server.api.auth.principals import NOBODY, Authenticator, Principal
 from taskforge_server.api.rest.bodies import refusal
 from taskforge_server.api.rest.handlers import Services, check_idempotency_key
 from taskforge_server.api.rest.media import Coding, body_coding, check_encoding, reply_coding
@@ -36,7 +36,6 @@ from taskforge_server.engine.errors import (
 
 log = logging.getLogger(__name__)
 
-NOBODY = Principal(bytes(16), bytes(16), bytes(16), frozenset())
 SERVER = "TaskForge"
 
 Stream = Callable[[web.BaseRequest, Principal], Awaitable[web.StreamResponse]]

@@ -31,6 +31,7 @@ from taskforge_server.api.rest.table import SUBMIT_ROUTE
 from taskforge_server.api.service.catalog import queue_key
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InternalError, TaskForgeError
+from taskforge_server.engine.model.permissions import JOBS_WRITE
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.ext.ids import uuid_text
@@ -147,7 +148,7 @@ class Submits:
         if known is None or len(data) != end + 4 + known.body_bytes:
             return None
         principal = self._authenticator.cached(known.key_digest, known.key_text)
-        if principal is None or principals.JOBS_SUBMIT not in principal.permissions:
+        if principal is None or JOBS_WRITE not in principal.permissions:
             return None
         queue = self._services.catalog.cached(principal.project_id, known.queue)
         return None if queue is None else Submit(queue, data[end + 4 :], known.path, key)

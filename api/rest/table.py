@@ -1,6 +1,5 @@
 """The operations of the REST interface."""
 
-from taskforge_server.api.auth import principals
 from taskforge_server.api.rest import handlers
 from taskforge_server.api.rest.routes import Route
 from taskforge_server.api.rest.schemas import (
@@ -23,6 +22,7 @@ from taskforge_server.api.rest.schemas import (
     WaitQuery,
 )
 from taskforge_server.engine import limits
+from taskforge_server.engine.model import permissions
 
 SUBMIT_BYTES_MAX = limits.PAYLOAD_BYTES_MAX + limits.ENVELOPE_BYTES_MAX
 STREAM_PATH = "/v1/workers/stream"
@@ -34,7 +34,7 @@ QUEUE_ROUTES = (
         operation_id="createQueue",
         summary="Make a queue",
         tag="queues",
-        permission=principals.QUEUES_WRITE,
+        permission=permissions.QUEUES_MANAGE,
         handler=handlers.create_queue,
         status=201,
         body=QueueCreate,
@@ -52,7 +52,7 @@ QUEUE_ROUTES = (
         operation_id="listQueues",
         summary="List queues in the order of their names",
         tag="queues",
-        permission=principals.QUEUES_READ,
+        permission=permissions.QUEUES_READ,
         handler=handlers.list_queues,
         query=PageQuery,
         reply=QueuePage,
@@ -63,7 +63,7 @@ QUEUE_ROUTES = (
         operation_id="getQueue",
         summary="Look at a queue",
         tag="queues",
-        permission=principals.QUEUES_READ,
+        permission=permissions.QUEUES_READ,
         handler=handlers.get_queue,
         reply=QueueView,
         problems=("queue_not_found",),
@@ -74,7 +74,7 @@ QUEUE_ROUTES = (
         operation_id="updateQueue",
         summary="Change a queue; what is not given stays",
         tag="queues",
-        permission=principals.QUEUES_WRITE,
+        permission=permissions.QUEUES_MANAGE,
         handler=handlers.update_queue,
         body=QueueUpdate,
         reply=QueueView,
@@ -89,7 +89,7 @@ SUBMIT_ROUTE = Route(
     operation_id="submitJob",
     summary="Submit a job; it is durable when the answer comes",
     tag="jobs",
-    permission=principals.JOBS_SUBMIT,
+    permission=permissions.JOBS_WRITE,
     handler=handlers.submit_job,
     status=201,
     query=WaitQuery,
@@ -110,7 +110,7 @@ JOB_ROUTES = (
         operation_id="submitBatch",
         summary="Submit many jobs; each is taken or refused by itself",
         tag="jobs",
-        permission=principals.JOBS_SUBMIT,
+        permission=permissions.JOBS_WRITE,
         handler=handlers.submit_batch,
         body=JobBatch,
         reply=JobBatchReply,
@@ -126,7 +126,7 @@ JOB_ROUTES = (
         operation_id="listJobs",
         summary="List jobs, the newest first; the list follows changes by a moment",
         tag="jobs",
-        permission=principals.JOBS_READ,
+        permission=permissions.JOBS_READ,
         handler=handlers.list_jobs,
         query=JobsQuery,
         reply=JobPage,
@@ -138,7 +138,7 @@ JOB_ROUTES = (
         operation_id="getJob",
         summary="Look at a job with its executions, now or when it has ended",
         tag="jobs",
-        permission=principals.JOBS_READ,
+        permission=permissions.JOBS_READ,
         handler=handlers.get_job,
         query=WaitQuery,
         reply=JobDetails,
@@ -150,7 +150,7 @@ JOB_ROUTES = (
         operation_id="cancelJob",
         summary="End a job that waits",
         tag="jobs",
-        permission=principals.JOBS_WRITE,
+        permission=permissions.JOBS_CANCEL,
         handler=handlers.cancel_job,
         reply=JobDetails,
         problems=("job_not_found", "job_not_cancellable"),
@@ -161,7 +161,7 @@ JOB_ROUTES = (
         operation_id="retryJob",
         summary="Let a job that failed or was cancelled run again",
         tag="jobs",
-        permission=principals.JOBS_WRITE,
+        permission=permissions.JOBS_CANCEL,
         handler=handlers.retry_job,
         reply=JobDetails,
         problems=("job_not_found", "job_not_retryable"),
@@ -175,7 +175,7 @@ WORKER_ROUTES = (
         operation_id="heartbeat",
         summary="Extend the leases of a connected worker",
         tag="workers",
-        permission=principals.WORKERS_CONNECT,
+        permission=permissions.WORKERS_CONNECT,
         handler=handlers.heartbeat,
         reply=HeartbeatReply,
         problems=("worker_not_found",),
@@ -186,7 +186,7 @@ WORKER_ROUTES = (
         operation_id="workerStream",
         summary="The stream of a worker: a WebSocket of MessagePack frames",
         tag="workers",
-        permission=principals.WORKERS_CONNECT,
+        permission=permissions.WORKERS_CONNECT,
         handler=None,
         status=101,
         problems=("upgrade_required",),

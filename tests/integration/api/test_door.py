@@ -8,11 +8,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from taskforge_server.api.auth.principals import PERMISSIONS, Authenticator
+from taskforge_server.api.auth.principals import Authenticator
 from taskforge_server.api.rest.problems import KINDS
 from taskforge_server.api.rest.table import ROUTES
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Unauthenticated
+from taskforge_server.engine.model.permissions import PROJECT_PERMISSIONS
 from taskforge_server.engine.model.tenant import api_key_text
 from tests.integration.api.conftest import KEY, PROJECT, Fixture, until
 from tests.support.stub_engine import StubKeys, StubProjects
@@ -39,7 +40,7 @@ async def test_every_operation_wants_its_permission(api: Fixture, route: Any) ->
     unknown = await api.call(route.method, path, key=api_key_text(b"\7" * 32))
     assert (unknown.status, unknown.json["code"]) == (401, "unauthenticated")
     poor = api_key_text(b"\5" * 32)
-    api.keys.add(poor, PROJECT, [name for name in PERMISSIONS if name != route.permission])
+    api.keys.add(poor, PROJECT, [name for name in PROJECT_PERMISSIONS if name != route.permission])
     refused = await api.call(route.method, path, key=poor)
     assert (refused.status, refused.json["code"]) == (403, "permission_denied")
     assert route.permission in refused.json["detail"]
@@ -92,7 +93,7 @@ async def test_the_cache_of_principals() -> None:
     principals = await asyncio.gather(*calls)
     assert keys.reads == 2, "one look-up for all"
     assert {principal.project_id for principal in principals} == {PROJECT}
-    assert principals[0].permissions == frozenset(PERMISSIONS)
+    assert principals[0].permissions == frozenset(PROJECT_PERMISSIONS)
 
     now_s += limits.PRINCIPAL_TTL_S * 0.6
     await authenticator.authenticate(header)
