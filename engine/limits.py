@@ -65,7 +65,13 @@ API_KEY_BYTES_MAX: Final = 128
 QUEUES_PER_PROJECT_MAX: Final = 10_000
 """All queues of a project fit in a node's cache."""
 
+AUDIT_FAULTS_MAX: Final = 100
+"""What a verification of the audit log lists; one rewrite of a log may break every entry."""
+
 # Requests
+
+CORRELATION_ID_CHARS_MAX: Final = 128
+"""A UUID, a trace id or a path of them; it stands in every log line of the request."""
 
 BATCH_JOBS_MAX: Final = 1_000
 BATCH_JOBS_MSGPACK_MAX: Final = 10_000

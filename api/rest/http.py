@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.web_exceptions import HTTPException
 
 from taskforge_server.api.auth.principals import NOBODY, Authenticator, Principal
+from taskforge_server.api.rest import correlation
 from taskforge_server.api.rest.bodies import refusal
 from taskforge_server.api.rest.handlers import Services, check_idempotency_key
 from taskforge_server.api.rest.media import Coding, body_coding, check_encoding, reply_coding
@@ -33,6 +34,7 @@ from taskforge_server.engine.errors import (
     TaskForgeError,
     TooLarge,
 )
+from taskforge_server.engine.observe.logs import correlation_id
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,8 @@ class Api:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises for what a caller can do."""
         operation = NO_OPERATION
+        request_id = correlation.id_of(request.headers.get(correlation.HEADER))
+        correlation_id.set(request_id)
         try:
             path, _, query = request.raw_path.partition("?")
             route, params = self._router.find(request.method, path)
@@ -109,6 +113,8 @@ class Api:
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             answer = response_of(InternalError())
+        if not answer.prepared:
+            answer.headers[correlation.HEADER] = request_id
         self._requests[operation, answer.status] += 1
         return answer
 
@@ -151,7 +157,17 @@ class Api:
             of_reply = reply_coding(headers.get("Accept"), of_body)
         key = check_idempotency_key(headers.get("Idempotency-Key")) if route.idempotent else None
         return Call(
-            route, path, principal, params, _query(route, query), b"", of_body, of_reply, key
+            route,
+            path,
+            principal,
+            params,
+            _query(route, query),
+            b"",
+            of_body,
+            of_reply,
+            key,
+            request.remote or "",
+            correlation_id.get(),
         )
 
     async def _with_body(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:

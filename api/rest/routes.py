@@ -17,6 +17,7 @@ from taskforge_server.api.rest.media import Coding
 from taskforge_server.api.rest.schemas import NoQuery, encode_json, encode_msgpack
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import CallerError, InvalidInput, NotFound
+from taskforge_server.engine.model.audit import Actor
 
 
 def request_hash(method: str, path: str, body: bytes) -> bytes:
@@ -37,6 +38,16 @@ class Call:
     body_coding: Coding
     coding: Coding
     idempotency_key: str | None = None
+    address: str = ""
+    """Of the peer of the connection."""
+    correlation_id: str = ""
+    """From `X-Request-Id`, or made for this request."""
+
+    @property
+    def actor(self) -> Actor:
+        """Who acts, for the audit log."""
+        who = self.principal
+        return Actor(who.kind, who.id, self.address, self.correlation_id)
 
     def request_hash(self) -> bytes:
         """What an Idempotency-Key is bound to."""
