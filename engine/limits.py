@@ -395,6 +395,86 @@ STREAM_CLOSE_S: Final = 2.0
 DRAIN_S: Final = 10.0
 """Requests under way when the server stops get this long."""
 
+# People
+
+PASSWORD_CHARS_MIN: Final = 12
+PASSWORD_CHARS_MAX: Final = 256
+PASSWORD_DIFFERENT_CHARS_MIN: Final = 5
+"""Length is what makes guessing hard; a bound, since the whole of it is hashed."""
+
+PASSWORD_MEMORY_KIB: Final = 19 * 1024
+PASSWORD_PASSES: Final = 2
+PASSWORD_LANES: Final = 1
+"""argon2id as OWASP's password storage sheet has it: some 30 ms of one core for each guess."""
+
+PASSWORD_THREADS_MAX: Final = 4
+"""Hashes that are made at one time, and no more than half of the cores: the loop needs one too."""
+
+PASSWORDS_WAITING_MAX: Final = 256
+"""Logins that wait for a hash, some ten seconds of them; beyond, callers get 429."""
+
+ACCESS_TOKEN_S: Final = 600
+"""What a stolen one is good for, if nobody notices; each renewal costs one transaction."""
+
+CLOCKS_APART_S: Final = 10
+"""How far apart the clocks of nodes may be: a token from the future by this much is believed."""
+
+TOKEN_BELIEVED_S: Final = 5.0
+"""A signature is verified again after this long, in case its key was taken away."""
+
+SESSION_S: Final = 30 * 86_400
+"""A login ends after this long without a refresh."""
+
+SESSIONS_PER_USER_MAX: Final = 100
+"""Logins of one person; beyond, the oldest ends."""
+
+INVITATION_S: Final = 7 * 86_400
+INVITATIONS_MAX: Final = 1_000
+"""Open invitations of an organisation."""
+
+USERS_MAX: Final = 10_000
+"""People of an organisation."""
+
+CREDENTIAL_BYTES_MAX: Final = KIB
+"""The longest credential, an access token, has some 500 bytes."""
+
+REVOCATIONS_READ_S: Final = 0.5
+REVOCATIONS_READ_PAUSE_S: Final = 0.05
+"""What other nodes took back is read this often, should the news of it be lost."""
+
+REVOCATIONS_OVERLAP_S: Final = 90.0
+"""Each read looks back this far: an act may take a statement and a pause before it commits."""
+
+REVOCATIONS_STALE_S: Final = 15.0
+"""A node that could not read for this long believes no access token: one may be taken back."""
+
+REVOCATIONS_KEPT_S: Final = ACCESS_TOKEN_S + 2 * CLOCKS_APART_S
+REVOCATIONS_MAX: Final = 1_000_000
+"""Kept as long as a token may live; some 100 MiB at most."""
+
+SIGNING_KEYS_READ_S: Final = 30.0
+SIGNING_KEYS_PAUSE_S: Final = 1.0
+"""Keys are read again after this long, and for an unknown `kid` at most once a second."""
+
+SIGNING_KEY_LIFE_S: Final = 90 * 86_400
+"""A key that has signed for this long is followed by a new one."""
+
+LOGIN_WINDOW_S: Final = 900
+LOGIN_FAILURES_ACCOUNT_MAX: Final = 10
+LOGIN_FAILURES_ADDRESS_MAX: Final = 300
+"""Failed logins in a window: a thousand guesses a day at one account; an address may be an
+office."""
+
+SIGNUP_WINDOW_S: Final = 3_600
+SIGNUPS_ADDRESS_MAX: Final = 100
+"""Organisations that one address may make in a window."""
+
+THROTTLE_COMMAND_S: Final = 0.3
+"""A login waits this long for Redis before it counts for itself."""
+
+THROTTLE_ENTRIES_MAX: Final = 20_000
+"""Accounts and addresses that a node counts by itself; beyond, the oldest are forgotten."""
+
 assert 0 == PRIORITY_MIN < PRIORITY_MAX < 16
 assert PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX < REQUEST_BYTES_MAX
 assert BATCH_JOBS_MAX <= BATCH_JOBS_MSGPACK_MAX
@@ -427,3 +507,7 @@ assert QUEUES_CACHED_MAX >= QUEUES_PER_PROJECT_MAX
 assert EXECUTIONS_READ_MAX >= ATTEMPTS_MAX
 assert FLUSH_S < PART_STOP_S
 assert SWEEP_S < SWEEP_LATE_S < LEASE_TTL_S_MIN
+assert REVOCATIONS_OVERLAP_S > STATEMENT_TIMEOUT_S + ACQUIRE_TIMEOUT_S
+assert REVOCATIONS_READ_S + REVOCATIONS_READ_PAUSE_S < 1.0 < REVOCATIONS_STALE_S
+assert TOKEN_BELIEVED_S < ACCESS_TOKEN_S < REVOCATIONS_KEPT_S < SESSION_S
+assert API_KEY_BYTES_MAX < CREDENTIAL_BYTES_MAX < HEAD_BYTES_MAX

@@ -50,6 +50,13 @@ class User(Model, frozen=True, kw_only=True):
     password_hash: str
     role: UserRole
     created_at: Time
+    token_version: int = 1
+    """Access tokens with a smaller one are refused."""
+    disabled_at: Time | None = None
+
+    def is_active(self) -> bool:
+        """Whether this person may log in."""
+        return self.disabled_at is None
 
 
 class Subscription(Model, frozen=True, kw_only=True):
