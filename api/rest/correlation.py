@@ -9,8 +9,9 @@ import secrets
 from itertools import count
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.observe.logs import CORRELATION_HEADER as HEADER
 
-HEADER = "X-Request-Id"
+__all__ = ["HEADER", "id_of", "is_id", "new_id"]
 
 _GIVEN = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{limits.CORRELATION_ID_CHARS_MAX}}}")
 _PROCESS = secrets.token_hex(8)
@@ -22,8 +23,11 @@ def new_id() -> str:
     return f"{_PROCESS}-{next(_numbers):x}"
 
 
+def is_id(text: str) -> bool:
+    """Whether it is fit for a header and a log line."""
+    return _GIVEN.fullmatch(text) is not None
+
+
 def id_of(given: str | None) -> str:
-    """What the caller gave, if it is fit for a log line; else a new one."""
-    if given is not None and _GIVEN.fullmatch(given):
-        return given
-    return new_id()
+    """What the caller gave, if it is fit; else a new one."""
+    return given if given is not None and is_id(given) else new_id()

@@ -25,6 +25,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from taskforge_server.api.auth.principals import Authenticator
+from taskforge_server.api.rest import correlation
 from taskforge_server.api.rest.handlers import Services
 from taskforge_server.api.rest.http import Api, Response, Stream, response_of
 from taskforge_server.api.rest.metrics import RequestCounts
@@ -61,6 +62,7 @@ class _Handler(RequestHandler):
         else:
             log.error("the HTTP server failed", exc_info=exc)
             answer = response_of(InternalError())
+        answer.headers[correlation.HEADER] = correlation.new_id()
         answer.force_close()
         return answer
 

@@ -4,8 +4,9 @@ A client sends the same request head again and again; only the body differs. Par
 function of bytes, so a head that was parsed, authenticated and answered once needs no second
 parsing: it is known by heart, with what it says. What may change between two requests is looked up
 each time: the principal and the queue, in caches that never wait. Where anything is not as known,
-the request goes the long way. An `Idempotency-Key` is cut out of the head before it is compared: of
-visible characters alone it changes nothing of what the rest of the head says.
+the request goes the long way. The values of `Idempotency-Key` and `X-Request-Id` are cut out of
+the head before it is compared: of visible characters alone they change nothing of what the rest
+says.
 
 Why it is worth it, in server time a request: docs/decisions/0008-known-request-heads.md.
 """
@@ -16,11 +17,13 @@ import time
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import NamedTuple
 
 from aiohttp import web
 
 from taskforge_server.api.auth import principals
 from taskforge_server.api.auth.principals import Authenticator
+from taskforge_server.api.rest import correlation
 from taskforge_server.api.rest.bodies import take_job
 from taskforge_server.api.rest.handlers import Services, checker_of
 from taskforge_server.api.rest.http import SERVER, problem_reply
@@ -33,6 +36,7 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InternalError, TaskForgeError
 from taskforge_server.engine.model.permissions import JOBS_WRITE
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.observe.logs import correlation_id
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.ext.ids import uuid_text
 
@@ -41,6 +45,7 @@ log = logging.getLogger(__name__)
 HEAD_END = b"\r\n\r\n"
 _COUNTED = (SUBMIT_ROUTE.operation_id, SUBMIT_ROUTE.status)
 _KEY_NAME = b"\r\nIdempotency-Key: "
+_CORRELATION_NAME = f"\r\n{correlation.HEADER}: ".encode()
 _KEY_VALUE = re.compile(rb"[\x21-\x7e]{1,255}")
 _CREATED = b"HTTP/1.1 201 Created\r\n"
 _CREATED_AGAIN = _CREATED + b"Idempotent-Replay: true\r\n"
@@ -52,24 +57,42 @@ _HEAD = (
     "Content-Type: application/json\r\n"
     "Server: {server}\r\n"
     "Date: {date}\r\n"
+    "{correlation}: %s\r\n"
     "Content-Length: {length}\r\n\r\n"
 )
 
 
-def without_key(head: bytes) -> tuple[bytes, str | None] | None:
-    """A head without the value of its Idempotency-Key, and the value, if it has one; None where the
-    long way has to refuse it: such a head must not be taken for one whose key was cut out."""
-    at = head.find(_KEY_NAME)
-    if at < 0:
-        return head, None
-    at += len(_KEY_NAME)
-    end = head.find(b"\r\n", at)
+class CutHead(NamedTuple):
+    """A head without the values that differ from request to request, and these values."""
+
+    rest: bytes
+    key: str | None
+    correlation_id: str | None
+
+
+def cut(head: bytes) -> CutHead | None:
+    """None where the long way has to refuse or replace a value: such a head must not be taken for
+    one whose values were cut out."""
+    key = request_id = None
+    if (at := head.find(_KEY_NAME)) >= 0:
+        head, value = _without_value(head, at + len(_KEY_NAME))
+        if not _KEY_VALUE.fullmatch(value):
+            return None
+        key = value.decode()
+    if (at := head.find(_CORRELATION_NAME)) >= 0:
+        head, value = _without_value(head, at + len(_CORRELATION_NAME))
+        request_id = value.decode("latin-1")
+        if not correlation.is_id(request_id):
+            return None
+    return CutHead(head, key, request_id)
+
+
+def _without_value(head: bytes, begin: int) -> tuple[bytes, bytes]:
+    """A head without the value that begins here, and that value."""
+    end = head.find(b"\r\n", begin)
     if end < 0:
         end = len(head)
-    value = head[at:end]
-    if not _KEY_VALUE.fullmatch(value):
-        return None
-    return head[:at] + head[end:], value.decode()
+    return head[:begin] + head[end:], head[begin:end]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +114,7 @@ class Submit:
     body: bytes
     path: str
     idempotency_key: str | None
+    correlation_id: str
 
 
 class Submits:
@@ -110,15 +134,16 @@ class Submits:
         """Remember the head of a request that was just answered, if it is one for the short way."""
         headers = request.headers
         length = request.content_length
-        parts = without_key(head)
+        parts = cut(head)
         if parts is None:
             return
-        head, key = parts
+        head = parts.rest
         plain = (
             call.route is SUBMIT_ROUTE
             and call.coding is call.body_coding is Coding.JSON
-            and key == call.idempotency_key
-            and len(headers.getall("Idempotency-Key", ())) == (key is not None)
+            and parts.key == call.idempotency_key
+            and len(headers.getall("Idempotency-Key", ())) == (parts.key is not None)
+            and len(headers.getall(correlation.HEADER, ())) == (parts.correlation_id is not None)
             and call.query.wait is None
             and request.version == (1, 1)
             and request.keep_alive
@@ -140,21 +165,24 @@ class Submits:
         end = data.find(HEAD_END)
         if end < 0:
             return None
-        parts = without_key(data[:end])
+        parts = cut(data[:end])
         if parts is None:
             return None
-        head, key = parts
-        known = self._heads.get(head)
+        known = self._heads.get(parts.rest)
         if known is None or len(data) != end + 4 + known.body_bytes:
             return None
         principal = self._authenticator.cached(known.key_digest, known.key_text)
         if principal is None or JOBS_WRITE not in principal.permissions:
             return None
         queue = self._services.catalog.cached(principal.project_id, known.queue)
-        return None if queue is None else Submit(queue, data[end + 4 :], known.path, key)
+        if queue is None:
+            return None
+        request_id = parts.correlation_id or correlation.new_id()
+        return Submit(queue, data[end + 4 :], known.path, parts.key, request_id)
 
     async def answer(self, submit: Submit) -> bytes:
         """The whole response, once the job is durable or refused."""
+        correlation_id.set(submit.correlation_id)
         try:
             key = submit.idempotency_key
             checker = checker_of(self._services, key)
@@ -168,20 +196,21 @@ class Submits:
                     submit.queue, checker.batch, KeyedRequest(key, body_hash)
                 )
         except TaskForgeError as error:
-            return self._refused(error)
+            return self._refused(submit, error)
         except Exception:
             log.exception("a submit failed")
-            return self._refused(InternalError())
+            return self._refused(submit, InternalError())
         self._requests[_COUNTED] += 1
         now_s = int(time.time())
         if now_s != self._second:
             self._renew(now_s)
         form = self._scheduled if checker.scheduled else self._pending
-        answer = (form % uuid_text(ids)).encode()
+        answer = (form % (submit.correlation_id, uuid_text(ids))).encode()
         return answer.replace(_CREATED, _CREATED_AGAIN, 1) if replayed else answer
 
-    def _refused(self, error: TaskForgeError) -> bytes:
+    def _refused(self, submit: Submit, error: TaskForgeError) -> bytes:
         reply = problem_reply(error)
+        reply.headers[correlation.HEADER] = submit.correlation_id
         self._requests[SUBMIT_ROUTE.operation_id, reply.status] += 1
         return raw(reply)
 
@@ -191,7 +220,10 @@ class Submits:
         date = formatdate(now_s, usegmt=True)
         for name, body in (("_pending", _PENDING), ("_scheduled", _SCHEDULED)):
             length = len(body) - len("%s") + _UUID_CHARS
-            setattr(self, name, _HEAD.format(server=SERVER, date=date, length=length) + body)
+            head = _HEAD.format(
+                server=SERVER, date=date, correlation=correlation.HEADER, length=length
+            )
+            setattr(self, name, head + body)
 
 
 def raw(reply: Reply) -> bytes:

@@ -36,6 +36,7 @@ from taskforge_server.engine.errors import (
     NotFound,
 )
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.observe.logs import CORRELATION_HEADER, correlation_id
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ class WorkerStreams:
         )
         if not socket.can_prepare(request):
             raise CallerError("upgrade_required", "this path wants a WebSocket handshake")
+        socket.headers[CORRELATION_HEADER] = correlation_id.get()
         await socket.prepare(request)
         transport = request.transport
         if transport is None:

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from typing import IO
 
 correlation_id: ContextVar[str] = ContextVar("correlation_id", default="")
+CORRELATION_HEADER = "X-Request-Id"
+"""Where a caller may give one, and where every answer has it."""
 
 # What every record has; anything else was given with `extra=` and belongs to the line.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
