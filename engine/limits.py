@@ -86,6 +86,36 @@ CURSOR_CHARS_MAX: Final = 1_500
 WAIT_S_MAX: Final = 60.0
 """A waiting request holds a connection; proxies commonly cut one after 60 s."""
 
+# Subscriptions
+
+REQUESTS_PER_SECOND_MAX: Final = 100_000
+"""More than a node answers: whoever may send so many is not limited in practice."""
+
+HISTORY_DAYS_MAX: Final = 3_650
+
+RATE_BURST_S: Final = 0.2
+"""What may come at once, in seconds of the rate: small beside the half minute over which people
+measure a rate, and much longer than a node needs to settle with the others."""
+
+RATE_SETTLE_S: Final = 0.02
+"""Nodes add up their requests this often: one round trip, however many requests there were."""
+
+RATE_SETTLE_KEYS_MAX: Final = 500
+"""Projects that are settled in one call of the script; it must not hold up the server."""
+
+RATE_BUCKETS_MAX: Final = 50_000
+"""Projects whose rate a node remembers; beyond, those that are full again are forgotten."""
+
+PLANS_MAX: Final = 20_000
+PLAN_TTL_S: Final = 10.0
+"""Subscriptions are read again after this long, in case the news of a change was lost."""
+
+USAGE_READ_S: Final = 5.0
+"""How often a node that does not own all shards reads what the others have counted."""
+
+HISTORY_DELETE_ROWS_MAX: Final = 10_000
+"""Finished jobs past their days that one transaction deletes."""
+
 # Shards and the log
 
 SHARDS_MAX: Final = 4_096
@@ -239,6 +269,12 @@ ASSIGN_JOBS_MAX: Final = 1_024
 WORKERS_MAX: Final = 10_000
 """Workers that a node knows, those that are away but keep leases included."""
 
+CATCH_UP_JOBS: Final = 1_024
+"""What an assigned worker that took nothing for a time gets back: a chunk, not an hour's work."""
+
+QUEUE_ASSIGNMENTS_MAX: Final = 1_000
+"""Workers assigned to one queue: each chunk looks at all of them."""
+
 WORKER_QUEUES_MAX: Final = 1_000
 WORKER_TYPES_MAX: Final = 1_000
 """Names in one hello; a worker's queues are looked at each time that it has credit again."""
@@ -261,6 +297,50 @@ WAITERS_MAX: Final = 50_000
 KEYS_MAX: Final = 1_000_000
 KEYS_BYTES_MAX: Final = 256 * MIB
 """Idempotency keys that a node remembers; beyond, the oldest go before their day is over."""
+
+# Execution logs
+
+LOG_MESSAGE_BYTES_MAX: Final = 16 * KIB
+"""A message with a traceback of some hundred lines; what is longer is cut."""
+
+LOG_METADATA_BYTES_MAX: Final = 8 * KIB
+"""Fields to search by; whole documents belong in a result."""
+
+LOG_LINES_MAX: Final = 10_000
+LOG_BYTES_MAX: Final = 4 * MIB
+"""Lines of one execution, and what they weigh; a last one says that there were more."""
+
+LOG_NUMBER_MAX: Final = 2**20 - 1
+"""Numbers of lines: 20 bits of the id of a line."""
+
+LOG_FRAME_LINES_MAX: Final = 2_000
+"""Lines of one frame of a worker: one turn of the loop takes them in some 5 ms."""
+
+LOG_LINE_BYTES: Final = 256
+"""What a line is reckoned to take in memory beside its texts."""
+
+LOG_BUFFER_BYTES_MAX: Final = 64 * MIB
+LOG_BUFFER_PROJECT_BYTES_MAX: Final = 16 * MIB
+"""Lines that wait for the table, in all and of one project; beyond, new ones are dropped: no log
+may cost the node its memory, and no project another one its log."""
+
+LOG_WRITE_ROWS: Final = 5_000
+"""Lines written together: some 50 ms of the server's time."""
+
+LOG_LINGER_S: Final = 0.05
+"""How long the first line of a batch waits for others: people who follow do not notice."""
+
+LOG_RETRY_S: Final = 0.5
+"""Between two tries to write while the database is away."""
+
+LOG_ATTEMPTS_SWEPT: Final = 10_000
+"""Executions with lines that are remembered before those that have ended are looked for."""
+
+LOG_NEWS_JOBS_MAX: Final = 256
+"""Jobs named in one message to other nodes; followers of the others read again by themselves."""
+
+LOG_FOLLOW_READ_S: Final = 5.0
+"""A follower that was told nothing reads again after this long, in case a message was lost."""
 
 # Cluster
 
@@ -323,6 +403,21 @@ QUEUES_READ_PAUSE_S: Final = 0.05
 WORKER_ROWS_S: Final = 2.0
 WORKER_ROWS_MAX: Final = 1_000
 """The table of workers is brought up to date this often, so many rows at once."""
+
+# Encryption at rest
+
+MASTER_ID_CHARS_MAX: Final = 64
+"""The name of a master key stands beside everything that it wraps."""
+
+MASTER_KEYS_BYTES_MAX: Final = 16 * KIB
+"""A hundred master keys and more: whoever rotates monthly may keep those of years."""
+
+PROJECT_KEYS_READ_S: Final = 2.0
+"""News of a key arrives in a tenth of a second; news that was lost, or of a command that talks to
+the database alone, after this. The rows of encrypted projects are few and small."""
+
+PROJECT_KEYS_PAUSE_S: Final = 1.0
+"""A reader that meets an unknown key has the rows read again at once, but not more often."""
 
 # Doors
 
@@ -391,6 +486,18 @@ STREAM_PING_S: Final = 20.0
 
 STREAM_CLOSE_S: Final = 2.0
 """What the worker's half of a close gets."""
+
+EVENT_STREAMS_MAX: Final = 1_000
+"""Answers that go on (server-sent events), in the whole process; beyond, callers get 429."""
+
+EVENT_HEARTBEAT_S: Final = 15.0
+"""A silent stream says this often that it lives: proxies commonly cut after 60 s."""
+
+EVENT_WRITE_S: Final = 30.0
+"""A follower that reads nothing for this long loses its connection; it may take it up again."""
+
+EVENT_RETRY_MS: Final = 1_000
+"""What followers are told to wait before they connect again."""
 
 DRAIN_S: Final = 10.0
 """Requests under way when the server stops get this long."""
@@ -506,7 +613,13 @@ assert RESULT_BYTES_MAX < STREAM_MESSAGE_BYTES_MAX <= STREAM_OUT_BYTES_MAX
 assert QUEUES_CACHED_MAX >= QUEUES_PER_PROJECT_MAX
 assert EXECUTIONS_READ_MAX >= ATTEMPTS_MAX
 assert FLUSH_S < PART_STOP_S
+assert LOG_LINES_MAX < LOG_NUMBER_MAX < 2**20
+assert LOG_MESSAGE_BYTES_MAX + LOG_METADATA_BYTES_MAX < LOG_BYTES_MAX < STREAM_MESSAGE_BYTES_MAX * 2
+assert STREAM_MESSAGE_BYTES_MAX < LOG_BUFFER_PROJECT_BYTES_MAX < LOG_BUFFER_BYTES_MAX
+assert LOG_FRAME_LINES_MAX <= LOG_WRITE_ROWS
+assert EVENT_HEARTBEAT_S < WAIT_S_MAX
 assert SWEEP_S < SWEEP_LATE_S < LEASE_TTL_S_MIN
+assert RATE_SETTLE_S < RATE_BURST_S < 0.3, "a burst stays below 1 % of 30 s"
 assert REVOCATIONS_OVERLAP_S > STATEMENT_TIMEOUT_S + ACQUIRE_TIMEOUT_S
 assert REVOCATIONS_READ_S + REVOCATIONS_READ_PAUSE_S < 1.0 < REVOCATIONS_STALE_S
 assert TOKEN_BELIEVED_S < ACCESS_TOKEN_S < REVOCATIONS_KEPT_S < SESSION_S
