@@ -64,3 +64,48 @@ class ExecutionLog(Model, frozen=True, kw_only=True):
     message: str
     metadata: dict[str, Any]
     logged_at: Time
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of a handler's log on its way between worker, table and reader: JSON is undecoded.
+
+    Lines of an execution are numbered from 1 by the worker; a number that is missing was dropped.
+    """
+
+    execution_id: bytes
+    number: int
+    job_id: bytes
+    project_id: bytes
+    level: LogLevel
+    message: str
+    metadata: bytes = b"{}"
+    logged_us: int
+
+    @property
+    def id(self) -> bytes:
+        return log_id(self.execution_id, self.number)
+
+    @property
+    def weight(self) -> int:
+        """What it takes in memory, about."""
+        return limits.LOG_LINE_BYTES + len(self.message) + len(self.metadata)
+
+
+def log_id(execution_id: bytes, number: int) -> bytes:
+    """The id of a line: UUIDv7 of the execution's start, with the number where ids count.
+
+    So a line that is written twice has one id, ids of one job are in the order of its lines, and
+    a line stands in the partition of its execution.
+    """
+    low = int.from_bytes(execution_id[8:])
+    return execution_id[:8] + (_VARIANT | number << _TAIL_BITS | low & _TAIL).to_bytes(8)
+
+
+def log_number(line_id: bytes) -> int:
+    """The number of the line in its execution."""
+    return (int.from_bytes(line_id[8:]) & ~_VARIANT) >> _TAIL_BITS
+
+
+_VARIANT = 1 << 63
+_TAIL_BITS = 42
+_TAIL = (1 << _TAIL_BITS) - 1

@@ -16,8 +16,12 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InvalidInput
 
 JOBS = b"j"
+LOGS = b"l"
 QUEUES = b"q"
 WORKERS = b"w"
+SUBSCRIPTIONS = b"s"
+USERS = b"u"
+INVITATIONS = b"i"
 
 _CHECKSUM_BYTES = 4
 _ID_BYTES = 16
