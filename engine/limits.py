@@ -65,6 +65,13 @@ API_KEY_BYTES_MAX: Final = 128
 QUEUES_PER_PROJECT_MAX: Final = 10_000
 """All queues of a project fit in a node's cache."""
 
+AUDIT_SEQUENCE_MAX: Final = 2**63 - 1
+"""A bigint; behind every entry."""
+
+AUDIT_READ_ROWS: Final = 500
+"""Entries of one read in an export or a verification: some 5 ms of hashing between two turns of the
+loop."""
+
 AUDIT_FAULTS_MAX: Final = 100
 """What a verification of the audit log lists; one rewrite of a log may break every entry."""
 
@@ -332,6 +339,9 @@ LOG_LINGER_S: Final = 0.05
 
 LOG_RETRY_S: Final = 0.5
 """Between two tries to write while the database is away."""
+
+LOG_FLUSH_S: Final = 2.0
+"""What a stopping node gives to write lines; a worker sends what was not acked to another node."""
 
 LOG_ATTEMPTS_SWEPT: Final = 10_000
 """Executions with lines that are remembered before those that have ended are looked for."""

@@ -21,7 +21,8 @@ import msgpack
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import outcomes
-from taskforge_server.engine.actors.leases import TRY_AGAIN_LATER, Lease, Leases
+from taskforge_server.engine.actors.joblogs import LogBook
+from taskforge_server.engine.actors.leases import STOP_FRAME, TRY_AGAIN_LATER, Lease, Leases
 from taskforge_server.engine.actors.outcomes import Outcomes
 from taskforge_server.engine.actors.ports import Hello, Journal, Outlet
 from taskforge_server.engine.errors import FrameError
@@ -36,8 +37,8 @@ from taskforge_server.ext.table import split_tokens
 
 log = logging.getLogger(__name__)
 
-CREDIT, DONE, HEARTBEAT, BYE = 2, 3, 4, 5
-WELCOME, ACK, PONG, DRAIN = 10, 12, 13, 15
+CREDIT, DONE, HEARTBEAT, BYE, LOGS = 2, 3, 4, 5, 6
+WELCOME, ACK, PONG, DRAIN, LOGS_ACK = 10, 12, 13, 15, 16
 SUCCEEDED, FAILED, GIVEN_BACK = 0, 1, 2
 
 NORMAL, BROKEN_FRAME, REPLACED, SHARD_MOVED = 1000, 1002, 4001, 4002
@@ -76,6 +77,7 @@ class Context:
     shard: Callable[[int], Shard | None]
     due: Callable[[int], None]
     counters: Counters
+    logs: LogBook
 
 
 class WorkerActor(Actor[bytes]):
@@ -84,6 +86,8 @@ class WorkerActor(Actor[bytes]):
     def __init__(self, hello: Hello, lease: Lease, outlet: Outlet, context: Context) -> None:
         super().__init__(f"worker {hello.name}", limits.WORKER_MAILBOX_MAX)
         self.hello = hello
+        self.id = hello.worker_id
+        self.worker_type = hello.worker_type
         self.types = hello.types
         self.outlet = outlet
         self.ended = False
@@ -178,6 +182,9 @@ class WorkerActor(Actor[bytes]):
                 _check(type(tokens_ok) is bytes, "tokens of a done frame")
                 _check(type(others) is list, "outcomes of a done frame")
                 self._done(seq, tokens_ok, others)
+            case [6, seq, groups]:
+                _check(_is_count(seq, INT64_MAX), "seq of a log frame")
+                self._log(seq, groups)
             case [2, credit]:
                 _check(_is_count(credit, INT64_MAX), "credit")
                 self._credit = min(credit, limits.CREDIT_MAX)
@@ -217,6 +224,17 @@ class WorkerActor(Actor[bytes]):
                 if due_us := shard.table.next_due_us():
                     context.due(due_us)
             context.journal.dirty(shard)
+
+    def _log(self, seq: int, groups: Any) -> None:
+        """Take lines; ack when they are in the table. Who logs without a lease shall stop."""
+
+        def written() -> None:
+            if not self.ended:
+                self.outlet.send(msgpack.packb([LOGS_ACK, seq]))
+
+        stale = self._context.logs.take(self.id, groups, written)
+        if stale:
+            self.outlet.send(msgpack.packb([STOP_FRAME, stale]))
 
     def _acknowledge(self, seq: int, stale: bytes) -> None:
         faultpoints.hit(faultpoints.BETWEEN_COMPLETION_AND_ACK)

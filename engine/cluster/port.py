@@ -18,6 +18,9 @@ QUEUE_CHANGED: Final = "queue_changed"
 SHARD_TAKEN: Final = "shard_taken"
 """A shard has a new owner; the message is the shard's number in decimal digits."""
 
+JOB_LOGGED: Final = "job_logged"
+"""Jobs have new lines in the table; the message is 8 bytes of the sender and the jobs' ids."""
+
 Handler = Callable[[bytes], None]
 """Given a message; must not block and must not raise."""
 

@@ -11,17 +11,19 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import queue as queue_module
 from taskforge_server.engine.actors import worker as worker_module
 from taskforge_server.engine.actors.dispatcher import Dispatcher
+from taskforge_server.engine.actors.joblogs import LogBook
 from taskforge_server.engine.actors.leases import Leases
 from taskforge_server.engine.actors.outcomes import Outcomes
 from taskforge_server.engine.actors.ports import Hello, Journal, Outlet
 from taskforge_server.engine.actors.queue import QueueActor, define
+from taskforge_server.engine.actors.roster import Roster
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import Unavailable
 from taskforge_server.engine.model.queue import QueueRef
@@ -62,7 +64,8 @@ class Core:
         # Actors of shards that are gone, to be replaced when the shard is back.
         self._retired: dict[bytes, QueueActor] = {}
         self.supervisor = Supervisor(self._given_up, clock.monotonic_us)
-        self.dispatcher = Dispatcher(journal, lambda queue: queue.shard.on_fenced())
+        self.roster = Roster()
+        self.dispatcher = Dispatcher(journal, lambda queue: queue.shard.on_fenced(), self.roster)
         self.due_timer = DueTimer(clock, self.shards.values, self._due)
         # Not for secrets: it spreads retries.
         self.outcomes = Outcomes(self, self.counters, random.random)
@@ -76,6 +79,7 @@ class Core:
             self.due_timer.note,
             self.counters,
         )
+        self.logs = LogBook(clock, self.shards.get, self, self.counters)
         self._worker_context = worker_module.Context(
             clock,
             self,
@@ -85,6 +89,7 @@ class Core:
             self.shards.get,
             self.due_timer.note,
             self.counters,
+            self.logs,
         )
 
     def start(self) -> None:
@@ -201,7 +206,7 @@ class Core:
         actor = self._actors.get(ref.id)
         if actor is not None:
             actor.update(ref)
-            self.dispatcher.reprioritise(actor)
+            self.dispatcher.queue_changed(actor)
         elif (shard := self.shards.get(ref.shard)) is not None:
             define(shard.table, ref)
 
@@ -221,6 +226,21 @@ class Core:
         """The session is welcomed: let it work."""
         self.supervisor.start(worker)
         self.dispatcher.attach(worker, queues)
+
+    def assign(self, queue_id: bytes, weights: Mapping[bytes, int]) -> None:
+        """These workers serve the queue from now on, in these proportions; none: any does."""
+        changed = self.roster.assign(queue_id, weights)
+        if changed and (actor := self._actors.get(queue_id)) is not None:
+            self.dispatcher.queue_changed(actor)
+
+    def drain_worker(self, worker_id: bytes, drained: bool) -> None:
+        """The worker gets nothing new, wherever and whenever it connects, or gets jobs again."""
+        if self.roster.drain(worker_id, drained):
+            self.dispatcher.worker_changed(worker_id)
+
+    def worker_jobs(self, worker_id: bytes) -> int | None:
+        """How many jobs the worker has; None when it is not connected here."""
+        return self.leases.outstanding(worker_id)
 
     def drain(self) -> None:
         """Start nothing more; tell the workers."""

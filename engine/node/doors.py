@@ -225,6 +225,7 @@ class Doors:
             "kept": kept,
             "stale": stale,
             "result_bytes_max": limits.RESULT_BYTES_MAX,
+            "log_lines_max": limits.LOG_LINES_MAX,
         }
         frame: bytes = msgpack.packb([worker.WELCOME, body])
         return frame

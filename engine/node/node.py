@@ -39,6 +39,7 @@ from taskforge_server.engine.node.background import Background
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.doors import Doors
 from taskforge_server.engine.node.figures import Figures
+from taskforge_server.engine.node.joblogs import LogNews, LogWriter
 from taskforge_server.engine.node.ownership import Ownership
 from taskforge_server.engine.node.queuenews import QueueNews
 from taskforge_server.engine.node.workerrows import WorkerRows, moment
@@ -47,6 +48,7 @@ from taskforge_server.engine.runtime import allocator
 from taskforge_server.engine.runtime.actor import Actor
 from taskforge_server.engine.runtime.clock import DatabaseClock
 from taskforge_server.engine.runtime.service import Part, Services
+from taskforge_server.engine.store.execution_logs import ExecutionLogs
 from taskforge_server.engine.store.loader import expire_idempotency_keys
 from taskforge_server.engine.store.partitions import ensure_partitions
 from taskforge_server.engine.store.pool import Pool, acquire, check_server, connect, open_pool
@@ -162,6 +164,11 @@ class Node:
             lambda: self.journal.available,
             self.core.counters,
         )
+        self.log_news = LogNews(self.cluster)
+        self.log_writer = LogWriter(
+            ExecutionLogs(self.pool), self.log_news, self.core.counters
+        )
+        self.core.logs.sink = self.log_writer
         self.doors = NodeDoors(self)
         self.queue_news.listeners.append(self.core.update)
         self.ownership = Ownership(
@@ -256,6 +263,7 @@ class Node:
         every("memory", limits.GIVE_BACK_S, self._give_back)
         self._background.start("worker rows", self.worker_rows.run())
         self._background.start("queue news", self.queue_news.run())
+        self._background.start("execution logs", self.log_writer.run())
         every("workers seen", limits.WORKER_ROWS_S, self._workers_seen)
         every("upkeep", limits.UPKEEP_S, self._upkeep)
 
@@ -263,12 +271,22 @@ class Node:
         await self._background.stop(
             "sweep", "memory", "worker rows", "queue news", "workers seen", "upkeep"
         )
+        await self._stop_log_writer()
         for worker in list(self.core.sessions):
             self._worker_ended(worker.hello.worker_id)
         try:
             await self.worker_rows.write()
         except TaskForgeError as error:
             log.warning("workers not written: %s", error)
+
+    async def _stop_log_writer(self) -> None:
+        """Lines that came before the end are written, if the database is there."""
+        try:
+            async with asyncio.timeout(limits.LOG_FLUSH_S):
+                await self.log_writer.flush()
+        except TimeoutError:
+            log.warning("lines of handlers were not written; their workers keep them")
+        await self._background.stop("execution logs")
 
     # upkeep
 

@@ -55,6 +55,9 @@ class Counters:
         "cancelled_jobs",
         "crashed_attempts",
         "failed_jobs",
+        "log_lines_dropped",
+        "log_lines_stale",
+        "log_lines_written",
         "quarantined_jobs",
         "refused_submits",
         "requeued_jobs",
@@ -82,4 +85,7 @@ class Counters:
         self.stale_completions = 0
         self.refused_submits = 0
         self.shards_lost = 0
+        self.log_lines_written = 0
+        self.log_lines_dropped = 0
+        self.log_lines_stale = 0
         self.start_latency_s = Histogram()

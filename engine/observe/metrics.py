@@ -100,6 +100,9 @@ def _jobs(counters: Counters) -> Iterator[Metric]:
             ("completions_stale", "Completions without a lease.", counters.stale_completions),
             ("submits_refused", "Submits turned away by overload.", counters.refused_submits),
             ("shards_lost", "Shards lost to another owner.", counters.shards_lost),
+            ("execution_log_lines", "Lines of handlers.", counters.log_lines_written),
+            ("execution_log_lines_dropped", "Lines without room.", counters.log_lines_dropped),
+            ("execution_log_lines_stale", "Lines without a lease.", counters.log_lines_stale),
         )
     )
     yield _histogram(

@@ -8,7 +8,7 @@ parts.settle()                            dispatcher's turn, then one commit
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgpack
@@ -18,10 +18,12 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.actors import queue as queue_module
 from taskforge_server.engine.actors import worker as worker_module
 from taskforge_server.engine.actors.dispatcher import Dispatcher
+from taskforge_server.engine.actors.joblogs import LogBook
 from taskforge_server.engine.actors.leases import Leases
 from taskforge_server.engine.actors.outcomes import Outcomes
 from taskforge_server.engine.actors.ports import Hello
 from taskforge_server.engine.actors.queue import QueueActor, Submit
+from taskforge_server.engine.actors.roster import Roster
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
 from taskforge_server.engine.observe.counters import Counters
@@ -106,7 +108,8 @@ class EngineParts:
         self.broken: list[QueueActor] = []
         self.due_us: list[int] = []
         self.jitter = 0.5
-        self.dispatcher = Dispatcher(self.journal, self.broken.append)
+        self.roster = Roster()
+        self.dispatcher = Dispatcher(self.journal, self.broken.append, self.roster)
         self.outcomes = Outcomes(self, self.counters, lambda: self.jitter)
         self.actors: dict[str, QueueActor] = {}
         self.leases = Leases(self.clock, TTL_S, self.outcomes, self.journal, self.touched)
@@ -119,6 +122,7 @@ class EngineParts:
             self.due_us.append,
             self.counters,
         )
+        self.logs = LogBook(self.clock, self.shards.get, self, self.counters)
         self._worker_context = worker_module.Context(
             self.clock,
             self,
@@ -128,6 +132,7 @@ class EngineParts:
             self.shards.get,
             self.due_us.append,
             self.counters,
+            self.logs,
         )
 
     # ports
@@ -167,9 +172,10 @@ class EngineParts:
         credit: int = 100,
         types: Iterable[str] = ("send",),
         worker_id: bytes = b"w" * 16,
+        worker_type: str = "general",
     ) -> tuple[WorkerActor, KeptOutlet]:
         hello = Hello(
-            worker_id, "worker", "general", tuple(queues), frozenset(types), credit, b"", "test"
+            worker_id, "worker", worker_type, tuple(queues), frozenset(types), credit, b"", "test"
         )
         lease = self.leases.take(worker_id, PROJECT)
         outlet = KeptOutlet()
@@ -179,6 +185,15 @@ class EngineParts:
         return worker, outlet
 
     # doing
+
+    def assign(self, queue: QueueActor, weights: Mapping[bytes, int]) -> None:
+        """These workers serve the queue."""
+        self.roster.assign(queue.ref.id, weights)
+        self.dispatcher.queue_changed(queue)
+
+    def drain(self, worker_id: bytes, drained: bool = True) -> None:
+        self.roster.drain(worker_id, drained)
+        self.dispatcher.worker_changed(worker_id)
 
     def submit(
         self,

@@ -8,4 +8,10 @@
 -- twice. The project stands in each line, so that its policy needs no join.
 ALTER TABLE execution_logs ADD COLUMN project_id uuid NOT NULL;
 
+-- Lines may be read before their execution and their job are in the tables.
+DROP POLICY tenant ON execution_logs;
+
+CREATE POLICY tenant ON execution_logs TO taskforge_tenant
+    USING (project_id = (SELECT tenant_project()));
+
 -- migrate: rollback
