@@ -136,6 +136,25 @@ cdef inline uint64_t ready_key(int priority, uint64_t hi, uint64_t lo) noexcept 
     return (<uint64_t>(9 - priority) << 60) | (ms << 20) | ((lo >> 42) & 0xfffff)
 
 
+cdef list payloads_of(SubmitBatch batch):
+    cdef Py_ssize_t i
+    return [
+        PyBytes_FromStringAndSize(
+            <char *>batch.content.data + batch.jobs[i].payload_at, batch.jobs[i].payload_size)
+        for i in range(batch.count)
+    ]
+
+
+cdef list checked_payloads(list payloads, Py_ssize_t count):
+    if payloads is None or len(payloads) != count:
+        raise ValueError(f"{count} payloads are to be stored, not others")
+    for payload in payloads:
+        if type(payload) is not bytes:
+            raise TypeError("a payload is stored as bytes")
+        check("bytes of payload", len(payload), 1, I32_MAX)
+    return payloads
+
+
 cdef inline const unsigned char *at(bytes data) noexcept:
     return <const unsigned char *>PyBytes_AS_STRING(data)
 
@@ -692,31 +711,50 @@ cdef class ShardTable:
 
     # --- decisions ----------------------------------------------------------------------------------
 
-    def submit(self, queue, SubmitBatch batch not None, int64_t now_us):
-        """Take the jobs in; their ids, 16 bytes each, in order."""
+    def submit(self, queue, SubmitBatch batch not None, int64_t now_us, seal=None):
+        """Take the jobs in; their ids, 16 bytes each, in order.
+
+        `seal(ids, payloads)`, if given, says what is stored instead of the payloads. It is asked once,
+        before anything changes; what it raises leaves nothing but a gap in the ids.
+        """
         cdef QueueState q = self._queue_at(queue)
         cdef int queue_index = queue
         cdef Py_ssize_t i
         cdef bytes ids = PyBytes_FromStringAndSize(NULL, 16 * batch.count)
         cdef unsigned char *out = <unsigned char *>PyBytes_AS_STRING(ids)
         cdef unsigned char *content = batch.content.data
+        cdef unsigned char *payload
+        cdef uint32_t payload_size
+        cdef list sealed = None
         cdef Buf *b = &self.events
         cdef NewJob *new
         cdef Job *job
         cdef uint64_t hi, lo
         cdef uint32_t slot
         cdef int kind
+        if seal is not None:
+            for i in range(batch.count):
+                self.ids.next_into(now_us, &hi, &lo)
+                tf_be64(out + 16 * i, hi)
+                tf_be64(out + 16 * i + 8, lo)
+            sealed = checked_payloads(seal(ids, payloads_of(batch)), batch.count)
         for i in range(batch.count):
             new = &batch.jobs[i]
             kind = self._type_of(content + new.type_at, new.type_size)
-            self.ids.next_into(now_us, &hi, &lo)
+            payload, payload_size = content + new.payload_at, new.payload_size
+            if sealed is None:
+                self.ids.next_into(now_us, &hi, &lo)
+            else:
+                hi, lo = tf_rd64(out + 16 * i), tf_rd64(out + 16 * i + 8)
+                payload = <unsigned char *>PyBytes_AS_STRING(<object>PyList_GET_ITEM(sealed, i))
+                payload_size = <uint32_t>PyBytes_GET_SIZE(<object>PyList_GET_ITEM(sealed, i))
             slot = self._new(hi, lo, queue_index, kind, new.priority)
             job = job_at(self.slots, slot)
             job.created_us = now_us
             job.due_us = new.due_us
             job.timeout_ms = new.timeout_ms
             job.max_attempts = new.max_attempts
-            self.slots.set_blob(&job.payload, content + new.payload_at, new.payload_size)
+            self.slots.set_blob(&job.payload, payload, payload_size)
             if new.has_options:
                 self.slots.set_blob(&job.options, content + new.options_at, new.options_size)
             self._enter(slot, job, SCHEDULED if new.due_us > now_us else PENDING)
@@ -724,7 +762,7 @@ cdef class ShardTable:
             tf_be64(out + 16 * i, hi)
             tf_be64(out + 16 * i + 8, lo)
             self._gather(now_us)
-            buf_need(b, EVENT_BYTES + new.payload_size + new.options_size)
+            buf_need(b, EVENT_BYTES + payload_size + new.options_size)
             self._head(11, SUBMITTED_EVENT, job)
             mp_uint(b, self.body_queues.index(queue_index))
             mp_uint(b, self.body_types.index(kind))
@@ -733,7 +771,7 @@ cdef class ShardTable:
             mp_uint(b, new.due_us)
             mp_uint(b, new.timeout_ms)
             mp_uint(b, new.max_attempts)
-            mp_bin(b, content + new.payload_at, new.payload_size)
+            mp_bin(b, payload, payload_size)
             if new.has_options:
                 mp_bin(b, content + new.options_at, new.options_size)
             else:
@@ -1083,6 +1121,15 @@ cdef class ShardTable:
         """(pending, scheduled, processing) of a queue."""
         cdef QueueState q = self._queue_at(queue)
         return q.pending, q.scheduled, q.processing
+
+    def project_of(self, bytes job_id):
+        """The project of a job, or None when it is not here."""
+        cdef uint32_t slot = self._find(job_id)
+        cdef QueueState q
+        if slot == NONE:
+            return None
+        q = self.queues[job_at(self.slots, slot).queue]
+        return id_bytes(q.project_hi, q.project_lo)
 
     def get(self, bytes job_id):
         """All that is known of a job, or None."""

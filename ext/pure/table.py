@@ -84,6 +84,7 @@ from taskforge_server.ext.pure.tableparts import (
     Rows,
     SubmitBatch,
     check_id,
+    check_payloads,
     check_range,
     each_token,
     split_tokens,
@@ -172,10 +173,20 @@ class ShardTable(Fold):
         self._gathered.append(event)
         self._fold(self.gathering_lsn, event, replayed=False)
 
-    def submit(self, queue: int, batch: SubmitBatch, now_us: int) -> bytes:
+    def submit(
+        self,
+        queue: int,
+        batch: SubmitBatch,
+        now_us: int,
+        seal: Callable[[bytes, list[bytes]], list[bytes]] | None = None,
+    ) -> bytes:
         self._check_queue(queue)
         job_ids = [self._ids.next(now_us) for _ in batch._jobs]
-        for job_id, new in zip(job_ids, batch._jobs, strict=True):
+        payloads = [new.payload for new in batch._jobs]
+        if seal is not None:
+            payloads = seal(b"".join(job_ids), payloads)
+            check_payloads(payloads, batch.count)
+        for job_id, new, payload in zip(job_ids, batch._jobs, payloads, strict=True):
             self._decide(
                 Submitted(
                     job_id=job_id,
@@ -186,7 +197,7 @@ class ShardTable(Fold):
                     due_us=new.due_us,
                     timeout_ms=new.timeout_ms,
                     max_attempts=new.max_attempts,
-                    payload=new.payload,
+                    payload=payload,
                     options=new.options,
                 )
             )
@@ -385,6 +396,11 @@ class ShardTable(Fold):
             len(self._in[queue, status]) for status in (PENDING, SCHEDULED, PROCESSING)
         )
         return pending, scheduled, processing
+
+    def project_of(self, job_id: bytes) -> bytes | None:
+        check_id("job_id", job_id)
+        job = self._jobs.get(job_id)
+        return None if job is None else self._queues[job.queue].project_id
 
     def get(self, job_id: bytes) -> dict[str, Any] | None:
         check_id("job_id", job_id)

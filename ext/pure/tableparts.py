@@ -113,6 +113,15 @@ def check_range(name: str, value: int, low: int, high: int) -> None:
         raise ValueError(f"{name} is {value}: not within {low} and {high}")
 
 
+def check_payloads(payloads: list[bytes], count: int) -> None:
+    if len(payloads) != count:
+        raise ValueError(f"{count} payloads are to be stored, not others")
+    for payload in payloads:
+        if type(payload) is not bytes:
+            raise TypeError("a payload is stored as bytes")
+        check_range("bytes of payload", len(payload), 1, I32_MAX)
+
+
 def check_id(name: str, value: bytes) -> None:
     if len(value) != ID_BYTES:
         raise ValueError(f"{name} has {len(value)} bytes, not {ID_BYTES}")

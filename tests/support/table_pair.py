@@ -61,7 +61,9 @@ class Pair:
         """The common answer; raises RefusedError when both refuse."""
         return self._both(name, (args, args))
 
-    def submit(self, queue: int, jobs: Sequence[dict[str, Any]], now_us: int) -> bytes:
+    def submit(
+        self, queue: int, jobs: Sequence[dict[str, Any]], now_us: int, *seal: Any
+    ) -> bytes:
         batches = []
         for module in self._modules:
             batch = module.SubmitBatch()
@@ -70,7 +72,7 @@ class Pair:
             batches.append(batch)
         sizes = [(batch.count, batch.bytes_total) for batch in batches]
         assert sizes[0] == sizes[1], f"(count, bytes_total) of the batch: {sizes}"
-        args = [(queue, batch, now_us) for batch in batches]
+        args = [(queue, batch, now_us, *seal) for batch in batches]
         job_ids: bytes = self._both("submit", (args[0], args[1]))
         return job_ids
 
