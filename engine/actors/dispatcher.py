@@ -11,6 +11,10 @@ one chunk each. A chunk goes to one worker; the workers of a queue take turns to
 most an even share of what is ready, so that few long jobs spread over all. A worker is only asked
 for the types that it declared.
 
+Which of the workers that ask for a queue are its takers, the roster says (`roster.py`); it is asked
+when somebody comes or something changes. A queue with workers of its own divides its jobs among
+them by weight (`shares.py`).
+
 Messages are marks, not mail: "ready" said a thousand times is one mark, and the turn asks the queue
 for the truth. `assign` is answered at once, for all actors live on one loop. Costs are per chunk.
 
@@ -27,6 +31,8 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.actors.ports import Journal
 from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.actors.queue import Worker as Taker
+from taskforge_server.engine.actors.roster import Roster
+from taskforge_server.engine.actors.shares import Shares
 from taskforge_server.engine.runtime.actor import Actor
 
 log = logging.getLogger(__name__)
@@ -38,20 +44,41 @@ class Worker(Taker, Protocol):
     """A taker with credit."""
 
     @property
+    def id(self) -> bytes: ...
+
+    @property
+    def worker_type(self) -> str: ...
+
+    @property
     def free(self) -> int: ...
 
 
 class _Stand:
     """What the dispatcher notes about one queue."""
 
-    __slots__ = ("listed", "next_taker", "priority", "queue", "share", "starved", "takers")
+    __slots__ = (
+        "asking",
+        "listed",
+        "next_taker",
+        "priority",
+        "queue",
+        "share",
+        "shares",
+        "starved",
+        "takers",
+    )
 
     def __init__(self, queue: QueueActor) -> None:
         self.queue = queue
         self.priority = queue.ref.priority
+        self.asking: dict[Worker, bool] = {}
+        """All who are attached, and whether they are takers."""
         self.takers: list[Worker] = []
         self.next_taker = 0
         self.share = 0
+        """The most that a taker gets at once; with `shares`, what is divided among them."""
+        self.shares: Shares[Worker] | None = None
+        """The parts of the takers, where the queue has workers of its own."""
         self.listed = False
         self.starved = False
 
@@ -59,13 +86,21 @@ class _Stand:
 class Dispatcher(Actor[None]):
     """Matches ready jobs with workers."""
 
-    def __init__(self, journal: Journal, broken: Callable[[QueueActor], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        broken: Callable[[QueueActor], None],
+        roster: Roster | None = None,
+    ) -> None:
         super().__init__("dispatcher", 1)
         self._journal = journal
         self._broken = broken
+        self._roster = roster or Roster()
         self._stands: dict[QueueActor, _Stand] = {}
         self._lists: list[deque[_Stand]] = [deque() for _ in range(PRIORITIES)]
-        self._queues_of: dict[Worker, list[_Stand]] = {}
+        # Where each worker asks, and where it is a taker.
+        self._asked: dict[Worker, list[_Stand]] = {}
+        self._taken: dict[Worker, list[_Stand]] = {}
         self._wake = asyncio.Event()
         self.stopped = False
         """No job starts any more: the node drains."""
@@ -73,7 +108,7 @@ class Dispatcher(Actor[None]):
     @property
     def workers(self) -> int:
         """How many workers are attached."""
-        return len(self._queues_of)
+        return len(self._asked)
 
     # marks
 
@@ -87,7 +122,7 @@ class Dispatcher(Actor[None]):
         """The worker has credit again: the queues that starved may go on."""
         if worker.free <= 0:
             return
-        for stand in self._queues_of.get(worker, ()):
+        for stand in self._taken.get(worker, ()):
             if stand.starved:
                 self._list(stand)
 
@@ -99,18 +134,20 @@ class Dispatcher(Actor[None]):
     # who is there
 
     def attach(self, worker: Worker, queues: list[QueueActor]) -> None:
-        """The worker takes from these queues from now on."""
-        stands = [self._stands.setdefault(queue, _Stand(queue)) for queue in queues]
-        self._queues_of[worker] = stands
+        """The worker takes from these queues from now on, where it may."""
+        stands = [self._stand(queue) for queue in queues]
+        self._asked[worker] = stands
+        self._taken[worker] = []
         for stand in stands:
-            stand.takers.append(worker)
-            if not stand.listed:
-                self._list(stand)
+            stand.asking[worker] = False
+            self._place(stand, worker)
 
     def detach(self, worker: Worker) -> None:
         """The worker takes nothing any more."""
-        for stand in self._queues_of.pop(worker, ()):
-            stand.takers.remove(worker)
+        for stand in self._taken.pop(worker, ()):
+            self._forget_taker(stand, worker)
+        for stand in self._asked.pop(worker, ()):
+            del stand.asking[worker]
 
     def replace(self, old: QueueActor, new: QueueActor) -> None:
         """The queue lives on in another actor, its shard having been rebuilt."""
@@ -118,18 +155,64 @@ class Dispatcher(Actor[None]):
         if stand is not None:
             stand.queue = new
             self._stands[new] = stand
+            self.queue_changed(new)
             if not stand.listed:
                 self._list(stand)
 
-    def reprioritise(self, queue: QueueActor) -> None:
-        """The queue's priority may have changed."""
+    def queue_changed(self, queue: QueueActor) -> None:
+        """The queue's row, or who is assigned to it, may have changed."""
         stand = self._stands.get(queue)
-        if stand is None or stand.priority == queue.ref.priority:
+        if stand is None:
+            return
+        if self._roster.has_own_workers(queue.ref.id) != (stand.shares is not None):
+            stand.shares = Shares() if stand.shares is None else None
+            stand.share = 0
+        for worker in stand.asking:
+            self._place(stand, worker)
+        if stand.priority == queue.ref.priority:
             return
         if stand.listed:
             self._lists[stand.priority].remove(stand)
         stand.priority = queue.ref.priority
         self._list(stand)
+
+    def worker_changed(self, worker_id: bytes) -> None:
+        """The worker was drained, or takes jobs again."""
+        for worker, stands in self._asked.items():
+            if worker.id == worker_id:
+                for stand in stands:
+                    self._place(stand, worker)
+
+    def _stand(self, queue: QueueActor) -> _Stand:
+        stand = self._stands.get(queue)
+        if stand is None:
+            stand = self._stands[queue] = _Stand(queue)
+            if self._roster.has_own_workers(queue.ref.id):
+                stand.shares = Shares()
+        return stand
+
+    def _place(self, stand: _Stand, worker: Worker) -> None:
+        """Make the worker a taker of the queue, or no longer, as the roster says now."""
+        weight = self._roster.weight(stand.queue.ref, worker.id, worker.worker_type)
+        if weight and stand.shares is not None:
+            stand.shares.put(worker, weight)
+        if bool(weight) == stand.asking[worker]:
+            return
+        stand.asking[worker] = bool(weight)
+        if weight:
+            stand.takers.append(worker)
+            self._taken[worker].append(stand)
+            if not stand.listed:
+                self._list(stand)
+        else:
+            self._taken[worker].remove(stand)
+            self._forget_taker(stand, worker)
+
+    @staticmethod
+    def _forget_taker(stand: _Stand, worker: Worker) -> None:
+        stand.takers.remove(worker)
+        if stand.shares is not None:
+            stand.shares.remove(worker)
 
     # the turn
 
@@ -165,6 +248,8 @@ class Dispatcher(Actor[None]):
         ready = queue.ready_jobs()
         if not ready:
             return False
+        if stand.shares is not None:
+            return self._serve_by_weight(stand, stand.shares, ready)
         if not stand.share:
             stand.share = min(limits.ASSIGN_JOBS_MAX, -(-ready // max(1, len(takers))))
         for _ in range(len(takers)):
@@ -178,5 +263,22 @@ class Dispatcher(Actor[None]):
                 self._journal.dirty(queue.shard)
                 return count < ready
         # Starved for credit, or for a worker of the right type: whoever is free next tries again.
+        stand.starved = True
+        return False
+
+    def _serve_by_weight(self, stand: _Stand, shares: Shares[Worker], ready: int) -> bool:
+        """The same for a queue with workers of its own: to the one who is furthest behind."""
+        if not stand.share:
+            stand.share = ready
+        for share in shares.in_turn():
+            free = share.worker.free
+            if free <= 0:
+                continue
+            most = min(free, shares.portion(share, stand.share))
+            count = stand.queue.assign(share.worker, most)
+            if count:
+                shares.given(share, count)
+                self._journal.dirty(stand.queue.shard)
+                return count < ready
         stand.starved = True
         return False

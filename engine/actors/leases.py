@@ -37,6 +37,7 @@ class Session(Protocol):
     """The connected worker behind a lease."""
 
     outlet: Outlet
+    outstanding: int
 
     @property
     def draining(self) -> bool:
@@ -138,6 +139,11 @@ class Leases:
             )
             for lease in self._leases.values()
         ]
+
+    def outstanding(self, worker_id: bytes) -> int | None:
+        """How many jobs the worker has that are not over; None when it is not connected."""
+        lease = self._leases.get(worker_id)
+        return None if lease is None or lease.session is None else lease.session.outstanding
 
     def forget(self, lease: Lease) -> None:
         """The worker said goodbye: nothing is forgiven any more, nothing is waited for."""

@@ -7,13 +7,14 @@ and its jobs, which carry the shard in their ids, stay findable.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.model.base import Id, Model, Name, Priority, Time, checked
 from taskforge_server.engine.model.retry import RetryPolicy
+from taskforge_server.engine.model.worker import WorkerType
 
 __all__ = ["History", "JobQueue", "QueueRef", "QueueSettings", "RetryPolicy", "shard_of_queue"]
 
@@ -25,6 +26,15 @@ Timeout = Annotated[
     float,
     msgspec.Meta(
         gt=0, le=limits.TIMEOUT_S_MAX, description="seconds an attempt may run; null: no limit"
+    ),
+]
+
+
+WorkerTypes = Annotated[
+    tuple[WorkerType, ...],
+    msgspec.Meta(
+        max_length=len(get_args(WorkerType)),
+        description="only workers of these types get jobs; none named: workers of every type",
     ),
 ]
 
@@ -43,6 +53,7 @@ class QueueSettings(Model, frozen=True, kw_only=True, forbid_unknown_fields=True
             description="a job that so often took its worker down with it fails as quarantined",
         ),
     ] = 3
+    worker_types: WorkerTypes = ()
 
     def validate(self) -> None:
         super().validate()
