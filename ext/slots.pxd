@@ -36,7 +36,7 @@ cdef struct Job:
     int64_t started_us
     int64_t deadline_us
     int64_t lsn           # of its newest event
-    int64_t lease_lsn     # of the `started` event of the running attempt; 0 when it does not run
+    int64_t lease_lsn     # of the newest `started` event: the lease, while it runs
     int64_t dirty_lsn     # of its oldest event that no projection took
     int64_t dirty_us
     Blob *payload

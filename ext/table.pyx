@@ -644,7 +644,6 @@ cdef class ShardTable:
         self.slots.set_blob(&job.output, output, size)
         self._attempt_over(slot, job, run_status, at_us, lsn, replayed)
         self._enter(slot, job, state)
-        job.lease_lsn = 0
         if state >= SUCCEEDED and self.held:
             self._flush_held(slot, lsn, q.history == HISTORY_ALL or (
                 q.history == HISTORY_FAILED and state != SUCCEEDED))
@@ -780,7 +779,11 @@ cdef class ShardTable:
         return ids
 
     def start(self, queue, types, worker, Py_ssize_t most, int64_t now_us):
-        """Give up to `most` ready jobs to a worker: (one JOBS frame, count), (b"", 0) when none."""
+        """Give up to `most` ready jobs to a worker: (one JOBS frame, count), (b"", 0) when none.
+
+        A lease is named by the lsn of its start, so no job starts twice in one batch: the call stops
+        before a job that did, and `rests` tells.
+        """
         cdef QueueState q = self._queue_at(queue)
         cdef Lane lane, best
         cdef list lanes = []
@@ -822,11 +825,13 @@ cdef class ShardTable:
                 kind = kinds.get(best.type, -1) if len(lanes) > 1 or not n else 0
                 if kind < 0:
                     if len(kinds) == FRAME_TYPES_MAX:
+                best.heap.peek_into(&key, &slot)
+                job = job_at(self.slots, slot)
+                if job.lease_lsn == self.gathering_lsn:
+                    break
                         break
                     kind = len(kinds)
                     kinds[best.type] = kind
-                best.heap.peek_into(&key, &slot)
-                job = job_at(self.slots, slot)
                 timeout_ms = job.timeout_ms if job.timeout_ms else q.timeout_ms
                 deadline_us = now_us + <int64_t>timeout_ms * 1000 if timeout_ms else 0
                 self._started(
@@ -841,7 +846,7 @@ cdef class ShardTable:
                 picked[n] = slot
                 kind_of[n] = <unsigned char>kind
                 n += 1
-            return jobs_frame(self, q, list(kinds), picked, kind_of, n), n
+            return (jobs_frame(self, q, list(kinds), picked, kind_of, n), n) if n else (b"", 0)
         finally:
             free(picked)
             free(kind_of)
@@ -1120,6 +1125,16 @@ cdef class ShardTable:
     def counts(self, queue):
         """(pending, scheduled, processing) of a queue."""
         cdef QueueState q = self._queue_at(queue)
+    def rests(self, queue):
+        """Whether a job that is next in its lane can start only in the batch after this one."""
+        cdef QueueState q = self._queue_at(queue)
+        cdef Lane lane
+        for lane in q.lanes:
+            if lane.heap.size and (
+                    job_at(self.slots, lane.heap.items[0]).lease_lsn == self.gathering_lsn):
+                return True
+        return False
+
         return q.pending, q.scheduled, q.processing
 
     def project_of(self, bytes job_id):
@@ -1553,7 +1568,7 @@ cdef uint32_t requeued(
         job = job_at(table.slots, slot)
         job.key = ready_key(priority, hi, lo)
         job.queue, job.type, job.worker = <uint16_t>queue, <uint16_t>kind, NONE
-        job.due_us = job.started_us = job.deadline_us = job.lease_lsn = 0
+        job.due_us = job.started_us = job.deadline_us = 0
         job.reason = 0
         table.slots.drop_blob(&job.options)
         table.slots.drop_blob(&job.output)

@@ -109,6 +109,8 @@ class QueueActor(Actor[Command]):
         self._context = context
         # The first job of some batch, to measure how long it waits for its start: (id, since).
         self._probe: tuple[bytes, int] | None = None
+        # The newest batch after which the dispatcher comes back by itself.
+        self._rests_lsn = 0
         self.update(ref)
 
     def update(self, ref: QueueRef) -> None:
@@ -231,7 +233,16 @@ class QueueActor(Actor[Command]):
             self._context.counters.started_attempts += count
             if self._probe is not None:
                 self._measure(self._probe)
+        if count < most:
+            self._come_back()
         return count
+
+    def _come_back(self) -> None:
+        """A job that was started and put back in the batch that gathers may start after it."""
+        table = self.shard.table
+        if self._rests_lsn < table.gathering_lsn and table.rests(self.index):
+            self._rests_lsn = table.gathering_lsn
+            self.shard.effect(Ready(self._context.dispatcher, self))
 
     def _measure(self, probe: tuple[bytes, int]) -> None:
         """One job at a time tells how long jobs wait: of every batch none but the first."""
@@ -242,6 +253,22 @@ class QueueActor(Actor[Command]):
         self._probe = None
         if job is not None and not job["due_us"]:
             self._context.counters.start_latency_s.observe((job["started_us"] - since_us) / 1e6)
+
+
+class Ready:
+    """The mark that the queue has ready jobs, set once a batch is durable."""
+
+    __slots__ = ("_dispatcher", "_queue")
+
+    def __init__(self, dispatcher: Dispatcher, queue: QueueActor) -> None:
+        self._dispatcher = dispatcher
+        self._queue = queue
+
+    def release(self) -> None:
+        self._dispatcher.ready(self._queue)
+
+    def refuse(self, error: Exception) -> None:
+        """The shard is gone, and the queue's actor with it."""
 
 
 def define(table: ShardTable, ref: QueueRef) -> int:

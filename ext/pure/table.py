@@ -13,7 +13,8 @@ the tables. The watermark says up to which lsn the tables know all; it never pas
 Choices that the interface leaves open:
 - `due` gives queue indexes in ascending order; `expired` and `running` promise no order; a job is
   expired when its deadline is not later than now. `executions` are in order of their number.
-- `start` stops before a job whose type would be the 257th in the frame. A frame gives attempt,
+- `start` stops before a job whose type would be the 257th in the frame, and before one that was
+  started in the batch that gathers: its lease would have the same name. A frame gives attempt,
   timeout and deadline of jobs whose attempt is not the first or that have a deadline.
 - `watch` says whether the job is resident, also when it is final. Requeueing ends a watch.
 - `requeue` wants a queue that is defined here. A resident job's state counts, not that of the dict.
@@ -218,6 +219,8 @@ class ShardTable(Fold):
         names: list[str] = []
         for job in sorted(self._ready(queue, types), key=lambda job: job.order):
             if job.job_type not in names:
+            if job.lease_lsn == self.gathering_lsn:
+                break
                 if len(names) == FRAME_TYPES_MAX:
                     break
                 names.append(job.job_type)
@@ -383,6 +386,13 @@ class ShardTable(Fold):
         return len(self._ready(queue, types))
 
     def _ready(self, queue: int, types: frozenset[str] | None) -> list[Job]:
+    def rests(self, queue: int) -> bool:
+        self._check_queue(queue)
+        first: dict[str, Job] = {}
+        for job in sorted(self._ready(queue, None), key=lambda job: job.order):
+            first.setdefault(job.job_type, job)
+        return any(job.lease_lsn == self.gathering_lsn for job in first.values())
+
         lane = self._in[queue, PENDING].values()
         return [job for job in lane if types is None or job.job_type in types]
 

@@ -135,6 +135,7 @@ class Fold:
             created_us=e.created_us,
             attempt=e.attempt,
             crashes=e.crashes,
+            lease_lsn=old.lease_lsn if old is not None else 0,
             may_exist=True,
         )
         self._add(job, PENDING)

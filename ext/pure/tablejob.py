@@ -152,7 +152,7 @@ class Job:
     lsn: int = 0  # of the newest event
     output: bytes | None = None  # the result of a succeeded job, otherwise the newest error
     reason: str | None = None
-    # The lease; it says something only while processing.
+    # The lease; it says something only while processing, but that no later one may be named so too.
     worker: int = NO_WORKER
     lease_lsn: int = 0
     deadline_us: int = 0

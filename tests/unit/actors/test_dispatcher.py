@@ -134,3 +134,19 @@ async def test_a_draining_node_starts_nothing() -> None:
     parts.submit(queue)
     parts.settle()
     assert outlet.frames == []
+
+
+async def test_a_job_put_back_before_its_start_was_durable_starts_after_that_commit() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    first, _ = parts.worker(["mail"], worker_id=A)
+    parts.submit(queue)
+    parts.dispatcher.turn()
+    first.handle([b"\x91\x05"])  # bye: what it has goes back, while its start still gathers
+    _, outlet = parts.worker(["mail"], worker_id=B)
+    parts.dispatcher.turn()
+    assert queue.ready_jobs() == 1
+    # Nobody says anything from here on but the commit.
+    assert parts.journal.commit() == 1
+    parts.settle()
+    assert [token[16:] for token in outlet.tokens()] == [(2).to_bytes(8, "big")]

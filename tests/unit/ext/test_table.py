@@ -146,7 +146,43 @@ class TestOrder:
         first, second = bench.submit({}, {})
         (token,) = bench.start(most=1)
         assert bench.table.released(token, ERROR, NOW_US)
+        bench.commit()
         assert [token[:16] for token in bench.start()] == [first, second]
+
+    def test_no_two_leases_of_a_job_have_one_name(self, bench: Bench) -> None:
+        """The name is the lsn of the start: a stale completion must not count for the next one."""
+        first, second = bench.submit({}, {})
+        (stale,) = bench.start(most=1)
+        bench.table.released(stale, ERROR, NOW_US)
+        assert bench.start() == []
+        assert bench.table.rests(0)
+        assert bench.table.ready(0, None) == 2
+        bench.table.take_batch()
+        assert not bench.table.rests(0)
+        tokens = bench.start()
+        assert [token[:16] for token in tokens] == [first, second]
+        assert bench.table.succeed(stale, NOW_US) == (0, stale, [])
+        assert bench.table.succeed(tokens[0], NOW_US) == (1, b"", [])
+
+    @pytest.mark.parametrize("put_back", ["retried", "requeued"])
+    def test_a_job_that_came_back_otherwise_rests_too(self, bench: Bench, put_back: str) -> None:
+        token = bench.running()
+        if put_back == "retried":
+            bench.table.retried(token, NOW_US, ERROR, NOW_US)
+            bench.table.due(NOW_US)
+        else:
+            bench.table.failed(token, "error", ERROR, NOW_US)
+            bench.table.requeue(bench.job(token), NOW_US)
+        assert bench.start() == []
+        bench.table.take_batch()
+        assert bench.start() == [token[:16] + (2).to_bytes(8, "big")]
+
+    def test_other_types_do_not_wait_for_a_job_that_rests(self, bench: Bench) -> None:
+        token = bench.running()
+        bench.table.released(token, ERROR, NOW_US)
+        (other,) = bench.submit({"job_type": "other"})
+        assert [t[:16] for t in bench.start(types=frozenset({"other"}))] == [other]
+        assert bench.table.rests(0)
 
     def test_a_requeued_job_keeps_its_place(self, bench: Bench) -> None:
         first, second = bench.submit({}, {})
@@ -199,6 +235,7 @@ class TestFrame:
         bench.submit()
         for token in bench.table.running(0):
             bench.table.released(token, ERROR, NOW_US)
+        bench.commit()
         frame, _ = bench.table.start(0, None, 0, 10, NOW_US)
         assert msgpack.unpackb(frame, strict_map_key=False)[6] == {
             0: {"attempt": 2, "timeout_ms": 20, "deadline_us": NOW_US + 20_000},
@@ -327,6 +364,7 @@ class TestEnds:
         assert (job["status"], job["due_us"], job["output"]) == ("scheduled", NOW_US + 100, ERROR)
         assert (job["attempt"], job["crashes"], job["finished_us"]) == (1, 0, 0)
         assert bench.table.due(NOW_US + 100) == [0]
+        bench.commit()
         (token,) = bench.start(now_us=NOW_US + 200)
         assert bench.job(token)["attempt"] == 2
         assert bench.job(token)["output"] == ERROR
@@ -376,6 +414,7 @@ class TestEnds:
             "reason": None,
         }
         assert bench.job(token) == snapshot | fresh
+        bench.commit()
         (token,) = bench.start()
         assert bench.job(token)["attempt"] == 2
 
@@ -406,6 +445,7 @@ class TestEnds:
     def test_executions_are_the_attempts(self, bench: Bench) -> None:
         token = bench.running()
         bench.table.released(token, ERROR, NOW_US + 5)
+        bench.commit()
         (token,) = bench.start(now_us=NOW_US + 10)
         first, second = bench.table.executions(token[:16])
         assert first == {

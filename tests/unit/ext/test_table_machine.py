@@ -90,10 +90,13 @@ class Model:
 
     jobs: dict[bytes, ModelJob] = field(default_factory=dict)
 
-    def start(self, queue: int, types: frozenset[str] | None, most: int) -> list[bytes]:
+    def start(
+        self, queue: int, types: frozenset[str] | None, most: int, lease: bytes = b""
+    ) -> list[bytes]:
         """The ids to start: always the greatest priority, then the earliest submitted.
 
-        Ids ascend in the order of submission; that is checked where they are given.
+        Ids ascend in the order of submission; that is checked where they are given. A job that has
+        had this lease already ends the row.
         """
         ready = {
             job_id: job
@@ -110,6 +113,8 @@ class Model:
                 earlier = job_id < best
                 if greater or (job.priority == ready[best].priority and earlier):
                     best = job_id
+            if lease and ready[best].token == best + lease:
+                break
             del ready[best]
             started.append(best)
         return started
@@ -271,8 +276,8 @@ class TableMachine(RuleBasedStateMachine):
         now_us = self.tick(step_us)
         if not self.model.start(queue, None, 1):  # rather a queue that has something
             queue = next((q for q in range(4) if self.model.start(q, None, 1)), queue)
-        expected = self.model.start(queue, types, most)
         lease = self.pair.oracle.gathering_lsn.to_bytes(8, "big")
+        expected = self.model.start(queue, types, most, lease)
         frame, count = self.pair.call("start", queue, types, worker, most, now_us)
         assert count == len(expected)
         if not count:
@@ -281,6 +286,7 @@ class TableMachine(RuleBasedStateMachine):
         started = [job_id + lease for job_id in expected]
         assert msgpack.unpackb(frame, strict_map_key=False)[4] == b"".join(started)
         for token in started:
+            assert token not in self.tokens, "two leases of one name"
             self.tokens.append(token)
             job = self.model.jobs[token[:16]]
             job.status, job.token = "processing", token
@@ -346,11 +352,13 @@ class TableMachine(RuleBasedStateMachine):
         try:
             self.pair.call("requeue", snapshot, self.tick(step_us))
             assert legal
+            earlier = self.model.jobs.get(job_id)
             self.model.jobs[job_id] = ModelJob(
                 queue=snapshot["queue_id"][0],
                 job_type=snapshot["job_type"],
                 priority=snapshot["priority"],
                 status="pending",
+                token=earlier.token if earlier is not None else b"",
             )
         except RefusedError as raised:
             if legal or raised.name != "TransitionError":
@@ -395,6 +403,7 @@ class TableMachine(RuleBasedStateMachine):
         assert self.pair.call("counts", queue) == tuple(counts)
         ready = len(self.model.start(queue, types, len(jobs)))
         assert self.pair.call("ready", queue, types) == ready
+        assert self.pair.call("rests", queue) == self.rests(queue)
         self.pair.call("running", worker)
         self.pair.call("expired", self.now_us + step_us)
         self.pair.call("next_due_us")
@@ -403,6 +412,12 @@ class TableMachine(RuleBasedStateMachine):
         self.pair.call("executions", job_id)
         token = self.token(pick)
         assert self.pair.call("holds", token) == bool(self.model.leased(token))
+
+    def rests(self, queue: int) -> bool:
+        """Whether the first job of some type was started in the batch that gathers."""
+        lease = self.pair.oracle.gathering_lsn.to_bytes(8, "big")
+        first = (self.model.start(queue, frozenset({name}), 1) for name in TYPES)
+        return any(ids and self.model.jobs[ids[0]].token == ids[0] + lease for ids in first)
 
     # --- the log and the tables -----------------------------------------------------------------
 
@@ -512,6 +527,8 @@ class TableMachine(RuleBasedStateMachine):
         self.under_way.clear()
         head = max(self.pair.oracle.committed_lsn, self.pair.oracle.gathering_lsn - 1 - lost)
         self.log = {lsn: body for lsn, body in self.log.items() if lsn <= head}
+        # Nobody heard of what was not durable: its leases may be named anew.
+        self.tokens = [t for t in self.tokens if int.from_bytes(t[16:], "big") <= head]
         self.seed += 1  # a table that is built anew has a seed of its own
         self.pair = self.recovered(self.tables, self.log)
         self.ids_before = len(self.ids)
