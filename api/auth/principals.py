@@ -5,9 +5,13 @@
                               └──keys──► row ──► Principal, or remembered as unknown
 
 The cache is keyed by the hash, so that how long a comparison takes says nothing of a key. An entry
-is believed for PRINCIPAL_TTL_S, within which a revoked or expired key stops working; from half of
-that on one look-up in the background renews it, so that callers in between need not wait. Keys that
-are not there are remembered too, apart, so that guesses cannot push out the good ones.
+is believed for PRINCIPAL_TTL_S, within which a revoked key stops working even if no news of it
+came (`forget`); from half of that on one look-up in the background renews it, so that callers in
+between need not wait. Keys that are not there are remembered too, apart, so that guesses cannot push
+out the good ones.
+
+A key in use is thus looked up at least once in PRINCIPAL_TTL_S, and `used` hears of it: when a key
+was last used is known to a second, and a request pays nothing for it.
 """
 
 import asyncio
@@ -104,16 +108,20 @@ class Authenticator:
         keys: KeyReader,
         projects: ProjectReader,
         *,
+        used: Callable[[bytes, datetime], None] = lambda key_id, at: None,
         monotonic_s: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`used` hears that the key with this id was used at this time."""
         self._keys = keys
         self._projects = projects
+        self._used = used
         self._monotonic_s = monotonic_s
         self._now = now
         self._known: dict[bytes, _Entry] = {}
         self._unknown: dict[bytes, float] = {}
         self._lookups: dict[bytes, asyncio.Task[Principal]] = {}
+        self._news_count = 0
 
     def cached(self, key: bytes, text: str) -> Principal | None:
         """Who has the key with this digest, if that is known and fresh; never waits."""
@@ -147,10 +155,16 @@ class Authenticator:
         # A caller that gives up must not take the look-up from the others.
         return await asyncio.shield(lookup)
 
-    def forget(self) -> None:
-        """Look everything up again: some key has changed."""
-        self._known.clear()
+    def forget(self, key_id: bytes | None = None) -> None:
+        """The key with this id has changed, or without an id any of them: look up again."""
+        self._news_count += 1
         self._unknown.clear()
+        if key_id is None:
+            self._known.clear()
+            return
+        for key, entry in list(self._known.items()):
+            if entry.principal.id == key_id:
+                del self._known[key]
 
     def _begin(self, key: bytes, text: str) -> asyncio.Task[Principal]:
         lookup = asyncio.create_task(self._look_up(key, text))
@@ -165,13 +179,17 @@ class Authenticator:
             log.debug("look-up of an API key: %s", error)
 
     async def _look_up(self, key: bytes, text: str) -> Principal:
-        row = await self._keys.find(text)
+        heard = -1
+        while heard != self._news_count:  # what was read before the news may be old
+            heard = self._news_count
+            row = await self._keys.find(text)
         valid = row is not None and hmac.compare_digest(row.key_hash, key.hex())
-        if row is None or not valid or row.is_expired(self._now()):
+        if row is None or not valid or not row.is_live(self._now()):
             self._known.pop(key, None)
             _make_room(self._unknown, limits.UNKNOWN_KEYS_MAX)
             self._unknown[key] = self._monotonic_s() + limits.UNKNOWN_KEY_TTL_S
             raise Unauthenticated("this API key is not valid")
+        self._used(row.id, self._now())
         project = await self._projects.get(row.project_id)
         every = ALL_PERMISSIONS in row.permissions
         granted = PROJECT_PERMISSIONS if every else PROJECT_PERMISSIONS & set(row.permissions)

@@ -15,6 +15,15 @@ from typing import Final, Protocol
 QUEUE_CHANGED: Final = "queue_changed"
 """A queue was created or changed; the message is its id."""
 
+SUBSCRIPTION_CHANGED: Final = "subscription_changed"
+"""What an organisation may use has changed; the message is the organisation's id."""
+
+TOKENS_REVOKED: Final = "tokens_revoked"
+"""Access tokens were taken back; the message is 16 bytes of a session or user, 4 of a version."""
+
+API_KEY_CHANGED: Final = "api_key_changed"
+"""An API key was changed, revoked or deleted; the message is its id."""
+
 SHARD_TAKEN: Final = "shard_taken"
 """A shard has a new owner; the message is the shard's number in decimal digits."""
 

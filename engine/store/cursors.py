@@ -15,16 +15,22 @@ import zlib
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InvalidInput
 
+AUDIT = b"a"
 JOBS = b"j"
 LOGS = b"l"
 QUEUES = b"q"
 WORKERS = b"w"
+ORGANIZATIONS = b"o"
+PROJECTS = b"p"
+API_KEYS = b"k"
+DEPENDENCIES = b"d"
 SUBSCRIPTIONS = b"s"
 USERS = b"u"
 INVITATIONS = b"i"
 
 _CHECKSUM_BYTES = 4
 _ID_BYTES = 16
+_NUMBER_BYTES = 8
 
 
 def id_cursor(kind: bytes, row_id: bytes) -> str:
@@ -54,6 +60,19 @@ def after_name(kind: bytes, cursor: str) -> str:
     if "\0" in name:
         raise _not_a_cursor()
     return name
+
+
+def number_cursor(kind: bytes, number: int) -> str:
+    """The cursor that continues after the row with this number."""
+    return _encode(kind, number.to_bytes(_NUMBER_BYTES))
+
+
+def after_number(kind: bytes, cursor: str) -> int:
+    """The number in a cursor; `InvalidInput` for anything that `number_cursor` did not make."""
+    key = _decode(kind, cursor)
+    if len(key) != _NUMBER_BYTES or key[0] & 0x80:
+        raise _not_a_cursor()
+    return int.from_bytes(key)
 
 
 def _encode(kind: bytes, key: bytes) -> str:

@@ -61,7 +61,7 @@ CREATE INDEX idx_invitations_expires_at ON invitations (expires_at);
 -- What access tokens are signed with: the newest signs, all verify. No tenant's.
 CREATE TABLE signing_keys (
     id varchar(64) PRIMARY KEY,
-    secret bytea NOT NULL,
+    secret text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 

@@ -1,0 +1,2 @@
+-- After a theft: what these keys signed is good no longer.
+DELETE FROM signing_keys

@@ -1,0 +1,5 @@
+-- For a change: another one waits, and then sees this one's outcome.
+SELECT id, organization_id, email, password_hash, role, created_at, token_version, disabled_at
+FROM users
+WHERE organization_id = $1 AND id = $2
+FOR UPDATE
