@@ -64,9 +64,7 @@ class LogNews:
         """These jobs have new lines in the table."""
         told = list(job_ids)
         self._wake(told)
-        self._cluster.publish(
-            JOB_LOGGED, self._tag + b"".join(told[: limits.LOG_NEWS_JOBS_MAX])
-        )
+        self._cluster.publish(JOB_LOGGED, self._tag + b"".join(told[: limits.LOG_NEWS_JOBS_MAX]))
 
     def _heard(self, message: bytes) -> None:
         if message[:TAG_BYTES] != self._tag:

@@ -1,5 +1,5 @@
 -- A page of the lines of some executions, the oldest first. All lines of an execution have ids from
--- low to high, so each gives its page by one range of the primary key, in one partition.
+-- low to high: each is one range of the primary key, in one partition, LOG_LINES_MAX rows at most.
 SELECT page.*
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS wanted (execution_id, low, high)
 CROSS JOIN LATERAL (
