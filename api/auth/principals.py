@@ -1,4 +1,4 @@
-"""Who calls: an API key in, a principal out.
+"""Who calls: an API key or a person's access token in, a principal out.
 
     text ──SHA-256──► hash ──cache──► Principal
                               │ miss, or half of its life over
@@ -7,11 +7,13 @@
 The cache is keyed by the hash, so that how long a comparison takes says nothing of a key. An entry
 is believed for PRINCIPAL_TTL_S, within which a revoked key stops working even if no news of it
 came (`forget`); from half of that on one look-up in the background renews it, so that callers in
-between need not wait. Keys that are not there are remembered too, apart, so that guesses cannot push
-out the good ones.
+between need not wait. Keys that are not there are remembered too, apart, so that guesses cannot
+push out the good ones.
 
 A key in use is thus looked up at least once in PRINCIPAL_TTL_S, and `used` hears of it: when a key
 was last used is known to a second, and a request pays nothing for it.
+
+Access tokens are verified by `people.People`, behind the same two calls.
 """
 
 import asyncio
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+from taskforge_server.api.auth.tokens import may_be_token
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import PermissionDenied, Unauthenticated, Unavailable
 from taskforge_server.engine.model.permissions import PROJECT_PERMISSIONS
@@ -48,6 +51,18 @@ class ProjectReader(Protocol):
     async def get(self, project_id: bytes) -> Project: ...
 
 
+class TokenReader(Protocol):
+    """Knows people by their access tokens."""
+
+    def cached(self, key: bytes) -> "Principal | None":
+        """Who has the token with this digest, if that is known and good still; never waits."""
+        ...
+
+    async def authenticate(self, text: str, key: bytes) -> "Principal":
+        """Who has this token; Unauthenticated."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """A caller that is known: what it belongs to and what it may do. The tenant of a request is
@@ -60,6 +75,8 @@ class Principal:
     id: bytes
     """Of the API key or of the user."""
     permissions: frozenset[str]
+    session_id: bytes = b""
+    """Of a person."""
 
     def may(self, permission: str) -> bool:
         return permission in self.permissions
@@ -83,14 +100,15 @@ class _Entry:
 
 
 def bearer(header: str | None) -> str:
-    """The key in an `Authorization` header; Unauthenticated if it holds none."""
+    """The key or token in an `Authorization` header; Unauthenticated if it holds none."""
     if header is None:
         raise Unauthenticated
     scheme, _, text = header.partition(" ")
     text = text.strip()
     if scheme.lower() != "bearer" or not text:
         raise Unauthenticated("the Authorization header must read `Bearer <API key>`")
-    if len(text) > limits.API_KEY_BYTES_MAX or not text.isascii() or not text.isprintable():
+    bytes_max = limits.CREDENTIAL_BYTES_MAX if may_be_token(text) else limits.API_KEY_BYTES_MAX
+    if len(text) > bytes_max or not text.isascii() or not text.isprintable():
         raise Unauthenticated("this is no API key")
     return text
 
@@ -101,13 +119,14 @@ def digest(text: str) -> bytes:
 
 
 class Authenticator:
-    """Turns API keys into principals."""
+    """Turns API keys and, with a reader of them, access tokens into principals."""
 
     def __init__(
         self,
         keys: KeyReader,
         projects: ProjectReader,
         *,
+        people: TokenReader | None = None,
         used: Callable[[bytes, datetime], None] = lambda key_id, at: None,
         monotonic_s: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -115,6 +134,7 @@ class Authenticator:
         """`used` hears that the key with this id was used at this time."""
         self._keys = keys
         self._projects = projects
+        self._people = people
         self._used = used
         self._monotonic_s = monotonic_s
         self._now = now
@@ -127,7 +147,7 @@ class Authenticator:
         """Who has the key with this digest, if that is known and fresh; never waits."""
         entry = self._known.get(key)
         if entry is None:
-            return None
+            return None if self._people is None else self._people.cached(key)
         now_s = self._monotonic_s()
         if now_s >= entry.renew_s:
             if now_s >= entry.expires_s:
@@ -145,6 +165,8 @@ class Authenticator:
         known = self.cached(key, text)
         if known is not None:
             return known
+        if self._people is not None and may_be_token(text):
+            return await self._people.authenticate(text, key)
         if self._unknown.get(key, 0.0) > self._monotonic_s():
             raise Unauthenticated("this API key is not valid")
         lookup = self._lookups.get(key)
