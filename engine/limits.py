@@ -65,6 +65,23 @@ API_KEY_BYTES_MAX: Final = 128
 QUEUES_PER_PROJECT_MAX: Final = 10_000
 """All queues of a project fit in a node's cache."""
 
+PROJECTS_PER_ORGANIZATION_MAX: Final = 1_000
+"""One page lists them all."""
+
+API_KEYS_PER_PROJECT_MAX: Final = 100
+"""Keys of a project that are not revoked: one for each program, and its successor."""
+
+API_KEY_OVERLAP_S_MAX: Final = 30 * 86_400
+"""How long a rotated key may live beside its successor; whoever needs longer does not rotate."""
+
+API_KEY_PREFIX_CHARS: Final = 8
+"""What is shown of a key: enough to tell two apart, five of its 43 random characters."""
+
+API_KEYS_USED_S: Final = 10.0
+API_KEYS_USED_MAX: Final = 10_000
+"""When keys were last used is written this often, all at once; beyond so many, the rest is told by
+their next use."""
+
 AUDIT_SEQUENCE_MAX: Final = 2**63 - 1
 """A bigint; behind every entry."""
 
@@ -72,10 +89,16 @@ AUDIT_READ_ROWS: Final = 500
 """Entries of one read in an export or a verification: some 5 ms of hashing between two turns of the
 loop."""
 
+AUDIT_READERS_MAX: Final = 2
+"""Exports and verifications at one time on a node: each keeps a connection of the pool busy."""
+
 AUDIT_FAULTS_MAX: Final = 100
 """What a verification of the audit log lists; one rewrite of a log may break every entry."""
 
 # Requests
+
+PART_WRITE_S: Final = 30.0
+"""How long a caller may take for the next piece of a long answer before it is given up."""
 
 CORRELATION_ID_CHARS_MAX: Final = 128
 """A UUID, a trace id or a path of them; it stands in every log line of the request."""
@@ -276,6 +299,9 @@ ASSIGN_JOBS_MAX: Final = 1_024
 WORKERS_MAX: Final = 10_000
 """Workers that a node knows, those that are away but keep leases included."""
 
+BLOCKERS_SHOWN_MAX: Final = 10
+"""Names of what stands in the way of a deletion, in one problem."""
+
 CATCH_UP_JOBS: Final = 1_024
 """What an assigned worker that took nothing for a time gets back: a chunk, not an hour's work."""
 
@@ -409,6 +435,13 @@ UPKEEP_ROWS_MAX: Final = 100_000
 QUEUES_READ_S: Final = 30.0
 QUEUES_READ_PAUSE_S: Final = 0.05
 """News of a queue arrives in a tenth of a second; news that was lost, within half a minute."""
+
+ROSTER_READ_S: Final = 30.0
+ROSTER_READ_PAUSE_S: Final = 0.05
+"""The same for news of drained workers and of assignments."""
+
+WORKER_KEPT_S: Final = 7 * 86_400
+"""Workers that left are listed for a week: every process is a worker of its own."""
 
 WORKER_ROWS_S: Final = 2.0
 WORKER_ROWS_MAX: Final = 1_000

@@ -15,12 +15,14 @@ from taskforge_server.engine.errors import Conflict, NotFound
 from taskforge_server.engine.model.queue import QueueSettings
 from taskforge_server.engine.node.node import Node
 from taskforge_server.engine.runtime import allocator
+from taskforge_server.engine.store.api_keys import ApiKeys
+from taskforge_server.engine.store.audit import AuditLog
 from taskforge_server.engine.store.bootstrap import Bootstrapped, bootstrap
 from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.migrate import migrate
 from taskforge_server.engine.store.pool import acquire, open_pool
 from taskforge_server.engine.store.queues import Queues
-from taskforge_server.engine.store.tenants import ApiKeys, Projects
+from taskforge_server.engine.store.tenants import Projects
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ def api_of(node: Node) -> ApiServer:
             jobs=JobQueries(node.pool),
             keys=ApiKeys(node.pool),
             projects=Projects(node.pool),
+            audit=AuditLog(node.pool),
             registry=node.registry,
             ready=node.ready,
         )

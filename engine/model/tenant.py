@@ -102,9 +102,17 @@ class ApiKey(Model, frozen=True, kw_only=True):
     permissions: Annotated[list[str], msgspec.Meta(max_length=limits.PERMISSIONS_MAX)]
     last_used_at: Time | None = None
     expires_at: Time | None = None
+    prefix: str = ""
+    """How its text begins; empty for a key whose text was not made here."""
+    created_at: Time | None = None
+    revoked_at: Time | None = None
 
     def is_expired(self, now: datetime) -> bool:
         return self.expires_at is not None and now > self.expires_at
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether it opens anything."""
+        return self.revoked_at is None and not self.is_expired(now)
 
     def has_permission(self, permission: str) -> bool:
         return permission in self.permissions or ALL_PERMISSIONS in self.permissions
@@ -116,6 +124,11 @@ def api_key_text(random: bytes) -> str:
         raise ValueError(f"{API_KEY_RANDOM_BYTES} random bytes make a key, not {len(random)}")
     body = API_KEY_PREFIX + _base62(int.from_bytes(random), _RANDOM_CHARS)
     return body + _checksum(body)
+
+
+def api_key_prefix(text: str) -> str:
+    """What may be shown of a key; nothing of one that an operator chose, which may be short."""
+    return text[: limits.API_KEY_PREFIX_CHARS] if text.startswith(API_KEY_PREFIX) else ""
 
 
 def may_be_api_key(text: str) -> bool:

@@ -15,13 +15,10 @@ from taskforge_server.engine.model.tenant import (
     Project,
     api_key_text,
 )
+from taskforge_server.engine.store.api_keys import create_api_key
 from taskforge_server.engine.store.pool import Lent
 from taskforge_server.engine.store.statements import sql
-from taskforge_server.engine.store.tenants import (
-    create_api_key,
-    create_organization,
-    create_project,
-)
+from taskforge_server.engine.store.tenants import create_organization, create_project
 
 NAME = "default"
 BILLING_EMAIL = "billing@localhost"

@@ -26,10 +26,11 @@ from taskforge import (
 from taskforge.worker import Worker
 from taskforge_server.api.server import ApiPorts, ApiServer
 from taskforge_server.engine.model.tenant import api_key_text
+from taskforge_server.engine.store.api_keys import ApiKeys
 from taskforge_server.engine.store.bootstrap import bootstrap
 from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.pool import connect
-from taskforge_server.engine.store.tenants import ApiKeys, Projects
+from taskforge_server.engine.store.tenants import Projects
 from tests.support.real_node import SHARDS, running_node
 
 KEY = api_key_text(bytes(32))

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from taskforge_server.engine.errors import ConfigError, NotFound
+from taskforge_server.engine.errors import ConfigError, Conflict, NotFound
+from taskforge_server.engine.store.api_keys import ApiKeys, NewKey
 from taskforge_server.engine.store.bootstrap import bootstrap
 from taskforge_server.engine.store.pool import Connection, Pool
-from taskforge_server.engine.store.tenants import ApiKeys, Organizations, Projects
+from taskforge_server.engine.store.tenants import Organizations, Projects
 from tests.integration.store.conftest import Tenant
 
 
@@ -63,21 +64,22 @@ async def test_unknown_keys_and_parents(pool: Pool, tenant: Tenant) -> None:
     keys = ApiKeys(pool)
     assert await keys.find("unknown") is None
     with pytest.raises(NotFound):
-        await keys.create(bytes(16), "k", "text", [])
+        await keys.create(tenant.organization_id, bytes(16), NewKey("k", "text", []))
     with pytest.raises(NotFound):
         await Projects(pool).create(bytes(16), "p")
     with pytest.raises(NotFound):
         await Projects(pool).get(bytes(16))
     with pytest.raises(NotFound):
         await Organizations(pool).get(bytes(16))
-    assert await keys.create(tenant.project_id, "k", "text", ["jobs:read"]) is not None
-    assert await keys.create(tenant.project_id, "k", "text", ["jobs:read"]) is None
+    new = NewKey("k", "text", ["jobs:read"])
+    await keys.create(tenant.organization_id, tenant.project_id, new)
+    with pytest.raises(Conflict):
+        await keys.create(tenant.organization_id, tenant.project_id, new)
 
 
 async def test_last_use_never_goes_back(pool: Pool, tenant: Tenant) -> None:
     keys = ApiKeys(pool)
-    key = await keys.create(tenant.project_id, "k", "text", [])
-    assert key is not None
+    key = await keys.create(tenant.organization_id, tenant.project_id, NewKey("k", "text", []))
     late, early = datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
     for at in (late, early):
         await keys.used({key.id: at})

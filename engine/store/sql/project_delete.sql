@@ -1,0 +1,2 @@
+-- Foreign keys refuse it while anything belongs to the project.
+DELETE FROM projects WHERE organization_id = $1 AND id = $2
