@@ -62,8 +62,19 @@ class KeyConflict(Conflict):
 class Unauthenticated(CallerError):
     """No credentials, or wrong ones."""
 
-    def __init__(self, message: str = "give a valid API key as `Authorization: Bearer …`") -> None:
-        super().__init__("unauthenticated", message)
+    def __init__(
+        self,
+        message: str = "give a valid API key or access token as `Authorization: Bearer …`",
+        code: str = "unauthenticated",
+    ) -> None:
+        super().__init__(code, message)
+
+
+class LoginFailed(Unauthenticated):
+    """An address and a password that do not belong together; which of them is wrong is not told."""
+
+    def __init__(self, message: str = "the address or the password is wrong") -> None:
+        super().__init__(message, "login_failed")
 
 
 class PermissionDenied(CallerError):
@@ -78,6 +89,35 @@ class TooLarge(CallerError):
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__("too_large", message, field)
+
+
+class QuotaExceeded(CallerError):
+    """The organisation has submitted as many jobs this month as it may."""
+
+    def __init__(self, jobs_max: int, used: int) -> None:
+        super().__init__(
+            "quota_exceeded",
+            f"this organisation may submit {jobs_max} jobs a month and has submitted {used}; "
+            "the month ends with its last day in UTC",
+        )
+
+
+class SubscriptionExpired(CallerError):
+    """Nothing new is taken; what was taken is finished."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "subscription_expired",
+            "the subscription of this organisation has ended: jobs that were submitted are "
+            "finished, new ones are not taken",
+        )
+
+
+class LimitReached(Conflict):
+    """The organisation has as many things of a kind as its subscription allows."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message, code=code)
 
 
 class EnvironmentalError(TaskForgeError):
@@ -104,6 +144,24 @@ class Overloaded(EnvironmentalError):
         self, retry_after_s: float = 1.0, message: str = "more work than the server can take now"
     ) -> None:
         super().__init__("overloaded", message, retry_after_s)
+
+
+class RateLimited(EnvironmentalError):
+    """The project sends more requests a second than it may (429)."""
+
+    def __init__(self, rate: int, retry_after_s: float, reset_s: int) -> None:
+        super().__init__(
+            "rate_limited", f"more than {rate} requests a second in this project", retry_after_s
+        )
+        self.rate = rate
+        self.reset_s = reset_s
+
+
+class TooManyAttempts(EnvironmentalError):
+    """So many failed logins that no further one is looked at for a while (429)."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("too_many_attempts", "too many attempts: try again later", retry_after_s)
 
 
 class InternalError(TaskForgeError):

@@ -21,6 +21,7 @@ from taskforge_server.engine.errors import (
     NotFound,
     Overloaded,
     PermissionDenied,
+    RateLimited,
     TaskForgeError,
     TooLarge,
     Unauthenticated,
@@ -68,20 +69,31 @@ KINDS = {
         Kind("malformed_body", 400, "Malformed body", "The body is not valid JSON or MessagePack."),
         Kind("malformed_request", 400, "Malformed request", "The request is not valid HTTP."),
         Kind("repeated_field", 400, "Repeated field", "An object names a field twice."),
-        Kind("unauthenticated", 401, "Not authenticated", "Give a valid API key."),
-        Kind("permission_denied", 403, "Not allowed", "The key lacks the permission."),
+        Kind("unauthenticated", 401, "Not authenticated", "Give a valid API key or access token."),
+        Kind("quota_exceeded", 402, "Quota used up", "The month's jobs are used up."),
+        Kind("subscription_expired", 402, "Subscription ended", "No new jobs are taken."),
+        Kind("login_failed", 401, "Login failed", "The address or the password is wrong."),
+        Kind("permission_denied", 403, "Not allowed", "The credential lacks the permission."),
+        Kind("signup_closed", 403, "Sign-up closed", "Here an operator makes organisations."),
         Kind("not_found", 404, "Not found", "There is nothing at this path."),
         Kind("queue_not_found", 404, "No such queue", "This project has no queue like that."),
         Kind("job_not_found", 404, "No such job", "This project has no job with this id."),
         Kind("worker_not_found", 404, "No such worker", "It is not connected: connect anew."),
+        Kind("user_not_found", 404, "No such user", "The organisation has no such person."),
+        Kind("invitation_not_found", 404, "No such invitation", "It is used, expired or revoked."),
         Kind("method_not_allowed", 405, "Method not allowed", "See the `Allow` header."),
         Kind("not_acceptable", 406, "Not acceptable", "Answers are JSON or MessagePack."),
         Kind("request_timeout", 408, "Request timeout", "The body did not come in time."),
         Kind("conflict", 409, "Conflict", "The state of the thing does not allow this."),
         Kind("queue_name_taken", 409, "Queue exists", "The project has a queue of this name."),
         Kind("too_many_queues", 409, "Too many queues", "The project has as many as it may."),
+        Kind("too_many_workers", 409, "Too many workers", "The organisation has all it may."),
         Kind("job_not_cancellable", 409, "Not cancellable", "Only a job that waits can be."),
         Kind("job_not_retryable", 409, "Not retryable", "Only failed or cancelled jobs can be."),
+        Kind("email_taken", 409, "Address taken", "There is an account with this address."),
+        Kind("last_admin", 409, "Last admin", "Make somebody else an admin first."),
+        Kind("too_many_users", 409, "Too many people", "The organisation has as many as it may."),
+        Kind("too_many_invitations", 409, "Too many invitations", "Revoke some, or wait."),
         Kind(
             "idempotency_key_reused",
             409,
@@ -97,6 +109,8 @@ KINDS = {
         ),
         Kind("invalid_input", 422, "Invalid input", "`field` says which input, `detail` why."),
         Kind("upgrade_required", 426, "Upgrade required", "This path wants a WebSocket."),
+        Kind("rate_limited", 429, "Too many requests", "Come back after `Retry-After` seconds."),
+        Kind("too_many_attempts", 429, "Too many attempts", "Try again after `Retry-After`."),
         Kind("overloaded", 429, "Overloaded", "Come back after `Retry-After` seconds."),
         Kind("internal", 500, "Internal error", "Our fault; the server's log says why."),
         Kind("unavailable", 503, "Unavailable", "Come back after `Retry-After` seconds."),
@@ -155,8 +169,22 @@ def encoded(problem: Problem) -> bytes:
     return _encode(problem)
 
 
+def rate_headers(rate: int, remaining: int, reset_s: int) -> dict[str, str]:
+    """How many requests a second, how many of them at once from here on, and after how many seconds
+    that is as much as it can be."""
+    return {
+        "RateLimit-Limit": str(rate),
+        "RateLimit-Remaining": str(remaining),
+        "RateLimit-Reset": str(reset_s),
+    }
+
+
 def headers_of(error: TaskForgeError) -> dict[str, str]:
     """What goes with the document."""
+    if isinstance(error, RateLimited):
+        return rate_headers(error.rate, 0, error.reset_s) | {
+            "Retry-After": str(max(1, math.ceil(error.retry_after_s)))
+        }
     if isinstance(error, EnvironmentalError):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     if isinstance(error, Unauthenticated):

@@ -3,8 +3,9 @@
     taken back here ──tell──► this node at once, the others by a message that says what
                          └──► the row, which every node reads at a short interval
 
-A message may be lost, a row is not: without Redis the others know within REVOCATIONS_READ_S, without
-the database by the message. A node that could not read for REVOCATIONS_STALE_S believes no token.
+A message may be lost, a row is not: without Redis the others know within REVOCATIONS_READ_S,
+without the database by the message. A node that could not read for REVOCATIONS_STALE_S believes no
+token.
 """
 
 import asyncio
