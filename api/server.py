@@ -18,6 +18,7 @@ from taskforge_server.api.rest.front import Door, step_aside
 from taskforge_server.api.rest.handlers import Services
 from taskforge_server.api.rest.openapi import document
 from taskforge_server.api.rest.table import ROUTES
+from taskforge_server.api.service.audit import AuditReader, AuditService
 from taskforge_server.api.service.catalog import QueueCatalog
 from taskforge_server.api.service.jobs import JobService
 from taskforge_server.api.service.ports import Engine, JobReader, QueueRepository
@@ -37,6 +38,7 @@ class ApiPorts:
     jobs: JobReader
     keys: KeyReader
     projects: ProjectReader
+    audit: AuditReader
     registry: CollectorRegistry
     ready: Callable[[], list[str]]
     """What keeps the node from taking requests; nothing when it does."""
@@ -50,11 +52,13 @@ class ApiServer:
         self.catalog = QueueCatalog(ports.queues)
         self.authenticator = Authenticator(ports.keys, ports.projects)
         self.streams = WorkerStreams(ports.engine, self.catalog, step_aside)
+        self.audit = AuditService(ports.audit)
         services = Services(
             engine=ports.engine,
             queues=QueueService(ports.engine, ports.queues, self.catalog),
             jobs=JobService(ports.engine, ports.jobs, self.catalog),
             catalog=self.catalog,
+            audit=self.audit,
             registry=ports.registry,
             ready=ports.ready,
             openapi=msgspec.json.encode(document(ROUTES)),

@@ -33,6 +33,7 @@ from taskforge_server.api.rest.schemas import (
     encode_json,
     wait_s,
 )
+from taskforge_server.api.service.audit import AuditService
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.jobs import JobService
 from taskforge_server.api.service.ports import Engine
@@ -59,6 +60,7 @@ class Services:
     queues: QueueService
     jobs: JobService
     catalog: QueueCatalog
+    audit: AuditService
     registry: CollectorRegistry
     ready: Callable[[], list[str]]
     """What keeps the node from taking requests; nothing when it does."""

@@ -9,7 +9,7 @@ are being read share one budget.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -136,7 +136,10 @@ class Api:
         call = self._call(request, route, path, query, principal, params)
         if route.body is not None or request.body_exists:
             return await self._with_body(request, call)
-        return response(await route.handler(self._services, call))
+        reply = await route.handler(self._services, call)
+        if reply.parts is not None:
+            return await streamed(request, reply, reply.parts)
+        return response(reply)
 
     def _call(
         self,
@@ -249,8 +252,36 @@ def _query(route: Route, text: str) -> Any:
 
 def response(reply: Reply) -> Response:
     """A reply as the HTTP server takes it."""
-    headers = {"Content-Type": reply.content_type, "Server": SERVER, **reply.headers}
-    return Response(body=reply.body, status=reply.status, headers=headers)
+    return Response(body=reply.body, status=reply.status, headers=_headers(reply))
+
+
+def _headers(reply: Reply) -> dict[str, str]:
+    return {"Content-Type": reply.content_type, "Server": SERVER, **reply.headers}
+
+
+async def streamed(
+    request: web.BaseRequest, reply: Reply, parts: AsyncIterator[bytes]
+) -> web.StreamResponse:
+    """Send a long answer as it comes. If it fails on the way, the connection is cut, so that nobody
+    takes it for whole."""
+    answer = web.StreamResponse(status=reply.status, headers=_headers(reply))
+    answer.headers[correlation.HEADER] = correlation_id.get()
+    await answer.prepare(request)
+    try:
+        async for part in parts:
+            async with asyncio.timeout(limits.PART_WRITE_S):
+                await answer.write(part)
+        await answer.write_eof()
+    except (Exception, asyncio.CancelledError) as error:
+        if request.transport is not None:
+            request.transport.abort()
+        if not isinstance(error, Exception):
+            raise
+        log.warning("a long answer was cut off: %s", error)
+    finally:
+        if isinstance(parts, AsyncGenerator):
+            await parts.aclose()
+    return answer
 
 
 def response_of(error: TaskForgeError) -> Response:

@@ -5,7 +5,7 @@ Requests are dispatched by it, the OpenAPI document is made of it, tests walk it
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -62,6 +62,8 @@ class Reply:
     status: int = 200
     content_type: str = Coding.JSON.value
     headers: dict[str, str] = field(default_factory=dict)
+    parts: AsyncIterator[bytes] | None = None
+    """A long answer: these pieces instead of `body`, sent as they come."""
 
 
 Handler = Callable[[Any, Call], Awaitable[Reply]]

@@ -20,7 +20,9 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.model.base import Id, Model, Time
 
 ActorKind = Literal["api_key", "user", "operator", "nobody"]
-FaultKind = Literal["missing", "changed", "unlinked", "truncated", "beyond_head", "other_head"]
+FaultKind = Literal[
+    "missing", "changed", "unlinked", "truncated", "beyond_head", "other_head", "rewritten"
+]
 
 HASH_FORM: Final = "taskforge-audit-1"
 HASH_BYTES: Final = 32
@@ -127,6 +129,18 @@ class Fault:
     about: str
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verification found. Whoever notes `head` can have a later one compare with it."""
+
+    head: AuditHead
+    faults: list[Fault]
+
+    @property
+    def is_intact(self) -> bool:
+        return not self.faults
+
+
 def state_text(state: dict[str, Any] | None) -> str | None:
     """Fields of a thing as JSON text, sorted, without secrets."""
     if state is None:
@@ -148,11 +162,14 @@ def _without_secrets(value: Any) -> Any:
 
 
 class Chain:
-    """Verifies entries in the order of their sequence, then the head they must lead to."""
+    """Verifies entries in the order of their sequence, then the head they must lead to.
 
-    def __init__(self) -> None:
+    `noted` is a head of before, kept where nobody could change it: the log must have passed it."""
+
+    def __init__(self, noted: AuditHead | None = None) -> None:
         self.last = AuditHead()
         self.faults: list[Fault] = []
+        self._noted = noted
 
     def add(self, entry: AuditEntry) -> None:
         """The next entry that is there."""
@@ -165,12 +182,16 @@ class Chain:
         if entry.seal() != entry.hash:
             self._fault("changed", entry.sequence, "its content is not what was hashed")
         self.last = AuditHead(entry.sequence, entry.hash)
+        noted = self._noted
+        if noted is not None and noted.sequence == entry.sequence and noted != self.last:
+            self._fault("rewritten", entry.sequence, "it has another hash than the one noted")
 
     def end(self, head: AuditHead) -> None:
         """All entries were added: compare with the head that is kept apart."""
         last = self.last
-        if last.sequence < head.sequence:
-            about = f"entries {last.sequence + 1} to {head.sequence} were cut off"
+        reached = max(head.sequence, 0 if self._noted is None else self._noted.sequence)
+        if last.sequence < reached:
+            about = f"entries {last.sequence + 1} to {reached} were cut off"
             self._fault("truncated", last.sequence + 1, about)
         elif last.sequence > head.sequence:
             self._fault("beyond_head", head.sequence + 1, "the head ends before this entry")

@@ -1,10 +1,21 @@
 """The audit log: entries are added in the transaction of the act that they tell of, and never
-changed."""
+changed. Each organisation has a log of its own."""
 
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
-from taskforge_server.engine.model.audit import Actor, AuditEntry, state_text
-from taskforge_server.engine.store.pool import Lent
+from taskforge_server.engine import limits
+from taskforge_server.engine.model.audit import (
+    Actor,
+    AuditEntry,
+    AuditHead,
+    Chain,
+    Verdict,
+    state_text,
+)
+from taskforge_server.engine.store.cursors import AUDIT, after_number, number_cursor
+from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
 
 
@@ -48,3 +59,80 @@ async def record(
 def _values(entry: AuditEntry) -> tuple[Any, ...]:
     """In the order of the statement, which is the order of the fields."""
     return tuple(getattr(entry, name) for name in entry.__struct_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries; None does not matter."""
+
+    actor_id: bytes | None = None
+    action: str | None = None
+    target: str | None = None
+
+
+class AuditLog:
+    """Reads the logs."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def page(
+        self,
+        organization_id: bytes,
+        wanted: AuditFilter,
+        cursor: str | None = None,
+        rows_max: int = limits.PAGE_ROWS_DEFAULT,
+    ) -> tuple[list[AuditEntry], str | None]:
+        """A page, the newest first, and the cursor of the next one."""
+        before = limits.AUDIT_SEQUENCE_MAX if cursor is None else after_number(AUDIT, cursor)
+        values = [organization_id, before, rows_max + 1, wanted.actor_id, wanted.action]
+        name = "audit_list"
+        if wanted.target is not None:
+            name = "audit_list_of_target"
+            values.append(wanted.target)
+        async with acquire(self._pool) as connection:
+            rows = await connection.fetch(sql(name), *values)
+        page = [AuditEntry(**row) for row in rows[:rows_max]]
+        more = len(rows) > rows_max
+        return page, number_cursor(AUDIT, page[-1].sequence) if more else None
+
+    async def entries(
+        self, organization_id: bytes, after: int = 0
+    ) -> AsyncIterator[list[AuditEntry]]:
+        """All entries after the one with this number, in their order, some at a time. What is added
+        meanwhile may be among them."""
+        while True:
+            async with acquire(self._pool) as connection:
+                rows = await connection.fetch(
+                    sql("audit_from"), organization_id, after, limits.AUDIT_READ_ROWS
+                )
+            if rows:
+                yield [AuditEntry(**row) for row in rows]
+                after = rows[-1]["sequence"]
+            if len(rows) < limits.AUDIT_READ_ROWS:
+                return
+
+    async def verify(self, organization_id: bytes, noted: AuditHead | None = None) -> Verdict:
+        """Read the whole log and its head as of one moment, and check every link."""
+        chain = Chain(noted)
+        async with (
+            acquire(self._pool) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            row = await connection.fetchrow(sql("audit_head_get"), organization_id)
+            head = AuditHead() if row is None else AuditHead(row["sequence"], row["hash"])
+            while True:
+                rows = await connection.fetch(
+                    sql("audit_from"), organization_id, chain.last.sequence, limits.AUDIT_READ_ROWS
+                )
+                for entry in rows:
+                    chain.add(AuditEntry(**entry))
+                if len(rows) < limits.AUDIT_READ_ROWS:
+                    break
+        chain.end(head)
+        return Verdict(head, chain.faults)
+
+    async def organizations(self) -> list[bytes]:
+        """Whoever has a log, or should have one."""
+        async with acquire(self._pool) as connection:
+            return [row["id"] for row in await connection.fetch(sql("audit_organizations"))]

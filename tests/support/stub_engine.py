@@ -7,7 +7,7 @@ projector would have written: `project` moves finished jobs there.
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,9 +21,11 @@ from taskforge_server.engine.errors import (
     NotFound,
     TaskForgeError,
 )
+from taskforge_server.engine.model.audit import AuditEntry, AuditHead, Verdict
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.model.tenant import ApiKey, Project, api_key_hash
 from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.store.audit import AuditFilter
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.ext.table import ShardTable, SubmitBatch, TransitionError
 
@@ -333,3 +335,25 @@ class StubProjects:
         return Project(
             id=project_id, organization_id=bytes(16), name="project", created_at=CREATED_AT
         )
+
+
+class StubAudit:
+    """An audit log in which nothing stands."""
+
+    async def page(
+        self,
+        organization_id: bytes,
+        wanted: AuditFilter,
+        cursor: str | None = None,
+        rows_max: int = 100,
+    ) -> tuple[list[AuditEntry], str | None]:
+        return [], None
+
+    async def entries(
+        self, organization_id: bytes, after: int = 0
+    ) -> AsyncIterator[list[AuditEntry]]:
+        for nothing in list[list[AuditEntry]]():
+            yield nothing
+
+    async def verify(self, organization_id: bytes, noted: AuditHead | None = None) -> Verdict:
+        return Verdict(AuditHead(), [])

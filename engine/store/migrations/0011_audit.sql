@@ -38,6 +38,11 @@ CREATE FUNCTION audit_head(organization uuid, OUT sequence bigint, OUT hash byte
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
+    -- The owner's rights hold in here: a tenant comes no further than to its own log.
+    IF tenant_organization() <> organization THEN
+        RAISE EXCEPTION 'the audit log of another organization'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
     INSERT INTO audit_heads (organization_id, sequence, hash)
     VALUES (organization, 0, decode(repeat('00', 32), 'hex'))
     ON CONFLICT DO NOTHING;
@@ -94,5 +99,9 @@ CREATE TRIGGER audit_heads_guard BEFORE INSERT OR UPDATE ON audit_heads
 
 CREATE TRIGGER audit_heads_refuse BEFORE DELETE OR TRUNCATE ON audit_heads
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+
+CALL isolate('audit_log', 'SELECT, INSERT', 'organization_id = (SELECT tenant_organization())');
+
+CALL isolate('audit_heads', 'SELECT', 'organization_id = (SELECT tenant_organization())');
 
 -- migrate: rollback

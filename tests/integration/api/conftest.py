@@ -14,7 +14,14 @@ from prometheus_client import CollectorRegistry, Counter
 from taskforge_server.api.server import ApiPorts, ApiServer
 from taskforge_server.engine.model.queue import JobQueue, QueueSettings
 from taskforge_server.engine.model.tenant import api_key_text
-from tests.support.stub_engine import StubEngine, StubJobs, StubKeys, StubProjects, StubQueues
+from tests.support.stub_engine import (
+    StubAudit,
+    StubEngine,
+    StubJobs,
+    StubKeys,
+    StubProjects,
+    StubQueues,
+)
 
 PROJECT = b"p" * 16
 OTHER_PROJECT = b"o" * 16
@@ -108,6 +115,7 @@ async def api() -> AsyncIterator[Fixture]:
             jobs=jobs,
             keys=keys,
             projects=StubProjects(),
+            audit=StubAudit(),
             registry=registry,
             ready=lambda: reasons,
             payload_bytes_max=PAYLOAD_BYTES_MAX,

@@ -25,7 +25,14 @@ from taskforge_server.api.rest.table import ROUTES, STREAM_PATH
 from taskforge_server.api.server import ApiPorts, ApiServer
 from taskforge_server.engine.model.queue import QueueSettings
 from tests.integration.api.conftest import KEY, PROJECT
-from tests.support.stub_engine import StubEngine, StubJobs, StubKeys, StubProjects, StubQueues
+from tests.support.stub_engine import (
+    StubAudit,
+    StubEngine,
+    StubJobs,
+    StubKeys,
+    StubProjects,
+    StubQueues,
+)
 
 schema = schemathesis.openapi.from_dict(document(ROUTES))
 CHECKS = [
@@ -60,6 +67,7 @@ def url() -> Iterator[str]:
                 jobs=StubJobs(),
                 keys=keys,
                 projects=StubProjects(),
+                audit=StubAudit(),
                 registry=CollectorRegistry(),
                 ready=list,
             )
