@@ -24,6 +24,9 @@ TOKENS_REVOKED: Final = "tokens_revoked"
 API_KEY_CHANGED: Final = "api_key_changed"
 """An API key was changed, revoked or deleted; the message is its id."""
 
+ROSTER_CHANGED: Final = "roster_changed"
+"""A worker was drained or not, or a queue's assignments changed; `w` or `q` and the row's id."""
+
 SHARD_TAKEN: Final = "shard_taken"
 """A shard has a new owner; the message is the shard's number in decimal digits."""
 

@@ -41,9 +41,9 @@ class RedisCluster:
     def __init__(self, url: str, node_id: str, ttl_s: float = limits.PRESENCE_TTL_S) -> None:
         self._node_id = node_id
         self._ttl_s = ttl_s
-        self._talker = _client(url)
-        self._listener = _client(url)
-        self._asker = _client(url)
+        self._talker = client(url)
+        self._listener = client(url)
+        self._asker = client(url)
         self._shards: frozenset[int] = frozenset()
         self._hinted: frozenset[int] = frozenset()
         self._outbox: deque[tuple[str, bytes]] = deque(maxlen=limits.CLUSTER_OUTBOX_MAX)
@@ -220,7 +220,8 @@ class RedisCluster:
             on_gap()
 
 
-def _client(url: str) -> Redis:
+def client(url: str) -> Redis:
+    """A client whose every command has a deadline and is tried once."""
     return Redis.from_url(
         url,
         socket_timeout=limits.CLUSTER_COMMAND_S,
