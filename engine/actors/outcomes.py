@@ -14,6 +14,8 @@ from taskforge_server.engine.model.queue import QueueSettings
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.shard import rules
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.vault.sealing import Field
+from taskforge_server.engine.vault.vault import Vault
 from taskforge_server.ext import jsontext
 
 ID_BYTES = 16
@@ -34,16 +36,26 @@ TIMED_OUT = error_json("timeout", "the attempt took longer than its timeout")
 class Outcomes:
     """Ends attempts; every method says False when the lease is no longer current."""
 
-    def __init__(self, queues: Queues, counters: Counters, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        queues: Queues,
+        counters: Counters,
+        jitter: Callable[[], float],
+        vault: Vault | None = None,
+    ) -> None:
         self._queues = queues
         self._counters = counters
         self._jitter = jitter
+        self._vault = vault or Vault()
 
     def succeeded(self, shard: Shard, token: bytes, result: bytes | None, now_us: int) -> bool:
         """With a result; one that cannot be stored would be the same again: the job fails."""
         problem = _result_problem(result)
         if problem is not None:
+            problem = self._sealed(shard, token, "error", problem)
             return self._fail(shard, token, "not_retryable", problem, now_us)
+        if result is not None:
+            result = self._sealed(shard, token, "result", result)
         if not shard.table.succeed_with(token, result, now_us):
             return False
         self._counters.succeeded_jobs += 1
@@ -53,6 +65,7 @@ class Outcomes:
     def failed(self, shard: Shard, token: bytes, error: bytes | None, now_us: int) -> bool:
         """The handler raised."""
         checked, retryable = checked_error(error)
+        checked = self._sealed(shard, token, "error", checked)
         return self._after_failure(shard, token, checked, now_us, retryable=retryable)
 
     def timed_out(self, shard: Shard, token: bytes, now_us: int) -> bool:
@@ -108,6 +121,15 @@ class Outcomes:
         self._counters.failed_jobs += 1
         shard.ended((token[:ID_BYTES],))
         return True
+
+    def _sealed(self, shard: Shard, token: bytes, field: Field, text: bytes) -> bytes:
+        """What a worker said, as the job's project wants it stored. Errors that the server itself
+        reports say nothing of a job's content, and are stored as they are."""
+        if not self._vault.active:
+            return text
+        job_id = token[:ID_BYTES]
+        ring = self._vault.ring(shard.table.project_of(job_id) or b"")
+        return text if ring is None else ring.seal(job_id, field, text)
 
     def _settings(self, job: dict[str, Any]) -> QueueSettings:
         queue = self._queues.find(job["queue_id"])

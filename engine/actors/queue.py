@@ -14,10 +14,11 @@ a worker, all of them at once and without a Python object per job.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.actors import sealed
 from taskforge_server.engine.actors.ports import Journal
 from taskforge_server.engine.errors import (
     Conflict,
@@ -33,6 +34,8 @@ from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply
 from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest, KeyEntry
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.vault.sealing import looks_sealed
+from taskforge_server.engine.vault.vault import Ring, Vault
 from taskforge_server.ext.table import ShardTable, SubmitBatch, TransitionError
 
 log = logging.getLogger(__name__)
@@ -98,6 +101,7 @@ class Context:
     shard: Callable[[int], Shard | None]
     due: Callable[[int], None]
     counters: Counters
+    vault: Vault = field(default_factory=Vault)
 
 
 class QueueActor(Actor[Command]):
@@ -154,11 +158,18 @@ class QueueActor(Actor[Command]):
 
     def _submit(self, command: Submit, now_us: int) -> None:
         keys, project_id, request = self._context.keys, self.ref.project_id, command.key
-        if request is not None and (first := keys.find(project_id, request, now_us)):
+        ring = self._context.vault.ring(project_id)
+        first = None
+        if request is not None and ring is not None:
+            first, request = sealed.find_first(keys, ring, project_id, request, now_us)
+        elif request is not None:
+            first = keys.find(project_id, request, now_us)
+        if first is not None:
             self._answer_again(command, first)
             return
         shard, table = self.shard, self.shard.table
-        ids = table.submit(self.index, command.batch, now_us)
+        seal = None if ring is None else ring.seal_payloads
+        ids = table.submit(self.index, command.batch, now_us, seal)
         if request is not None:
             table.keyed(project_id, request.key, request.body_hash, ids, now_us)
             lsn = table.gathering_lsn
@@ -193,8 +204,13 @@ class QueueActor(Actor[Command]):
     def _requeue(self, command: Requeue, now_us: int) -> None:
         table = self.shard.table
         job_id = command.job["id"]
+        job = table.get(job_id) or command.job
+        ring = self._context.vault.ring(self.ref.project_id)
+        if ring is not None and not looks_sealed(job["payload"]):
+            # From before the encryption; the log must not have it again.
+            job = job | {"payload": ring.seal(job_id, "payload", job["payload"])}
         try:
-            table.requeue(table.get(job_id) or command.job, now_us)
+            table.requeue(job, now_us)
         except TransitionError as error:
             raise Conflict(
                 "only a failed or cancelled job can be retried", code="job_not_retryable"
@@ -225,9 +241,14 @@ class QueueActor(Actor[Command]):
         """Start up to so many jobs on the worker; they are sent once that is durable."""
         shard = self.shard
         now_us = self._context.clock.now_us()
+        ring = self._context.vault.ring(self.ref.project_id)
+        if ring is not None and not ring.whole:
+            return 0
         frame, count = shard.table.start(
             self.index, worker.types, worker.index_in(shard), most, now_us
         )
+        if ring is not None and count:
+            frame, count = self._opened(frame, count, ring, now_us)
         if count:
             shard.effect(worker.assignment(frame, count))
             self._context.counters.started_attempts += count
@@ -243,6 +264,20 @@ class QueueActor(Actor[Command]):
         if self._rests_lsn < table.gathering_lsn and table.rests(self.index):
             self._rests_lsn = table.gathering_lsn
             self.shard.effect(Ready(self._context.dispatcher, self))
+
+    def _opened(self, frame: bytes, count: int, ring: Ring, now_us: int) -> tuple[bytes, int]:
+        """The frame as the worker gets it; jobs whose payload cannot be opened have failed."""
+        frame, unreadable = sealed.opened(frame, ring)
+        shard, context = self.shard, self._context
+        for token in unreadable:
+            log.error("the payload of job %s cannot be opened", token[:16].hex())
+            shard.table.failed(token, sealed.UNREADABLE_REASON, sealed.UNREADABLE, now_us)
+            context.counters.failed_jobs += 1
+            shard.ended((token[:16],))
+        if unreadable:
+            context.journal.dirty(shard)
+            shard.effect(Ready(context.dispatcher, self))
+        return frame, count - len(unreadable)
 
     def _measure(self, probe: tuple[bytes, int]) -> None:
         """One job at a time tells how long jobs wait: of every batch none but the first."""

@@ -33,6 +33,7 @@ from taskforge_server.engine.runtime.actor import Actor, Supervisor
 from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.keys import KeyBook
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.vault.vault import Vault
 from taskforge_server.ext.table import ShardTable
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Core:
         self.journal = journal
         self.counters = Counters()
         self.keys = KeyBook()
+        self.vault = Vault()
         self.shards: dict[int, Shard] = {}
         self.refs: dict[bytes, QueueRef] = {}
         self.sessions: set[WorkerActor] = set()
@@ -68,7 +70,7 @@ class Core:
         self.dispatcher = Dispatcher(journal, lambda queue: queue.shard.on_fenced(), self.roster)
         self.due_timer = DueTimer(clock, self.shards.values, self._due)
         # Not for secrets: it spreads retries.
-        self.outcomes = Outcomes(self, self.counters, random.random)
+        self.outcomes = Outcomes(self, self.counters, random.random, self.vault)
         self.leases = Leases(clock, lease_ttl_s, self.outcomes, journal, self.touched, worker_ended)
         self._queue_context = queue_module.Context(
             clock,
@@ -78,6 +80,7 @@ class Core:
             self.shards.get,
             self.due_timer.note,
             self.counters,
+            self.vault,
         )
         self.logs = LogBook(clock, self.shards.get, self, self.counters)
         self._worker_context = worker_module.Context(

@@ -1,0 +1,1 @@
+"""Encryption at rest: keys, and what is sealed with them. No I/O in it."""
