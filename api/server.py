@@ -9,24 +9,44 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from taskforge_server.api.auth.lastused import LastUsed, UseWriter
+from taskforge_server.api.auth.passwords import Passwords
+from taskforge_server.api.auth.people import People
 from taskforge_server.api.auth.principals import Authenticator, KeyReader, ProjectReader
+from taskforge_server.api.auth.tokens import AccessTokens, KeyRing
 from taskforge_server.api.rest.front import Door, step_aside
 from taskforge_server.api.rest.handlers import Services
 from taskforge_server.api.rest.openapi import document
 from taskforge_server.api.rest.table import ROUTES
 from taskforge_server.api.service.audit import AuditReader, AuditService
 from taskforge_server.api.service.catalog import QueueCatalog
+from taskforge_server.api.service.identity import Identity, IdentityParts
+from taskforge_server.api.service.joblogs import JobLogService
 from taskforge_server.api.service.jobs import JobService
-from taskforge_server.api.service.ports import Engine, JobReader, QueueRepository
+from taskforge_server.api.service.people import PeopleService
+from taskforge_server.api.service.ports import (
+    Engine,
+    JobReader,
+    LogFeed,
+    LogReader,
+    QueueRepository,
+)
 from taskforge_server.api.service.queues import QueueService
+from taskforge_server.api.service.tenants import TenantRows, TenantService
+from taskforge_server.api.service.workers import WorkerPorts, WorkerService
 from taskforge_server.api.stream.session import WorkerStreams
 from taskforge_server.engine import limits
 
 log = logging.getLogger(__name__)
+
+
+class KeyRows(KeyReader, UseWriter, Protocol):
+    """The rows of API keys, as the credentials need them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +56,20 @@ class ApiPorts:
     engine: Engine
     queues: QueueRepository
     jobs: JobReader
-    keys: KeyReader
+    workers: WorkerPorts
+    logs: LogReader
+    log_feed: LogFeed
+    keys: KeyRows
     projects: ProjectReader
+    tenants: TenantRows
     audit: AuditReader
+    identity: IdentityParts | None = None
+    """Without it nobody can log in: API keys alone are known."""
     registry: CollectorRegistry
     ready: Callable[[], list[str]]
     """What keeps the node from taking requests; nothing when it does."""
+    key_changed: Callable[[bytes], None] = lambda key_id: None
+    """Told the id of an API key that was changed here."""
     payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX_DEFAULT
 
 
@@ -50,15 +78,29 @@ class ApiServer:
 
     def __init__(self, ports: ApiPorts) -> None:
         self.catalog = QueueCatalog(ports.queues)
-        self.authenticator = Authenticator(ports.keys, ports.projects)
+        self.last_used = LastUsed(ports.keys)
+        tokens, people = None, None
+        if ports.identity is not None:
+            tokens = AccessTokens(KeyRing(ports.identity.signing_keys))
+            people = People(tokens, ports.identity.news)
+        self.authenticator = Authenticator(
+            ports.keys, ports.projects, people=people, used=self.last_used.note
+        )
+        self.identity, self.people = _identity(ports.identity, tokens)
         self.streams = WorkerStreams(ports.engine, self.catalog, step_aside)
         self.audit = AuditService(ports.audit)
+        jobs = JobService(ports.engine, ports.jobs, self.catalog)
         services = Services(
             engine=ports.engine,
             queues=QueueService(ports.engine, ports.queues, self.catalog),
-            jobs=JobService(ports.engine, ports.jobs, self.catalog),
+            jobs=jobs,
+            logs=JobLogService(ports.engine, jobs, ports.logs, ports.log_feed),
+            workers=WorkerService(ports.workers, self.catalog),
             catalog=self.catalog,
+            tenants=TenantService(ports.tenants, ports.key_changed),
             audit=self.audit,
+            identity=self.identity,
+            people=self.people,
             registry=ports.registry,
             ready=ports.ready,
             openapi=msgspec.json.encode(document(ROUTES)),
@@ -81,6 +123,7 @@ class ApiServer:
             reuse_port=reuse_port or None,
         )
         self._door.start()
+        self.last_used.start()
         bound: int = self._listener.sockets[0].getsockname()[1]
         log.info("listening on %s port %d", host, bound)
         return bound
@@ -91,5 +134,16 @@ class ApiServer:
             self._listener.close()
         await self.streams.stop()
         await self._door.stop(timeout_s)
+        await self.last_used.stop()
         if self._listener is not None:
             await self._listener.wait_closed()
+
+
+def _identity(
+    parts: IdentityParts | None, tokens: AccessTokens | None
+) -> tuple[Identity | None, PeopleService | None]:
+    """The use cases of people, where accounts are kept."""
+    if parts is None or tokens is None:
+        return None, None
+    people = PeopleService(parts.users, parts.invitations, parts.news)
+    return Identity(parts, Passwords(), tokens), people

@@ -9,6 +9,8 @@ import signal
 from collections.abc import Callable
 
 from taskforge_server.api.server import ApiPorts, ApiServer
+from taskforge_server.api.service.tenants import TenantRows
+from taskforge_server.api.service.workers import WorkerPorts
 from taskforge_server.engine import limits
 from taskforge_server.engine.config import Config
 from taskforge_server.engine.errors import Conflict, NotFound
@@ -18,6 +20,7 @@ from taskforge_server.engine.runtime import allocator
 from taskforge_server.engine.store.api_keys import ApiKeys
 from taskforge_server.engine.store.audit import AuditLog
 from taskforge_server.engine.store.bootstrap import Bootstrapped, bootstrap
+from taskforge_server.engine.store.execution_logs import ExecutionLogs
 from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.migrate import migrate
 from taskforge_server.engine.store.pool import acquire, open_pool
@@ -70,6 +73,7 @@ async def serve(config: Config, listening: Callable[[int], None] = lambda port: 
     api = api_of(node)
     try:
         node.queue_news.listeners.append(api.catalog.forget)
+        node.key_news.listeners.append(api.authenticator.forget)
         listening(await api.start(config.host, config.port))
         await _ended(node, stop)
         log.info("draining")
@@ -89,7 +93,12 @@ def api_of(node: Node) -> ApiServer:
             engine=node.doors,
             queues=node.queues,
             jobs=JobQueries(node.pool),
+            workers=WorkerPorts(node.doors, node.workers, node.assignments),
+            logs=ExecutionLogs(node.pool),
+            log_feed=node.log_writer,
             keys=ApiKeys(node.pool),
+            tenants=TenantRows.of(node.pool),
+            key_changed=node.key_news.tell,
             projects=Projects(node.pool),
             audit=AuditLog(node.pool),
             registry=node.registry,

@@ -108,6 +108,7 @@ class Door:
     async def stop(self, timeout_s: float) -> None:
         """End all connections, those that are busy after their answer."""
         self.draining = True
+        self._api.events.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
         try:
@@ -122,7 +123,11 @@ class Door:
 
     def _gauges(self) -> list[tuple[str, str, float]]:
         count = len(self.fronts)
-        return [("taskforge_http_connections", "Open, but for worker streams.", count)]
+        events = self._api.events.count
+        return [
+            ("taskforge_http_connections", "Open, but for worker streams.", count),
+            ("taskforge_http_event_streams", "Answers that go on.", events),
+        ]
 
     def direct_ended(self) -> None:
         self.direct_count -= 1

@@ -35,10 +35,15 @@ from taskforge_server.api.rest.schemas import (
 )
 from taskforge_server.api.service.audit import AuditService
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
+from taskforge_server.api.service.identity import Identity
+from taskforge_server.api.service.joblogs import JobLogService
 from taskforge_server.api.service.jobs import JobService
+from taskforge_server.api.service.people import PeopleService
 from taskforge_server.api.service.ports import Engine
 from taskforge_server.api.service.queues import QueueService
 from taskforge_server.api.service.submission import Checker
+from taskforge_server.api.service.tenants import TenantService
+from taskforge_server.api.service.workers import WorkerService
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InvalidInput, NotFound
 from taskforge_server.engine.model.queue import JobQueue, QueueSettings
@@ -59,12 +64,17 @@ class Services:
     engine: Engine
     queues: QueueService
     jobs: JobService
+    tenants: TenantService
+    workers: WorkerService
     catalog: QueueCatalog
     audit: AuditService
+    logs: JobLogService
     registry: CollectorRegistry
     ready: Callable[[], list[str]]
     """What keeps the node from taking requests; nothing when it does."""
     openapi: bytes
+    identity: Identity | None = None
+    people: PeopleService | None = None
     payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX_DEFAULT
 
 
@@ -104,14 +114,17 @@ async def update_queue(services: Services, call: Call) -> Reply:
 
 
 def _changed_settings(settings: QueueSettings, update: QueueSettingsUpdate) -> QueueSettings:
-    changes = _given(update)
+    changes = given_fields(update)
     if "retry_policy" in changes:
         policy = changes["retry_policy"]
-        changes["retry_policy"] = msgspec.structs.replace(settings.retry_policy, **_given(policy))
+        changes["retry_policy"] = msgspec.structs.replace(
+            settings.retry_policy, **given_fields(policy)
+        )
     return msgspec.structs.replace(settings, **changes)
 
 
-def _given(update: msgspec.Struct) -> dict[str, Any]:
+def given_fields(update: msgspec.Struct) -> dict[str, Any]:
+    """The fields of an update that the caller gave."""
     fields = ((name, getattr(update, name)) for name in update.__struct_fields__)
     return {name: value for name, value in fields if value is not UNSET}
 
@@ -232,17 +245,17 @@ async def list_jobs(services: Services, call: Call) -> Reply:
 
 async def get_job(services: Services, call: Call) -> Reply:
     query: WaitQuery = call.query
-    found = await services.jobs.wait(call.principal.project_id, _job_id(call), wait_s(query.wait))
+    found = await services.jobs.wait(call.principal.project_id, job_id_of(call), wait_s(query.wait))
     return await _details(services, call, found)
 
 
 async def cancel_job(services: Services, call: Call) -> Reply:
-    found = await services.jobs.cancel(call.principal.project_id, _job_id(call))
+    found = await services.jobs.cancel(call.principal.project_id, job_id_of(call))
     return await _details(services, call, found)
 
 
 async def retry_job(services: Services, call: Call) -> Reply:
-    found = await services.jobs.retry(call.principal.project_id, _job_id(call))
+    found = await services.jobs.retry(call.principal.project_id, job_id_of(call))
     return await _details(services, call, found)
 
 
@@ -254,7 +267,7 @@ async def _details(
     return answer(call, views.job_details(job, executions, queue, call.coding))
 
 
-def _job_id(call: Call) -> bytes:
+def job_id_of(call: Call) -> bytes:
     try:
         return uuid_bytes(call.params["job_id"])
     except ValueError:

@@ -20,11 +20,19 @@ from aiohttp.web_exceptions import HTTPException
 from taskforge_server.api.auth.principals import NOBODY, Authenticator, Principal
 from taskforge_server.api.rest import correlation
 from taskforge_server.api.rest.bodies import refusal
+from taskforge_server.api.rest.events import EventStreams
 from taskforge_server.api.rest.handlers import Services, check_idempotency_key
 from taskforge_server.api.rest.media import Coding, body_coding, check_encoding, reply_coding
 from taskforge_server.api.rest.metrics import NO_OPERATION, RequestCounts
 from taskforge_server.api.rest.problems import CONTENT_TYPE, encoded, headers_of, problem_of
-from taskforge_server.api.rest.routes import Call, MethodNotAllowedError, Reply, Route, Router
+from taskforge_server.api.rest.routes import (
+    EVENTS_TYPE,
+    Call,
+    MethodNotAllowedError,
+    Reply,
+    Route,
+    Router,
+)
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import (
     CallerError,
@@ -95,6 +103,7 @@ class Api:
         self._learn = learn
         self._requests = counts.requests
         self._bodies = Bodies()
+        self.events = EventStreams()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises for what a caller can do."""
@@ -137,9 +146,25 @@ class Api:
         if route.body is not None or request.body_exists:
             return await self._with_body(request, call)
         reply = await route.handler(self._services, call)
+        return await self._sent(request, call, reply)
+
+    async def _sent(
+        self, request: web.BaseRequest, call: Call, reply: Reply
+    ) -> web.StreamResponse:
+        """The reply as an answer; one in pieces or events is sent here, to its end."""
         if reply.parts is not None:
             return await streamed(request, reply, reply.parts)
-        return response(reply)
+        if reply.events is None:
+            return response(reply)
+
+        async def allowed() -> None:
+            if call.route.permission is not None:
+                header = request.headers.get("Authorization")
+                principal = await self._authenticator.authenticate(header)
+                principal.require(call.route.permission)
+
+        headers = {**_headers(reply), correlation.HEADER: call.correlation_id}
+        return await self.events.serve(request, headers, reply.events, allowed)
 
     def _call(
         self,
@@ -171,6 +196,7 @@ class Api:
             key,
             request.remote or "",
             correlation_id.get(),
+            headers.get("Last-Event-ID") if route.reply_type == EVENTS_TYPE else None,
         )
 
     async def _with_body(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
@@ -187,7 +213,7 @@ class Api:
             reply = await call.route.handler(self._services, call)
         finally:
             self._bodies.release(held)
-        answer = response(reply)
+        answer = await self._sent(request, call, reply)
         if reply.status < 400:
             self._learn(request, call)
         return answer

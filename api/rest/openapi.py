@@ -12,7 +12,7 @@ import msgspec
 
 from taskforge_server.api.rest.media import JSON_TYPE, MSGPACK_TYPE
 from taskforge_server.api.rest.problems import CONTENT_TYPE, KINDS, TYPE_PREFIX, Kind, Problem
-from taskforge_server.api.rest.routes import Route
+from taskforge_server.api.rest.routes import EVENTS_TYPE, Route
 from taskforge_server.api.rest.schemas import UuidText
 from taskforge_server.engine import limits
 
@@ -41,6 +41,8 @@ _PARAMETERS = {
     "queue": {"type": "string", "description": "name or id of a queue"},
     "job_id": {"description": "id of a job"},
     "worker_id": {"description": "id of a worker"},
+    "project_id": {"description": "id of a project"},
+    "api_key_id": {"description": "id of an API key"},
 }
 _RETRY_AFTER = {
     "Retry-After": {"schema": {"type": "integer"}, "description": "seconds to wait"},
@@ -146,6 +148,12 @@ def _parameters(route: Route, schema_of: dict[Any, Any]) -> list[dict[str, Any]]
         schema = {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"}
         found.append(
             {"name": "Idempotency-Key", "in": "header", "schema": schema, "description": about}
+        )
+    if route.reply_type == EVENTS_TYPE:
+        about = "The id of the last event that was seen: what came behind it follows."
+        schema = schema_of[UuidText]
+        found.append(
+            {"name": "Last-Event-ID", "in": "header", "schema": schema, "description": about}
         )
     return found
 

@@ -5,7 +5,7 @@ Requests are dispatched by it, the OpenAPI document is made of it, tests walk it
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -42,6 +42,8 @@ class Call:
     """Of the peer of the connection."""
     correlation_id: str = ""
     """From `X-Request-Id`, or made for this request."""
+    last_event_id: str | None = None
+    """Where a follower was cut off; routes of events only."""
 
     @property
     def actor(self) -> Actor:
@@ -54,6 +56,19 @@ class Call:
         return request_hash(self.route.method, self.path, self.body)
 
 
+EVENTS_TYPE = "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One of the events of an answer that goes on; `id` is where a follower can take up again."""
+
+    data: bytes
+    id: str = ""
+    name: str = ""
+    """Of what kind it is; none for the usual kind."""
+
+
 @dataclass(slots=True)
 class Reply:
     """An answer, encoded."""
@@ -64,6 +79,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     parts: AsyncIterator[bytes] | None = None
     """A long answer: these pieces instead of `body`, sent as they come."""
+    events: AsyncGenerator[Event, None] | None = None
+    """An answer that goes on: these events instead of `body`, as server-sent events."""
 
 
 Handler = Callable[[Any, Call], Awaitable[Reply]]

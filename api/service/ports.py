@@ -3,15 +3,20 @@
     Engine            decides about jobs and remembers the live ones
     QueueRepository   the rows of queues
     JobReader         jobs and executions as the tables have them, a moment behind the engine
+    LogReader         what handlers logged, in the table
+    LogFeed           says when there is more of it
 
 A job and an execution are dicts with the keys of `ext.table.ShardTable.get` and `executions`: ids
 are bytes, times are microseconds since the Unix epoch with 0 for none, JSON is undecoded bytes.
 """
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from taskforge_server.engine.actors.ports import Hello, Outlet, WorkerInlet
+from taskforge_server.engine.model.execution import LogLevel, LogLine
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.job_queries import JobFilter
@@ -115,4 +120,32 @@ class JobReader(Protocol):
         rows_max: int = ...,
     ) -> tuple[list[JobDict], str | None]:
         """The newest first, with the cursor of the next page; InvalidInput."""
+        ...
+
+
+class LogReader(Protocol):
+    """Lines of handlers in the table."""
+
+    async def page(
+        self,
+        project_id: bytes,
+        job_id: bytes,
+        execution_ids: Sequence[bytes],
+        level: LogLevel | None = None,
+        after: bytes | None = None,
+        rows_max: int = ...,
+    ) -> tuple[list[LogLine], bool]:
+        """Those behind the line `after`, the oldest first, and whether there are more."""
+        ...
+
+
+class LogFeed(Protocol):
+    """News of lines of handlers."""
+
+    def follow(self, job_id: bytes) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set when there may be new lines in the table."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when every line that has come is in the table."""
         ...

@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from taskforge_server.engine import limits
@@ -109,6 +109,10 @@ class LogWriter:
         self.bytes_held += weight
         self._waiting.append((lines, weight, written))
         self._some.set()
+
+    def follow(self, job_id: bytes) -> AbstractContextManager[asyncio.Event]:
+        """See `LogNews.follow`."""
+        return self._news.follow(job_id)
 
     async def flush(self) -> None:
         """Return when all that was added before is in the table."""

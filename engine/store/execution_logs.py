@@ -17,6 +17,7 @@ from taskforge_server.engine.model.execution import LogLevel, LogLine, log_id, l
 from taskforge_server.engine.store.cursors import LOGS, after_id, id_cursor
 from taskforge_server.engine.store.pool import Pool, acquire
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.tenancy import tenant
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class ExecutionLogs:
 
     async def get(self, project_id: bytes, job_id: bytes, line_id: bytes) -> LogLine:
         """One line of a job that is known to be the caller's."""
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, project_id=project_id) as connection:
             row = await connection.fetchrow(sql("log_get"), line_id, project_id)
         if row is None:
             raise NotFound("no such line", "id")
@@ -77,7 +78,7 @@ class ExecutionLogs:
         """Lines of these executions of the job behind the line `after`, the oldest first, and
         whether there are more."""
         assert 1 <= rows_max <= limits.PAGE_ROWS_MAX
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, project_id=project_id) as connection:
             rows = await connection.fetch(
                 sql("log_list"),
                 *_ranges(execution_ids),

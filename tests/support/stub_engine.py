@@ -7,12 +7,14 @@ projector would have written: `project` moves finished jobs there.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 
+from taskforge_server.api.service.tenants import TenantRows
 from taskforge_server.engine.actors.ports import Hello, Outlet
 from taskforge_server.engine.errors import (
     Conflict,
@@ -22,11 +24,13 @@ from taskforge_server.engine.errors import (
     TaskForgeError,
 )
 from taskforge_server.engine.model.audit import AuditEntry, AuditHead, Verdict
+from taskforge_server.engine.model.execution import LogLevel, LogLine
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.model.tenant import ApiKey, Project, api_key_hash
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.audit import AuditFilter
 from taskforge_server.engine.store.job_queries import JobFilter
+from taskforge_server.engine.store.pool import Pool
 from taskforge_server.ext.table import ShardTable, SubmitBatch, TransitionError
 
 JobDict = dict[str, Any]
@@ -50,7 +54,7 @@ class StubSession:
                 decoded = msgpack.unpackb(frame)
             except ValueError as error:  # msgpack's errors are such
                 raise FrameError(f"not MessagePack: {error}") from None
-            if not isinstance(decoded, list) or not decoded or decoded[0] not in (2, 3, 4, 5):
+            if not isinstance(decoded, list) or not decoded or decoded[0] not in (2, 3, 4, 5, 6):
                 raise FrameError("no frame of a worker")
             self.frames.put_nowait(decoded)
             if decoded[0] == 5:
@@ -327,6 +331,9 @@ class StubKeys:
         self.before_read()
         return self.rows.get(api_key_hash(text))
 
+    async def used(self, seen_at: Mapping[bytes, datetime]) -> None:
+        """Nobody asks."""
+
 
 class StubProjects:
     """The rows of projects: every project is there."""
@@ -357,3 +364,52 @@ class StubAudit:
 
     async def verify(self, organization_id: bytes, noted: AuditHead | None = None) -> Verdict:
         return Verdict(AuditHead(), [])
+
+
+NO_TENANTS = TenantRows.of(cast(Pool, None))
+"""For interfaces that are not asked for organisations, projects or keys: there is no database."""
+
+
+class StubLogs:
+    """What handlers logged, and the news of it, in memory."""
+
+    def __init__(self) -> None:
+        self.lines: list[LogLine] = []
+        self.followers: dict[bytes, set[asyncio.Event]] = {}
+        self.flushes = 0
+
+    def add(self, line: LogLine) -> None:
+        self.lines.append(line)
+        for news in self.followers.get(line.job_id, ()):
+            news.set()
+
+    async def page(
+        self,
+        project_id: bytes,
+        job_id: bytes,
+        execution_ids: Sequence[bytes],
+        level: LogLevel | None = None,
+        after: bytes | None = None,
+        rows_max: int = 100,
+    ) -> tuple[list[LogLine], bool]:
+        found = [
+            line
+            for line in sorted(self.lines, key=lambda line: line.id)
+            if line.project_id == project_id
+            and line.execution_id in execution_ids
+            and level in (None, line.level)
+            and line.id > (after or b"")
+        ]
+        return found[:rows_max], len(found) > rows_max
+
+    @contextmanager
+    def follow(self, job_id: bytes) -> Iterator[asyncio.Event]:
+        news = asyncio.Event()
+        self.followers.setdefault(job_id, set()).add(news)
+        try:
+            yield news
+        finally:
+            self.followers[job_id].discard(news)
+
+    async def flush(self) -> None:
+        self.flushes += 1

@@ -15,13 +15,16 @@ from taskforge_server.api.server import ApiPorts, ApiServer
 from taskforge_server.engine.model.queue import JobQueue, QueueSettings
 from taskforge_server.engine.model.tenant import api_key_text
 from tests.support.stub_engine import (
+    NO_TENANTS,
     StubAudit,
     StubEngine,
     StubJobs,
     StubKeys,
+    StubLogs,
     StubProjects,
     StubQueues,
 )
+from tests.support.stub_workers import NO_WORKERS
 
 PROJECT = b"p" * 16
 OTHER_PROJECT = b"o" * 16
@@ -52,6 +55,7 @@ class Fixture:
     engine: StubEngine
     queues: StubQueues
     jobs: StubJobs
+    logs: StubLogs
     keys: StubKeys
     reasons: list[str]
     session: aiohttp.ClientSession
@@ -102,6 +106,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 async def api() -> AsyncIterator[Fixture]:
     engine, queues, jobs, keys = StubEngine(), StubQueues(), StubJobs(), StubKeys()
+    logs = StubLogs()
     keys.add(KEY, PROJECT)
     keys.add(OTHER_KEY, OTHER_PROJECT)
     queue = await queues.create(PROJECT, "default", 3, QueueSettings())
@@ -113,7 +118,11 @@ async def api() -> AsyncIterator[Fixture]:
             engine=engine,
             queues=queues,
             jobs=jobs,
+            logs=logs,
+            log_feed=logs,
             keys=keys,
+            tenants=NO_TENANTS,
+            workers=NO_WORKERS,
             projects=StubProjects(),
             audit=StubAudit(),
             registry=registry,
@@ -123,5 +132,5 @@ async def api() -> AsyncIterator[Fixture]:
     )
     port = await server.start("127.0.0.1", 0)
     async with aiohttp.ClientSession() as session:
-        yield Fixture(server, port, engine, queues, jobs, keys, reasons, session, queue)
+        yield Fixture(server, port, engine, queues, jobs, logs, keys, reasons, session, queue)
     await server.stop(1.0)

@@ -26,13 +26,16 @@ from taskforge_server.api.server import ApiPorts, ApiServer
 from taskforge_server.engine.model.queue import QueueSettings
 from tests.integration.api.conftest import KEY, PROJECT
 from tests.support.stub_engine import (
+    NO_TENANTS,
     StubAudit,
     StubEngine,
     StubJobs,
     StubKeys,
+    StubLogs,
     StubProjects,
     StubQueues,
 )
+from tests.support.stub_workers import NO_WORKERS
 
 schema = schemathesis.openapi.from_dict(document(ROUTES))
 CHECKS = [
@@ -65,7 +68,11 @@ def url() -> Iterator[str]:
                 engine=StubEngine(),
                 queues=queues,
                 jobs=StubJobs(),
+                logs=StubLogs(),
+                log_feed=StubLogs(),
                 keys=keys,
+                tenants=NO_TENANTS,
+                workers=NO_WORKERS,
                 projects=StubProjects(),
                 audit=StubAudit(),
                 registry=CollectorRegistry(),

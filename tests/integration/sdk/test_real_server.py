@@ -25,9 +25,12 @@ from taskforge import (
 )
 from taskforge.worker import Worker
 from taskforge_server.api.server import ApiPorts, ApiServer
+from taskforge_server.api.service.tenants import TenantRows
+from taskforge_server.api.service.workers import WorkerPorts
 from taskforge_server.engine.model.tenant import api_key_text
 from taskforge_server.engine.store.api_keys import ApiKeys
 from taskforge_server.engine.store.bootstrap import bootstrap
+from taskforge_server.engine.store.execution_logs import ExecutionLogs
 from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.pool import connect
 from taskforge_server.engine.store.tenants import Projects
@@ -98,7 +101,11 @@ async def stack(postgres_url: str) -> AsyncIterator[Stack]:
                 engine=node.doors,
                 queues=node.queues,
                 jobs=JobQueries(node.pool),
+                workers=WorkerPorts(node.doors, node.workers, node.assignments),
+                logs=ExecutionLogs(node.pool),
+                log_feed=node.log_writer,
                 keys=ApiKeys(node.pool),
+                tenants=TenantRows.of(node.pool),
                 projects=Projects(node.pool),
                 registry=node.registry,
                 ready=node.ready,
