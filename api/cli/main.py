@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from taskforge_server.api.cli import commands
+from taskforge_server.api.cli import audit, commands
 from taskforge_server.api.cli.demo import demo
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ def _options(
 
 commands.add_to(app)
 app.command("demo")(demo)
+app.add_typer(audit.app)
 
 
 def main() -> None:

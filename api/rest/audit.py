@@ -1,6 +1,6 @@
 """The routes of the audit log."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Annotated
 
 from msgspec import Meta
@@ -168,15 +168,20 @@ def noted_head(text: str | None) -> AuditHead | None:
 async def _lines(
     first: list[AuditEntry], others: AsyncGenerator[list[AuditEntry], None]
 ) -> AsyncGenerator[bytes, None]:
-    """Entries as lines of JSON."""
-    embed = EMBED[Coding.JSON]
+    """Entries as they go out."""
     try:
         entries: list[AuditEntry] | None = first
         while entries:
-            yield b"".join(encode_json(_view(entry, embed)) + b"\n" for entry in entries)
+            yield lines(entries)
             entries = await anext(others, None)
     finally:
         await others.aclose()
+
+
+def lines(entries: Iterable[AuditEntry]) -> bytes:
+    """Entries as JSON, one a line."""
+    embed = EMBED[Coding.JSON]
+    return b"".join(encode_json(_view(entry, embed)) + b"\n" for entry in entries)
 
 
 def _actor_id(text: str | None) -> bytes | None:
