@@ -79,14 +79,10 @@ class ApiServer:
     def __init__(self, ports: ApiPorts) -> None:
         self.catalog = QueueCatalog(ports.queues)
         self.last_used = LastUsed(ports.keys)
-        tokens, people = None, None
-        if ports.identity is not None:
-            tokens = AccessTokens(KeyRing(ports.identity.signing_keys))
-            people = People(tokens, ports.identity.news)
+        known, self.identity, people = _people(ports.identity)
         self.authenticator = Authenticator(
-            ports.keys, ports.projects, people=people, used=self.last_used.note
+            ports.keys, ports.projects, people=known, used=self.last_used.note
         )
-        self.identity, self.people = _identity(ports.identity, tokens)
         self.streams = WorkerStreams(ports.engine, self.catalog, step_aside)
         self.audit = AuditService(ports.audit)
         jobs = JobService(ports.engine, ports.jobs, self.catalog)
@@ -100,7 +96,7 @@ class ApiServer:
             tenants=TenantService(ports.tenants, ports.key_changed),
             audit=self.audit,
             identity=self.identity,
-            people=self.people,
+            people=people,
             registry=ports.registry,
             ready=ports.ready,
             openapi=msgspec.json.encode(document(ROUTES)),
@@ -135,15 +131,21 @@ class ApiServer:
         await self.streams.stop()
         await self._door.stop(timeout_s)
         await self.last_used.stop()
+        if self.identity is not None:
+            await self.identity.close()
         if self._listener is not None:
             await self._listener.wait_closed()
 
 
-def _identity(
-    parts: IdentityParts | None, tokens: AccessTokens | None
-) -> tuple[Identity | None, PeopleService | None]:
-    """The use cases of people, where accounts are kept."""
-    if parts is None or tokens is None:
-        return None, None
-    people = PeopleService(parts.users, parts.invitations, parts.news)
-    return Identity(parts, Passwords(), tokens), people
+def _people(
+    parts: IdentityParts | None,
+) -> tuple[People | None, Identity | None, PeopleService | None]:
+    """Who knows people by their tokens, and their use cases, where accounts are kept."""
+    if parts is None:
+        return None, None, None
+    tokens = AccessTokens(KeyRing(parts.signing_keys))
+    return (
+        People(tokens, parts.news),
+        Identity(parts, Passwords(), tokens),
+        PeopleService(parts.users, parts.invitations, parts.news),
+    )

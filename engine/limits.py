@@ -622,6 +622,9 @@ SIGNUPS_ADDRESS_MAX: Final = 100
 THROTTLE_COMMAND_S: Final = 0.3
 """A login waits this long for Redis before it counts for itself."""
 
+THROTTLE_CONNECTIONS_MAX: Final = 8
+"""Over which logins are counted; each count is one short round trip."""
+
 THROTTLE_ENTRIES_MAX: Final = 20_000
 """Accounts and addresses that a node counts by itself; beyond, the oldest are forgotten."""
 

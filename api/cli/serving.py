@@ -9,9 +9,11 @@ import signal
 from collections.abc import Callable
 
 from taskforge_server.api.server import ApiPorts, ApiServer
+from taskforge_server.api.service.identity import IdentityParts
 from taskforge_server.api.service.tenants import TenantRows
 from taskforge_server.api.service.workers import WorkerPorts
 from taskforge_server.engine import limits
+from taskforge_server.engine.cluster.attempts import redis_attempts
 from taskforge_server.engine.config import Config
 from taskforge_server.engine.errors import Conflict, NotFound
 from taskforge_server.engine.model.queue import QueueSettings
@@ -25,7 +27,8 @@ from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.migrate import migrate
 from taskforge_server.engine.store.pool import acquire, open_pool
 from taskforge_server.engine.store.queues import Queues
-from taskforge_server.engine.store.tenants import Projects
+from taskforge_server.engine.store.signup import SignUps
+from taskforge_server.engine.store.tenants import Projectsfrom taskforge_server.engine.store.users import Users
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +104,24 @@ def api_of(node: Node) -> ApiServer:
             key_changed=node.key_news.tell,
             projects=Projects(node.pool),
             audit=AuditLog(node.pool),
+            identity=_identity_of(node),
             registry=node.registry,
             ready=node.ready,
         )
+    )
+
+
+def _identity_of(node: Node) -> IdentityParts:
+    return IdentityParts(
+        users=Users(node.pool),
+        sessions=node.sessions,
+        invitations=node.invitations,
+        sign_ups=SignUps(node.pool),
+        projects=Projects(node.pool),
+        attempts=redis_attempts(node.config.redis_url),
+        signing_keys=node.signing_keys,
+        news=node.token_news,
+        signup_open=node.config.signup_open,
     )
 
 

@@ -16,7 +16,7 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.model.base import Name, Priority, Time
 from taskforge_server.engine.model.execution import ExecutionStatus
 from taskforge_server.engine.model.job import FailedReason, JobStatus
-from taskforge_server.engine.model.queue import History, QueueSettings
+from taskforge_server.engine.model.queue import History, QueueSettings, WorkerTypes
 from taskforge_server.engine.model.retry import Delay
 
 UuidText = Annotated[
@@ -85,6 +85,7 @@ class QueueSettingsUpdate(Request):
     timeout: Annotated[float, Meta(gt=0, le=limits.TIMEOUT_S_MAX)] | UnsetType | None = UNSET
     history: History | UnsetType = UNSET
     crashes_max: Annotated[int, Meta(ge=1, le=limits.CRASHES_MAX)] | UnsetType = UNSET
+    worker_types: WorkerTypes | UnsetType = UNSET
 
 
 class QueueUpdate(Request):

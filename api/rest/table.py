@@ -1,6 +1,6 @@
 """The operations of the REST interface."""
 
-from taskforge_server.api.rest import audit, handlers, joblogs, tenants
+from taskforge_server.api.rest import audit, handlers, identity, joblogs, tenants, workers
 from taskforge_server.api.rest.routes import Route
 from taskforge_server.api.rest.schemas import (
     Health,
@@ -237,4 +237,14 @@ PROCESS_ROUTES = (
     ),
 )
 
-ROUTES = QUEUE_ROUTES + JOB_ROUTES + joblogs.ROUTES + WORKER_ROUTES + audit.ROUTES + tenants.ROUTES + identity.ROUTES + PROCESS_ROUTES
+ROUTES = (
+    *QUEUE_ROUTES,
+    *JOB_ROUTES,
+    *joblogs.ROUTES,
+    *WORKER_ROUTES,
+    *workers.ROUTES,
+    *audit.ROUTES,
+    *tenants.ROUTES,
+    *identity.ROUTES,
+    *PROCESS_ROUTES,
+)

@@ -140,10 +140,12 @@ class Leases:
             for lease in self._leases.values()
         ]
 
-    def outstanding(self, worker_id: bytes) -> int | None:
+    def outstanding(self, worker_id: bytes, project_id: bytes) -> int | None:
         """How many jobs the worker has that are not over; None when it is not connected."""
         lease = self._leases.get(worker_id)
-        return None if lease is None or lease.session is None else lease.session.outstanding
+        if lease is None or lease.project_id != project_id or lease.session is None:
+            return None
+        return lease.session.outstanding
 
     def forget(self, lease: Lease) -> None:
         """The worker said goodbye: nothing is forgiven any more, nothing is waited for."""

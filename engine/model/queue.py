@@ -16,7 +16,15 @@ from taskforge_server.engine.model.base import Id, Model, Name, Priority, Time, 
 from taskforge_server.engine.model.retry import RetryPolicy
 from taskforge_server.engine.model.worker import WorkerType
 
-__all__ = ["History", "JobQueue", "QueueRef", "QueueSettings", "RetryPolicy", "shard_of_queue"]
+__all__ = [
+    "History",
+    "JobQueue",
+    "QueueRef",
+    "QueueSettings",
+    "RetryPolicy",
+    "WorkerTypes",
+    "shard_of_queue",
+]
 
 History = Literal["all", "failed", "none"]
 """Which finished jobs stay in the tables."""

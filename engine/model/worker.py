@@ -20,6 +20,8 @@ class Worker(Model, frozen=True, kw_only=True):
     name: Name
     worker_type: WorkerType = "general"
     status: WorkerStatus = "offline"
+    drained: bool = False
+    """What people want of it: no new jobs. The status says what is."""
     last_heartbeat: Time | None = None
     created_at: Time
 

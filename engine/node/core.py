@@ -33,6 +33,7 @@ from taskforge_server.engine.runtime.actor import Actor, Supervisor
 from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.keys import KeyBook
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.shard.usage import UsageBook
 from taskforge_server.engine.vault.vault import Vault
 from taskforge_server.ext.table import ShardTable
 
@@ -57,6 +58,7 @@ class Core:
         self.counters = Counters()
         self.keys = KeyBook()
         self.vault = Vault()
+        self.usage = UsageBook()
         self.shards: dict[int, Shard] = {}
         self.refs: dict[bytes, QueueRef] = {}
         self.sessions: set[WorkerActor] = set()
@@ -81,6 +83,7 @@ class Core:
             self.due_timer.note,
             self.counters,
             self.vault,
+            self.usage,
         )
         self.logs = LogBook(clock, self.shards.get, self, self.counters)
         self._worker_context = worker_module.Context(
@@ -168,6 +171,7 @@ class Core:
         del self.shards[shard.number]
         self.counters.shards_lost += 1
         self.keys.drop_shard(shard.number)
+        self.usage.drop(shard.usage)
         for actor in self._actors_of.pop(shard).values():
             del self._actors[actor.ref.id]
             self._retired[actor.ref.id] = actor
@@ -240,10 +244,6 @@ class Core:
         """The worker gets nothing new, wherever and whenever it connects, or gets jobs again."""
         if self.roster.drain(worker_id, drained):
             self.dispatcher.worker_changed(worker_id)
-
-    def worker_jobs(self, worker_id: bytes) -> int | None:
-        """How many jobs the worker has; None when it is not connected here."""
-        return self.leases.outstanding(worker_id)
 
     def drain(self) -> None:
         """Start nothing more; tell the workers."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.actors import outcomes, worker
+from taskforge_server.engine.actors import worker
 from taskforge_server.engine.actors.ports import Hello, Outlet
 from taskforge_server.engine.actors.queue import Cancel, Command, QueueActor, Requeue, Submit
 from taskforge_server.engine.actors.worker import WorkerActor
@@ -160,6 +160,15 @@ class Doors:
         """Extend the worker's lease; False when it has none here."""
         return self._core.leases.heartbeat(worker_id, project_id)
 
+    @property
+    def lease_ttl_s(self) -> float:
+        """How long the silence of a worker is forgiven."""
+        return self._lease_ttl_s
+
+    def worker_jobs(self, worker_id: bytes, project_id: bytes) -> int | None:
+        """How many jobs the worker has that are not over; None when it is not connected here."""
+        return self._core.leases.outstanding(worker_id, project_id)
+
     async def attach_worker(
         self, hello: Hello, project_id: bytes, queues: Sequence[QueueRef], outlet: Outlet
     ) -> WorkerActor:
@@ -210,7 +219,7 @@ class Doors:
         for shard, tokens in session.running():
             lost = set(tokens).difference(named.get(shard.number, ()))
             for token in lost:
-                self._core.outcomes.given_back(shard, token, outcomes.NEVER_ARRIVED, now_us)
+                self._core.outcomes.given_back(shard, token, now_us)
             if lost:
                 self._core.touched(shard)
                 self._core.journal.dirty(shard)

@@ -13,7 +13,7 @@ A node that is killed instead loses nothing: the next start takes the shards ove
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -33,6 +33,7 @@ from taskforge_server.engine.journal.tables import PostgresTables
 from taskforge_server.engine.journal.takeover import Taker
 from taskforge_server.engine.journal.trimmer import Trimmer
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.model.subscription import Plan
 from taskforge_server.engine.node.adapters import DatabaseTime, StoredJobs
 from taskforge_server.engine.node.admission import Admission
 from taskforge_server.engine.node.background import Background
@@ -40,20 +41,32 @@ from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.doors import Doors
 from taskforge_server.engine.node.figures import Figures
 from taskforge_server.engine.node.joblogs import LogNews, LogWriter
+from taskforge_server.engine.node.keynews import KeyNews
 from taskforge_server.engine.node.ownership import Ownership
+from taskforge_server.engine.node.plans import Plans
 from taskforge_server.engine.node.queuenews import QueueNews
+from taskforge_server.engine.node.rosternews import RosterNews
+from taskforge_server.engine.node.tokennews import TokenNews
 from taskforge_server.engine.node.workerrows import WorkerRows, moment
 from taskforge_server.engine.observe.metrics import NodeCollector
 from taskforge_server.engine.runtime import allocator
 from taskforge_server.engine.runtime.actor import Actor
 from taskforge_server.engine.runtime.clock import DatabaseClock
 from taskforge_server.engine.runtime.service import Part, Services
+from taskforge_server.engine.store.assignments import Assignments
 from taskforge_server.engine.store.execution_logs import ExecutionLogs
+from taskforge_server.engine.store.invitations import Invitations
 from taskforge_server.engine.store.loader import expire_idempotency_keys
 from taskforge_server.engine.store.partitions import ensure_partitions
 from taskforge_server.engine.store.pool import Pool, acquire, check_server, connect, open_pool
 from taskforge_server.engine.store.queues import Queues
+from taskforge_server.engine.store.revocations import TokenRevocations
+from taskforge_server.engine.store.sessions import Sessions
+from taskforge_server.engine.store.signing_keys import SigningKeys
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.subscriptions import Subscriptions
+from taskforge_server.engine.store.tenancy import check_roles
+from taskforge_server.engine.store.usage import UsageRows
 from taskforge_server.engine.store.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -102,6 +115,7 @@ class Node:
         await start(Part("journal", self._start_journal, self._stop_journal))
         await start(Part("actors", self._start_core, self.core.stop))
         await start(Part("cluster", self.cluster.start, self.cluster.stop))
+        await start(Part("roster", self.roster_news.read_all, None))
         await start(Part("ownership", self._take_shards, self.ownership.stop))
         await start(Part("upkeep", self._start_upkeep, self._stop_upkeep))
         self._started = True
@@ -151,7 +165,16 @@ class Node:
         self.queues = Queues(self.pool, config.shards)
         self.workers = Workers(self.pool)
         self.worker_rows = WorkerRows(self.workers)
+        self.subscriptions = Subscriptions(self.pool)
+        self.usage_rows = UsageRows(self.pool, clock.now_us)
         self.queue_news = QueueNews(self.cluster, self.queues)
+        self.sessions = Sessions(self.pool)
+        self.invitations = Invitations(self.pool)
+        self.signing_keys = SigningKeys(self.pool)
+        self.token_revocations = TokenRevocations(self.pool)
+        self.token_news = TokenNews(self.cluster, self.token_revocations)
+        self.key_news = KeyNews(self.cluster)
+        self.assignments = Assignments(self.pool)
         self.journal = Journal(self.log)
         self.projector = Projector(self.tables, clock.now_us, config.tick_s, config.settle_s)
         self.trimmer = Trimmer(self.log, self.projector.watermarks)
@@ -165,12 +188,12 @@ class Node:
             self.core.counters,
         )
         self.log_news = LogNews(self.cluster)
-        self.log_writer = LogWriter(
-            ExecutionLogs(self.pool), self.log_news, self.core.counters
-        )
+        self.log_writer = LogWriter(ExecutionLogs(self.pool), self.log_news, self.core.counters)
         self.core.logs.sink = self.log_writer
+        self.plans = Plans(self.subscriptions, self.cluster, learned=self._learned)
         self.doors = NodeDoors(self)
         self.queue_news.listeners.append(self.core.update)
+        self.roster_news = RosterNews(self.cluster, self.workers, self.assignments, self.core)
         self.ownership = Ownership(
             self.node_id,
             self.core,
@@ -187,12 +210,19 @@ class Node:
             self.cluster,
             self._read_queues,
             self._fail,
+            self.usage_rows.of_shard,
             at_once_max=max(1, config.postgres_connections // 2),
         )
         self.registry = CollectorRegistry()
         self.registry.register(NodeCollector(Figures(self)))
 
+    def _learned(self, project_id: bytes, plan: Plan) -> None:
+        account = self.core.usage.learn(project_id, plan.organization_id)
+        account.jobs_max = plan.limits.max_jobs_per_month
+
     async def _read_queues(self) -> Iterable[QueueRef]:
+        for project_id, organization_id in await self.usage_rows.owners():
+            self.core.usage.learn(project_id, organization_id)
         return [queue.ref() for queue in await self.queues.all()]
 
     async def find_queue(self, project_id: bytes, queue_id: bytes) -> QueueRef:
@@ -214,6 +244,7 @@ class Node:
             async with acquire(self.pool) as connection:
                 await check_server(connection, unsafe=config.unsafe)
                 await check_schema(connection, config.shards)
+                await check_roles(connection)
         except BaseException:
             self.pool.terminate()
             raise
@@ -263,13 +294,23 @@ class Node:
         every("memory", limits.GIVE_BACK_S, self._give_back)
         self._background.start("worker rows", self.worker_rows.run())
         self._background.start("queue news", self.queue_news.run())
+        await self.token_news.read()
+        self._background.start("token news", self.token_news.run())
+        self._background.start("roster news", self.roster_news.run())
         self._background.start("execution logs", self.log_writer.run())
         every("workers seen", limits.WORKER_ROWS_S, self._workers_seen)
         every("upkeep", limits.UPKEEP_S, self._upkeep)
 
     async def _stop_upkeep(self) -> None:
         await self._background.stop(
-            "sweep", "memory", "worker rows", "queue news", "workers seen", "upkeep"
+            "sweep",
+            "memory",
+            "worker rows",
+            "queue news",
+            "token news",
+            "roster news",
+            "workers seen",
+            "upkeep",
         )
         await self._stop_log_writer()
         for worker in list(self.core.sessions):
@@ -322,7 +363,13 @@ class Node:
         async with acquire(self.pool) as connection:
             await ensure_partitions(connection)
             await expire_idempotency_keys(connection, now_us, limits.UPKEEP_ROWS_MAX)
+        await self.sessions.expire(limits.UPKEEP_ROWS_MAX)
+        await self.invitations.expire(limits.UPKEEP_ROWS_MAX)
+        await self.token_revocations.expire(limits.REVOCATIONS_KEPT_S, limits.UPKEEP_ROWS_MAX)
+        await self.signing_keys.ensure()
         await self.workers.forget(moment(now_us - round(self.config.lease_ttl_s * 2e6)))
+        kept_us = round(limits.WORKER_KEPT_S * 1e6)
+        await self.workers.expire(moment(now_us - kept_us), limits.UPKEEP_ROWS_MAX)
 
 
 class NodeDoors(Doors):
@@ -339,6 +386,13 @@ class NodeDoors(Doors):
         """The queue was made, or its row changed; other nodes are told."""
         super().queue_changed(queue)
         self._node.queue_news.tell(queue)
+
+    async def roster_changed(
+        self, *, workers: Collection[bytes] = (), queues: Collection[bytes] = ()
+    ) -> None:
+        """What is wanted of these workers, or who is assigned to these queues, was changed: when
+        this returns it holds here; other nodes are told."""
+        await self._node.roster_news.changed(workers=workers, queues=queues)
 
     async def attach_worker(
         self, hello: Hello, project_id: bytes, queues: Iterable[QueueRef], outlet: Outlet

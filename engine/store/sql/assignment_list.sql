@@ -1,0 +1,8 @@
+-- Who is assigned to a queue, by the workers' ids, after the last one of the page before.
+SELECT assignment.queue_id, assignment.worker_id, assignment.weight, assignment.is_active,
+    assignment.created_at
+FROM queue_worker_assignments AS assignment
+JOIN job_queues AS queue ON queue.id = assignment.queue_id
+WHERE queue.project_id = $1 AND queue.id = $2 AND assignment.worker_id > $3
+ORDER BY assignment.worker_id
+LIMIT $4
