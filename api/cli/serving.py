@@ -28,7 +28,8 @@ from taskforge_server.engine.store.migrate import migrate
 from taskforge_server.engine.store.pool import acquire, open_pool
 from taskforge_server.engine.store.queues import Queues
 from taskforge_server.engine.store.signup import SignUps
-from taskforge_server.engine.store.tenants import Projectsfrom taskforge_server.engine.store.users import Users
+from taskforge_server.engine.store.tenants import Projects
+from taskforge_server.engine.store.users import Users
 
 log = logging.getLogger(__name__)
 

@@ -42,6 +42,8 @@ _PARAMETERS = {
     "job_id": {"description": "id of a job"},
     "worker_id": {"description": "id of a worker"},
     "project_id": {"description": "id of a project"},
+    "user_id": {"description": "id of a person"},
+    "invitation_id": {"description": "id of an invitation"},
     "api_key_id": {"description": "id of an API key"},
 }
 _RETRY_AFTER = {
@@ -74,7 +76,7 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
                 "apiKey": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "an API key of a project",
+                    "description": "an API key of a project, or the access token of a person",
                 }
             },
         },
