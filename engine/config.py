@@ -218,6 +218,9 @@ class Config:
     api_key: str | None = option(
         None, text(limits.API_KEY_BYTES_MAX), "the API key that the bootstrap creates"
     )
+    signup_open: bool = option(
+        True, flag(), "anybody may make an organisation with `POST /v1/signup`"
+    )
     log_level: str = option(
         "info", choice("debug", "info", "warning", "error"), "the least level that is logged"
     )
