@@ -1,0 +1,1 @@
+"""People, sessions and their tokens over a real server and database."""
