@@ -1,5 +1,7 @@
 """The operations of people: coming in and going out, and who belongs to an organisation."""
 
+from typing import Any
+
 from msgspec import UNSET
 
 from taskforge_server.api.rest.bodies import decode
@@ -182,7 +184,7 @@ def _user_id(call: Call) -> bytes:
         raise NotFound("this is no user id", "user_id", code="user_not_found") from None
 
 
-def _tokens(tokens: Tokens) -> dict[str, object]:
+def _tokens(tokens: Tokens) -> dict[str, Any]:
     return {
         "access_token": tokens.access_token,
         "token_type": "Bearer",
@@ -191,7 +193,7 @@ def _tokens(tokens: Tokens) -> dict[str, object]:
     }
 
 
-def _logged_in(user: User, tokens: Tokens) -> dict[str, object]:
+def _logged_in(user: User, tokens: Tokens) -> dict[str, Any]:
     session = {"user": _user_view(user), "organization_id": uuid_text(user.organization_id)}
     return _tokens(tokens) | session
 
@@ -206,7 +208,7 @@ def _user_view(user: User) -> UserView:
     )
 
 
-def _invitation(row: Invitation) -> dict[str, object]:
+def _invitation(row: Invitation) -> dict[str, Any]:
     return {
         "id": uuid_text(row.id),
         "email": row.email,

@@ -13,6 +13,7 @@ from taskforge_server.engine.store.cursors import INVITATIONS, after_name, name_
 from taskforge_server.engine.store.pool import Pool, acquire
 from taskforge_server.engine.store.sessions import open_session
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.tenancy import tenant
 from taskforge_server.engine.store.users import create_user
 from taskforge_server.ext.ids import uuid_text
 
@@ -28,10 +29,10 @@ class Invitations:
     ) -> Invitation:
         """In place of an earlier one for the address; `Conflict` for who belongs already."""
         invited_by = actor.id if actor.kind == "user" else None
-        async with acquire(self._pool) as connection, connection.transaction():
+        async with tenant(self._pool, organization_id=organization_id) as connection:
+            # The tenant's people alone: that somebody has an account elsewhere is not told.
             known = await connection.fetchrow(sql("user_by_email"), email)
-            # That somebody has an account elsewhere is not told.
-            if known is not None and known["organization_id"] == organization_id:
+            if known is not None:
                 raise Conflict("this person belongs to the organization", "email", "email_taken")
             row = await connection.fetchrow(
                 sql("invitation_create"),
@@ -60,7 +61,7 @@ class Invitations:
     ) -> tuple[list[Invitation], str | None]:
         """A page in the order of addresses, and the cursor of the next one."""
         after = "" if cursor is None else after_name(INVITATIONS, cursor)
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             rows = await connection.fetch(
                 sql("invitation_list"), organization_id, after, rows_max + 1
             )
@@ -78,7 +79,7 @@ class Invitations:
 
     async def delete(self, organization_id: bytes, invitation_id: bytes, actor: Actor) -> None:
         """Take it back; `NotFound`."""
-        async with acquire(self._pool) as connection, connection.transaction():
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             row = await connection.fetchrow(
                 sql("invitation_delete"), organization_id, invitation_id
             )

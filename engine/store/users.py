@@ -20,6 +20,7 @@ from taskforge_server.engine.store.cursors import USERS, after_name, name_cursor
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.revocations import revoke
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.tenancy import tenant
 from taskforge_server.ext.ids import uuid_text
 
 
@@ -37,7 +38,7 @@ class Users:
 
     async def get(self, organization_id: bytes, user_id: bytes) -> User:
         """`NotFound` for one of another organisation too."""
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             row = await connection.fetchrow(sql("user_get"), organization_id, user_id)
         return _found(row)
 
@@ -49,7 +50,7 @@ class Users:
     ) -> tuple[list[User], str | None]:
         """A page in the order of addresses, and the cursor of the next one."""
         after = "" if cursor is None else after_name(USERS, cursor)
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             rows = await connection.fetch(sql("user_list"), organization_id, after, rows_max + 1)
         page = [User(**row) for row in rows[:rows_max]]
         more = len(rows) > rows_max
@@ -66,7 +67,7 @@ class Users:
     ) -> tuple[User, list[Revocation]]:
         """What is None stays; `NotFound`, `Conflict` for the last admin. Who is disabled is logged
         out everywhere."""
-        async with acquire(self._pool) as connection, connection.transaction():
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             before = await _locked(connection, organization_id, user_id)
             if role == "member" or disabled:
                 await _keep_an_admin(connection, before)
@@ -85,7 +86,7 @@ class Users:
 
     async def delete(self, organization_id: bytes, user_id: bytes, actor: Actor) -> Revocation:
         """The person with all sessions; `NotFound`, `Conflict` for the last admin."""
-        async with acquire(self._pool) as connection, connection.transaction():
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             before = await _locked(connection, organization_id, user_id)
             await _keep_an_admin(connection, before)
             await connection.execute(sql("user_delete"), organization_id, user_id)
@@ -106,7 +107,7 @@ class Users:
         """End all other sessions, and give this one a new refresh token; `Conflict` when the person
         is no longer as `user` says."""
         organization_id = user.organization_id
-        async with acquire(self._pool) as connection, connection.transaction():
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             row = await connection.fetchrow(
                 sql("user_password_set"),
                 organization_id,

@@ -75,6 +75,16 @@ CALL isolate('organizations', 'SELECT, UPDATE', 'id = (SELECT tenant_organizatio
 CALL isolate('users', 'SELECT, INSERT, UPDATE, DELETE',
     'organization_id = (SELECT tenant_organization())');
 
+-- Sessions are opened by people who belong to no tenant yet; within one they end.
+CALL isolate('user_sessions', 'SELECT, UPDATE, DELETE',
+    'organization_id = (SELECT tenant_organization())');
+
+CALL isolate('token_revocations', 'SELECT, INSERT, UPDATE',
+    'organization_id = (SELECT tenant_organization())');
+
+CALL isolate('invitations', 'SELECT, INSERT, UPDATE, DELETE',
+    'organization_id = (SELECT tenant_organization())');
+
 CALL isolate('subscriptions', 'SELECT', 'organization_id = (SELECT tenant_organization())');
 
 CALL isolate('projects', 'SELECT, INSERT, UPDATE, DELETE',
