@@ -1,24 +1,53 @@
 """What a handler may know about the job it runs, and whether it should stop.
 
 A handler gets a `Context` by naming a parameter of that type. A context is made only for such
-handlers. `lease` grows with every attempt of a job: a handler that passes it along with its own
-writes can refuse those of an older attempt (a fencing token).
+handlers. What it logs by `Context.log` and `Context.logger` is kept by the server, with the attempt
+that logged it. `lease` grows with every attempt of a job: a handler that passes it along with its
+own writes can refuse those of an older attempt (a fencing token).
 """
 
 import logging
-from collections.abc import MutableMapping
+import traceback
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
+import msgspec
+
+from taskforge.limits import LOG_MESSAGE_CHARS_MAX, LOG_METADATA_BYTES_MAX
+
 StopReason = Literal["timeout", "lease_lost", "shutdown"]
+LogLevel = Literal["info", "warn", "error"]
+LEVELS: Final[tuple[LogLevel, ...]] = ("info", "warn", "error")
 
 logger = logging.getLogger("taskforge.job")
 
 
+class LogSink(Protocol):
+    """Where lines go that the server shall keep."""
+
+    def add(self, context: "Context", level: int, message: str, metadata: bytes | None) -> None:
+        """From any thread; never waits. `metadata` is JSON text."""
+        ...
+
+
 class JobLogger(logging.LoggerAdapter[logging.Logger]):
-    """Prefixes each message with the job's id and attempt."""
+    """Logs here, with the job's id and attempt before each message; and for the server, from INFO
+    on, whatever level the loggers here have."""
+
+    def __init__(self, context: "Context") -> None:
+        fields = {"job_id": context.job_id, "attempt": context.attempt, "queue": context.queue}
+        super().__init__(logger, fields)
+        self._context = context
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """See `logging.Logger.log`. What `extra` has becomes the metadata of the line."""
+        if level >= logging.INFO:
+            self._context._add(_wire_level(level), _text(msg, args), _metadata(kwargs))
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # this method is not the caller
+        super().log(level, msg, *args, **kwargs)
 
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
@@ -34,6 +63,8 @@ class Context:
 
     __slots__ = (
         "_deadline_monotonic",
+        "_lines",
+        "_lines_logged",
         "_logger",
         "_stop_reason",
         "_token",
@@ -51,6 +82,7 @@ class Context:
         attempt: int,
         payload: bytes,
         deadline_monotonic: float = 0.0,
+        lines: LogSink | None = None,
     ) -> None:
         self._token = token
         self.queue = queue
@@ -61,6 +93,8 @@ class Context:
         self._deadline_monotonic = deadline_monotonic
         self._stop_reason: StopReason | None = None
         self._logger: JobLogger | None = None
+        self._lines = lines
+        self._lines_logged = 0
 
     @property
     def job_id(self) -> str:
@@ -104,11 +138,28 @@ class Context:
 
     @property
     def logger(self) -> JobLogger:
-        """A logger that names the job in every message."""
+        """A logger that names the job in every message; the server keeps what it logs."""
         if self._logger is None:
-            extra = {"job_id": self.job_id, "attempt": self.attempt, "queue": self.queue}
-            self._logger = JobLogger(logger, extra)
+            self._logger = JobLogger(self)
         return self._logger
+
+    def log(self, level: LogLevel, message: str, /, **metadata: Any) -> None:
+        """Keep a line with this attempt, on the server alone. From any thread; never waits.
+
+        `metadata` is what JSON can hold; anything else is kept as its text.
+        """
+        if level not in LEVELS:
+            raise ValueError(f"level is one of {', '.join(LEVELS)}, not {level!r}")
+        self._add(LEVELS.index(level), message, _json(metadata))
+
+    def _add(self, level: int, message: str, metadata: bytes | None) -> None:
+        lines = self._lines
+        if lines is not None:
+            lines.add(self, level, _storable(message), metadata)
+
+    def _close(self) -> None:
+        """The attempt has ended: what is logged from now on is not kept."""
+        self._lines = None
 
     def _stop(self, reason: StopReason) -> None:
         """Tell the handler to stop; the first reason stays."""
@@ -117,3 +168,62 @@ class Context:
 
     def __repr__(self) -> str:
         return f"Context(job_id={self.job_id}, job_type={self.job_type}, attempt={self.attempt})"
+
+
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+_TOO_LARGE = _encode({"taskforge": f"metadata of more than {LOG_METADATA_BYTES_MAX} bytes"})
+
+
+def _wire_level(level: int) -> int:
+    return 2 if level >= logging.ERROR else 1 if level >= logging.WARNING else 0
+
+
+def _text(msg: object, args: tuple[object, ...]) -> str:
+    """The message as `logging` makes it; one that does not fit its arguments is kept as it is."""
+    text = str(msg)
+    if not args:
+        return text
+    try:
+        mapping = len(args) == 1 and isinstance(args[0], Mapping) and args[0]
+        return text % (args[0] if mapping else args)
+    except Exception:  # noqa: BLE001 - arguments have methods of their own
+        return text
+
+
+def _metadata(kwargs: Mapping[str, Any]) -> bytes | None:
+    """`extra`, and the traceback of `exc_info`."""
+    fields = dict(kwargs.get("extra") or {})
+    error = kwargs.get("exc_info")
+    if isinstance(error, BaseException):
+        lines = traceback.format_exception(error)
+    elif isinstance(error, tuple):
+        lines = traceback.format_exception(*error)
+    else:
+        lines = [traceback.format_exc()] if error else []
+    if lines:
+        # The end of it says what happened.
+        fields["exception"] = "".join(lines)[-LOG_METADATA_BYTES_MAX // 2 :]
+    return _json(fields)
+
+
+def _json(metadata: Mapping[str, Any]) -> bytes | None:
+    """JSON text, if there is anything; keys and values that JSON lacks are kept as text."""
+    if not metadata:
+        return None
+    try:
+        data = _encode(metadata)
+    except Exception:  # noqa: BLE001 - values may be anything
+        data = _encode({"taskforge": _storable(repr(metadata))[: LOG_METADATA_BYTES_MAX // 8]})
+    return data if len(data) <= LOG_METADATA_BYTES_MAX else _TOO_LARGE
+
+
+def _storable(message: object) -> str:
+    """Text that UTF-8 can hold, of bounded length."""
+    text = str(message)
+    if len(text) > LOG_MESSAGE_CHARS_MAX:
+        text = text[: LOG_MESSAGE_CHARS_MAX - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a pair
+        return text.encode(errors="replace").decode()
+    return text

@@ -30,6 +30,16 @@ ERROR_MESSAGE_CHARS_MAX: Final = 4_096
 ERROR_TRACEBACK_CHARS_MAX: Final = 16_384
 RESULT_BYTES_MAX_DEFAULT: Final = 256 * 1024  # until the server has said its own
 
+# --- worker: logs of handlers -------------------------------------------------------------------
+
+LOG_MESSAGE_CHARS_MAX: Final = 16_384  # a longer message is cut
+LOG_METADATA_BYTES_MAX: Final = 8 * 1024  # beyond, the server would not keep them
+LOG_LINE_BYTES: Final = 200  # what a line is reckoned to take beside its texts
+LOG_BYTES_MAX: Final = 4 << 20  # lines that the server does not have; beyond, new ones are dropped
+LOG_FRAME_BYTES: Final = 256 * 1024  # of one frame; so much is sent without waiting for more
+LOG_FRAME_LINES_MAX: Final = 1_000  # the server takes 2,000
+LOG_LINGER_S: Final = 0.05  # how long the first line of a frame waits for others
+
 # --- worker: connection -------------------------------------------------------------------------
 
 PROTOCOL: Final = 1
@@ -61,6 +71,9 @@ RESPONSE_BYTES_MAX: Final = 256 << 20  # a page of jobs with the largest payload
 CONNECTIONS_MAX: Final = 100  # of one client
 IDLE_CONNECTIONS_MAX: Final = 16  # kept by the blocking client
 PAGE_JOBS: Final = 100
+PAGE_LINES: Final = 1_000
+FOLLOW_SILENCE_S: Final = 45.0  # a stream of events says every 15 s that it lives
+EVENT_BYTES_MAX: Final = 1 << 20  # one event: a line with the largest message and metadata
 PATHS_CACHED: Final = 1_000  # paths of queues, quoted once
 BUFFER_JOBS: Final = 5_000  # of a buffered submit: jobs in one batch
 BUFFER_LINGER_MS: Final = 2.0
@@ -69,6 +82,7 @@ BUFFER_WAITING_BATCHES_MAX: Final = 4  # … batches waiting
 
 assert 0 < CREDIT_MAX <= UNACKED_JOBS_MAX  # a full credit can always be kept
 assert SLICE_S < TICK_S
+assert LOG_MESSAGE_CHARS_MAX * 4 + LOG_METADATA_BYTES_MAX < LOG_FRAME_BYTES < LOG_BYTES_MAX
 assert BACKOFF_MIN_S < STEADY_S < BACKOFF_MAX_S
 assert BATCH_JOBS_MAX >= BUFFER_JOBS
 assert RESULT_BYTES_MAX_DEFAULT <= DONE_BYTES_MAX <= FRAME_BYTES_MAX

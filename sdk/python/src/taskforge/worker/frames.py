@@ -18,6 +18,12 @@ GIVEN_BACK: Final = 2
 Outcome = tuple[bytes, int, bytes | None]
 """Token, one of the outcomes above, and JSON text: the result or the error."""
 
+LogEntry = tuple[int, int, str, bytes | None]
+"""A line: level (0 info, 1 warn, 2 error), its age in microseconds, message, JSON text."""
+
+LogGroup = tuple[bytes, int, list[LogEntry]]
+"""Token, the number of the first line, and lines numbered from there on."""
+
 
 class _WelcomeBody(msgspec.Struct, frozen=True):
     protocol: int
@@ -27,6 +33,7 @@ class _WelcomeBody(msgspec.Struct, frozen=True):
     kept: bytes = b""
     stale: bytes = b""
     result_bytes_max: int = 0
+    log_lines_max: int = 0
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=10, frozen=True):
@@ -75,7 +82,13 @@ class Drain(msgspec.Struct, array_like=True, tag=15, frozen=True):
     """The node is going away: finish, then connect anew."""
 
 
-ServerFrame = Welcome | Jobs | Ack | Pong | Stop | Drain
+class LogsAck(msgspec.Struct, array_like=True, tag=16, frozen=True):
+    """The lines of the log frame `seq` are in the table, or not wanted."""
+
+    seq: int
+
+
+ServerFrame = Welcome | Jobs | Ack | Pong | Stop | Drain | LogsAck
 
 decode = msgspec.msgpack.Decoder(ServerFrame).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -122,6 +135,11 @@ def credit(jobs: int) -> bytes:
 def done(seq: int, tokens_ok: bytes, others: Sequence[Outcome]) -> bytes:
     """Completions: `tokens_ok` succeeded without a result."""
     return _encode([3, seq, tokens_ok, others])
+
+
+def logs(seq: int, groups: Sequence[LogGroup]) -> bytes:
+    """Lines that handlers logged."""
+    return _encode([6, seq, groups])
 
 
 def check_jobs(frame: Jobs) -> int:

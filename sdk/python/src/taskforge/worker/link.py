@@ -31,6 +31,7 @@ from taskforge.settings import Server
 from taskforge.worker import frames
 from taskforge.worker.completions import Completions
 from taskforge.worker.credit import differs
+from taskforge.worker.lines import Lines
 from taskforge.worker.pool import Pool
 
 logger = logging.getLogger("taskforge.worker")
@@ -65,12 +66,14 @@ class Link:
         server: Server,
         pool: Pool,
         completions: Completions,
+        lines: Lines,
         hello: Callable[[int, bytes], bytes],
         on_welcome: Callable[[frames.Welcome], None],
     ) -> None:
         self._server = server
         self._pool = pool
         self._completions = completions
+        self._lines = lines
         self._hello = hello
         self._on_welcome = on_welcome
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -89,7 +92,11 @@ class Link:
     # --- sending ------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send what the completions have gathered, now or with the next connection."""
+        """Send what was gathered, now or with the next connection. Lines go first: once a job has
+        ended, the server takes none of it any more."""
+        for frame in self._lines.seal():
+            if self._outgoing is not None:
+                self._send(frame.encode())
         for sealed in self._completions.seal():
             if self._outgoing is not None:
                 self._send(sealed.encode())
@@ -118,15 +125,18 @@ class Link:
             self._background = asyncio.ensure_future(self._socket.close())
 
     async def finish(self, timeout_s: float) -> bool:
-        """Wait until every completion is acknowledged, say bye and close; whether all were."""
+        """Wait until all is acknowledged, say bye and close; whether all completions were."""
         self.flush()
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._completions.empty:
+                while not (self._completions.empty and self._lines.empty):
                     self._all_acked.clear()
                     await self._all_acked.wait()
         except TimeoutError:
-            logger.error("%d completions not acknowledged", self._completions.unacked_jobs)
+            if not self._completions.empty:
+                logger.error("%d completions not acknowledged", self._completions.unacked_jobs)
+            else:
+                logger.warning("lines of handlers not acknowledged")
         self._closing = True
         if self._outgoing is not None and self._socket is not None:
             try:
@@ -212,6 +222,9 @@ class Link:
             self._pool.lost(stale)
         # No await from here on: a completion is either among those sent again or comes behind them.
         self._outgoing = deque()
+        self._lines.lines_max = welcome.body.log_lines_max
+        for frame in self._lines.resend(stale):
+            self._send(frame.encode())
         for sealed in self._completions.resend(stale):
             self._send(sealed.encode())
         self._check_acked()
@@ -250,6 +263,9 @@ class Link:
                     logger.warning("%d completions came after the end of their leases", jobs)
                 self._completions.acknowledged(frame.seq)
                 self._check_acked()
+            case frames.LogsAck():
+                self._lines.acknowledged(frame.seq)
+                self._check_acked()
             case frames.Stop():
                 self._pool.lost(frames.split(frame.tokens))
             case frames.Drain():
@@ -259,7 +275,7 @@ class Link:
                 pass  # a pong, or a second welcome: being heard was all
 
     def _check_acked(self) -> None:
-        if not self._completions.empty:
+        if not (self._completions.empty and self._lines.empty):
             return
         self._all_acked.set()
         if self._moving and self._pool.is_idle:

@@ -187,7 +187,8 @@ class Runner:
             if pool.puller is not self:
                 self._return(result)
                 return
-            self.deadline, self.context = 0.0, None
+            self._close_context()
+            self.deadline = 0.0
             if result is not None:
                 pool.close_run(batch, index)
                 batch.start = index + 1
@@ -204,8 +205,14 @@ class Runner:
         assert batch is not None
         self.conclude(batch, self.index, result)
         self.worn = self.task.cancelling() > 0 or copy_context() != pool.context
-        self.batch, self.context, self.deadline, self.stop_reason = None, None, 0.0, None
+        self._close_context()
+        self.batch, self.deadline, self.stop_reason = None, 0.0, None
         pool.returned(self)
+
+    def _close_context(self) -> None:
+        if self.context is not None:
+            self.context._close()
+            self.context = None
 
     def conclude(self, batch: Batch, index: int, result: Any) -> None:
         """Report the end of one job."""

@@ -64,6 +64,9 @@ class SyncJob:
             result = bound()
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything
             return frames.FAILED, exception_json(error)
+        finally:
+            if self.context is not None:
+                self.context._close()
         if result is None:
             return frames.SUCCEEDED, None
         try:

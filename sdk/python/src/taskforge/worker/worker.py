@@ -36,6 +36,7 @@ from taskforge.worker import frames
 from taskforge.worker.completions import Completions
 from taskforge.worker.credit import next_credit
 from taskforge.worker.heartbeat import Heartbeat
+from taskforge.worker.lines import Lines
 from taskforge.worker.link import Link
 from taskforge.worker.pool import Pool
 
@@ -121,14 +122,23 @@ class Worker:
         """Work until `stop`. Cancelling it gives up at once: the leases then run out."""
         self._loop = loop = asyncio.get_running_loop()
         self._completions = Completions()
+        self._lines = Lines(loop, lambda: self._link.flush())
         self._pool = Pool(
             self.tasks,
             concurrency=self.concurrency,
             threads=self.threads,
             completions=self._completions,
             on_flush=lambda: self._link.flush(),
+            lines=self._lines,
         )
-        self._link = Link(self._server, self._pool, self._completions, self._hello, self._welcomed)
+        self._link = Link(
+            self._server,
+            self._pool,
+            self._completions,
+            self._lines,
+            self._hello,
+            self._welcomed,
+        )
         self._link.set_credit(self.slots)
         self._heartbeat = Heartbeat(
             self._server,
