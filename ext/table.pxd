@@ -64,10 +64,12 @@ cdef class Names:
 cdef class Projection:
     cdef readonly int shard
     cdef readonly int64_t watermark
-    cdef readonly bytes jobs_copy, jobs_merge, executions_copy, executions_merge, deletes
+    cdef readonly bytes jobs_copy, jobs_merge, executions_copy, executions_merge
+    cdef readonly bytes deletes                 # ids with the lsn of their end, 24 bytes each
     cdef readonly Py_ssize_t jobs_copy_rows, jobs_merge_rows
     cdef readonly Py_ssize_t executions_copy_rows, executions_merge_rows
     cdef readonly list keys
+    cdef readonly list usage    # whoever counts submits puts rows here, for the same transaction
     cdef uint32_t *slots
     cdef int64_t *lsns
     cdef Py_ssize_t taken
@@ -102,6 +104,10 @@ cdef class ShardTable:
     cdef Attempts over
     cdef dict held              # slot -> Attempts that are kept only if the job ends badly
     cdef list keys              # (lsn, key tuple)
+    cdef list submitted         # by replayed events: (queue id, day, count), the last one apart
+    cdef int submitted_queue
+    cdef int64_t submitted_day
+    cdef Py_ssize_t submitted_count
     cdef object under_way       # deque of Projection
     cdef int last_type
     cdef bytes last_type_name
@@ -122,6 +128,8 @@ cdef class ShardTable:
     cdef uint32_t _new(self, uint64_t hi, uint64_t lo, int queue, int kind, int priority) except? 0xffffffff
     cdef int _started(self, uint32_t slot, Job *job, uint32_t worker, int attempt, int64_t at_us,
                       int64_t deadline_us, int64_t lsn, bint replayed) except -1
+    cdef int _back(self, uint32_t slot, Job *job, int kind, int64_t at_us, const void *error,
+                   Py_ssize_t size, int64_t lsn, bint replayed) except -1
     cdef int _ended(self, uint32_t slot, Job *job, int state, int run_status, int64_t at_us,
                     const void *output, Py_ssize_t size, int64_t lsn, bint replayed) except -1
     cdef int _attempt_over(self, uint32_t slot, Job *job, int status, int64_t at_us, int64_t lsn,
@@ -129,12 +137,15 @@ cdef class ShardTable:
     cdef int _flush_held(self, uint32_t slot, int64_t lsn, bint keep) except -1
     cdef int _cancelled(self, uint32_t slot, Job *job, str reason, int64_t at_us, int64_t lsn,
                         bint replayed) except -1
+    cdef bint _put_back(self, int kind, bytes token, bytes error, int64_t now_us) except -1
     cdef uint32_t _leased(self, bytes token) except? 0xffffffff
     cdef uint32_t _find(self, bytes job_id) except? 0xffffffff
     cdef int _check_worker(self, object worker) except -1
     cdef dict _view(self, uint32_t slot)
     cdef object _worker_id(self, uint32_t worker)
     # replay and the tables
+    cdef int _count_submitted(self, int queue, int64_t at_us) except -1
+    cdef int _end_submitted_run(self) except -1
     cdef int _event(self, Scan *s, int64_t lsn, int64_t base_us, list queues, list types,
                     list workers, bint apply) except -1
     cdef int _load_row(self, const unsigned char *p) except -1

@@ -7,8 +7,8 @@
                 submitted            started               succeeded, failed
     (nothing) ─────────────► pending ───────► processing ────────────────────► succeeded, failed
         │ submitted,         ▲  ▲ │              │   │ retried
-        │ due later      due │  │ └─ cancelled   │   │
-        └──────────────► scheduled ◄─────────────────┘         released: processing ──► pending
+        │ due later      due │  │ └─ cancelled   │   │         released,
+        └──────────────► scheduled ◄─────────────────┘         returned: processing ──► pending
                              └──── cancelled ────► cancelled   requeued: failed, cancelled ──► pending
 
 A job is dirty from its first event that no projection took, and freed when its final state is in the
@@ -61,6 +61,7 @@ cdef enum:
     REQUEUED_EVENT = 8
     KEYED_EVENT = 9
     OWNED_EVENT = 10
+    RETURNED_EVENT = 11
 
 cdef enum:
     HISTORY_NONE = 0
@@ -75,6 +76,8 @@ cdef enum:
     FRAME_TYPES_MAX = 256
     HELD_ATTEMPTS_MAX = 100
     NAMES_MAX = 65535            # queues, types and reasons of one shard
+    RETURNS_MAX = 255            # what a slot can count; beyond, returns look like failures
+    REQUEUED_FIELDS_BEFORE = 13  # of `requeued` in logs that do not know returns
     AHEAD = 8                    # so many jobs before its turn, one is fetched into the cache
     EVENT_BYTES = 160            # the most that an event takes besides its texts
 
@@ -83,6 +86,7 @@ cdef uint64_t KEY_EPOCH_MS = 1577836800000     # 2020-01-01T00:00:00Z
 cdef int64_t I64_MAX = 0x7fffffffffffffff
 cdef int64_t I32_MAX = 0x7fffffff
 cdef int64_t I16_MAX = 0x7fff
+cdef int64_t DAY_US = 86_400_000_000
 cdef uint64_t NO_DEADLINE = <uint64_t>0xffffffffffffffff
 
 # The one transition table: the states, as bits, in which a job may make each move.
@@ -308,6 +312,7 @@ cdef class Projection:
     def __cinit__(self):
         self.attempts = Attempts()
         self.keys = []
+        self.usage = []
 
     def __dealloc__(self):
         free(self.slots)
@@ -340,6 +345,7 @@ cdef class ShardTable:
         self.body_queues, self.body_types, self.body_workers = Names(), Names(), Names()
         self.over = Attempts()
         self.held, self.keys, self.under_way = {}, [], deque()
+        self.submitted = []
         self.last_type = -1
         buf_init(&self.events)
 
@@ -649,6 +655,16 @@ cdef class ShardTable:
                 q.history == HISTORY_FAILED and state != SUCCEEDED))
         return self._touch(slot, job, lsn, at_us, replayed)
 
+    cdef int _back(
+        self, uint32_t slot, Job *job, int kind, int64_t at_us, const void *error, Py_ssize_t size,
+        int64_t lsn, bint replayed) except -1:
+        """The running attempt is over without a verdict on the job, which waits again."""
+        if kind == RELEASED_EVENT:
+            job.crashes += 1
+        elif job.returns < RETURNS_MAX:
+            job.returns += 1
+        return self._ended(slot, job, PENDING, RUN_RETRYING, at_us, error, size, lsn, replayed)
+
     cdef int _running_attempt(self, Job *job, Attempt *run) except -1:
         run.job_hi = job.id_hi
         run.job_lo = job.id_lo
@@ -822,13 +838,13 @@ cdef class ShardTable:
                         if lane.heap.size and lane.heap.keys[0] <= best_key:
                             best = lane
                             best_key = lane.heap.keys[0]
-                kind = kinds.get(best.type, -1) if len(lanes) > 1 or not n else 0
-                if kind < 0:
-                    if len(kinds) == FRAME_TYPES_MAX:
                 best.heap.peek_into(&key, &slot)
                 job = job_at(self.slots, slot)
                 if job.lease_lsn == self.gathering_lsn:
                     break
+                kind = kinds.get(best.type, -1) if len(lanes) > 1 or not n else 0
+                if kind < 0:
+                    if len(kinds) == FRAME_TYPES_MAX:
                         break
                     kind = len(kinds)
                     kinds[best.type] = kind
@@ -943,18 +959,24 @@ cdef class ShardTable:
         return True
 
     def released(self, bytes token not None, bytes error not None, int64_t now_us):
-        """The lease ended without an answer: back to its lane. False: the lease is stale."""
+        """The lease ended without an answer: back to its lane, with a crash counted. False: the lease
+        is stale."""
+        return self._put_back(RELEASED_EVENT, token, error, now_us)
+
+    def returned(self, bytes token not None, bytes error not None, int64_t now_us):
+        """The worker gave it back: back to its lane, with a return counted. False: the lease is stale."""
+        return self._put_back(RETURNED_EVENT, token, error, now_us)
+
+    cdef bint _put_back(self, int kind, bytes token, bytes error, int64_t now_us) except -1:
         cdef uint32_t slot = self._leased(token)
         cdef Job *job
         if slot == NONE:
             return False
         job = job_at(self.slots, slot)
-        job.crashes += 1
-        self._ended(
-            slot, job, PENDING, RUN_RETRYING, now_us, PyBytes_AS_STRING(error),
-            PyBytes_GET_SIZE(error), self.gathering_lsn, False)
+        self._back(slot, job, kind, now_us, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error),
+                   self.gathering_lsn, False)
         self._gather(now_us)
-        self._head(4, RELEASED_EVENT, job)
+        self._head(4, kind, job)
         mp_int(&self.events, now_us - self.base_us)
         mp_bin(&self.events, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error))
         return True
@@ -1002,13 +1024,14 @@ cdef class ShardTable:
         job.max_attempts = snapshot["max_attempts"]
         job.attempts = snapshot["attempt"]
         job.crashes = snapshot["crashes"]
+        job.returns = snapshot["returns"]
         self.slots.set_blob(&job.payload, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
         if options is not None:
             self.slots.set_blob(&job.options, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
         self._enter(slot, job, PENDING)
         self._touch(slot, job, self.gathering_lsn, now_us, False)
         self._gather(now_us)
-        self._head(13, REQUEUED_EVENT, job)
+        self._head(14, REQUEUED_EVENT, job)
         mp_uint(b, self.body_queues.index(job.queue))
         mp_uint(b, self.body_types.index(job.type))
         mp_uint(b, priority)
@@ -1018,6 +1041,7 @@ cdef class ShardTable:
         mp_uint(b, job.max_attempts)
         mp_uint(b, job.attempts)
         mp_uint(b, job.crashes)
+        mp_uint(b, job.returns)
         mp_bin(b, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
         if options is None:
             buf_need(b, EVENT_BYTES)
@@ -1122,9 +1146,6 @@ cdef class ShardTable:
                 n += lane.heap.size
         return n
 
-    def counts(self, queue):
-        """(pending, scheduled, processing) of a queue."""
-        cdef QueueState q = self._queue_at(queue)
     def rests(self, queue):
         """Whether a job that is next in its lane can start only in the batch after this one."""
         cdef QueueState q = self._queue_at(queue)
@@ -1135,6 +1156,9 @@ cdef class ShardTable:
                 return True
         return False
 
+    def counts(self, queue):
+        """(pending, scheduled, processing) of a queue."""
+        cdef QueueState q = self._queue_at(queue)
         return q.pending, q.scheduled, q.processing
 
     def project_of(self, bytes job_id):
@@ -1179,6 +1203,7 @@ cdef class ShardTable:
             "finished_us": job.updated_us if job.state >= SUCCEEDED else 0,
             "attempt": job.attempts,
             "crashes": job.crashes,
+            "returns": job.returns,
             "max_attempts": job.max_attempts,
             "timeout_ms": job.timeout_ms,
             "deadline_us": job.deadline_us if running else 0,
@@ -1280,7 +1305,7 @@ cdef class ShardTable:
         bint apply) except -1:
         """Check one event, or apply one that was checked; 1 when it said something new."""
         cdef uint32_t fields = scan_array(s), n, size = 0, more = 0, slot = NONE
-        cdef int64_t kind = scan_range(s, SUBMITTED_EVENT, OWNED_EVENT)
+        cdef int64_t kind = scan_range(s, SUBMITTED_EVENT, RETURNED_EVENT)
         cdef int64_t a = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0, priority = 0, moment
         cdef int64_t queue = 0, name = 0
         cdef const unsigned char *p
@@ -1291,7 +1316,8 @@ cdef class ShardTable:
         cdef str why
         if s.bad:
             raise BodyError("a damaged event")
-        if fields != <uint32_t>EVENT_FIELDS[kind]:
+        if fields != <uint32_t>EVENT_FIELDS[kind] and not (
+                kind == REQUEUED_EVENT and fields == REQUEUED_FIELDS_BEFORE):
             raise BodyError(f"an event of kind {kind} with {fields} fields")
         if kind == OWNED_EVENT:
             p = scan_str(s, &n)
@@ -1322,11 +1348,15 @@ cdef class ShardTable:
             if kind == REQUEUED_EVENT:
                 f = scan_range(s, 0, I16_MAX)
                 g = scan_range(s, 0, I16_MAX)
+                if fields != REQUEUED_FIELDS_BEFORE:
+                    h = scan_range(s, 0, RETURNS_MAX)
             data = scan_bin(s, &size)
             options = scan_bin_or_nil(s, &more)
             sound(s)
             if not apply:
                 return 0
+            if kind == SUBMITTED_EVENT:
+                self._count_submitted(queues[queue], moment)
             if job != NULL and ((job.flags & F_LOADED and lsn <= job.lsn) or kind == SUBMITTED_EVENT):
                 return 0
             if kind == SUBMITTED_EVENT:
@@ -1339,7 +1369,7 @@ cdef class ShardTable:
             job.created_us = moment if kind == SUBMITTED_EVENT else c
             job.due_us = c if kind == SUBMITTED_EVENT else 0
             job.timeout_ms, job.max_attempts = <uint32_t>d, <uint16_t>e
-            job.attempts, job.crashes = <uint16_t>f, <uint16_t>g
+            job.attempts, job.crashes, job.returns = <uint16_t>f, <uint16_t>g, <uint8_t>h
             self.slots.set_blob(&job.payload, data, size)
             self.slots.set_blob(&job.options, options, more)
             self.ids.see_halves(hi, lo)
@@ -1358,7 +1388,7 @@ cdef class ShardTable:
             why = text_of(s, p, n)
         if kind == SUCCEEDED_EVENT:
             data = scan_bin_or_nil(s, &size)
-        elif kind in (RETRIED_EVENT, FAILED_EVENT, RELEASED_EVENT):
+        elif kind in (RETRIED_EVENT, FAILED_EVENT, RELEASED_EVENT, RETURNED_EVENT):
             data = scan_bin(s, &size)
         sound(s)
         if not apply or job == NULL or (job.flags & F_LOADED and lsn <= job.lsn):
@@ -1376,10 +1406,9 @@ cdef class ShardTable:
             self._check_move(job, MAY_END, "failed")
             job.reason = <uint16_t>self._reason_of(why)
             self._ended(slot, job, FAILED, RUN_FAILED, moment, data, size, lsn, True)
-        elif kind == RELEASED_EVENT:
-            self._check_move(job, MAY_END, "released")
-            job.crashes += 1
-            self._ended(slot, job, PENDING, RUN_RETRYING, moment, data, size, lsn, True)
+        elif kind == RELEASED_EVENT or kind == RETURNED_EVENT:
+            self._check_move(job, MAY_END, "released" if kind == RELEASED_EVENT else "returned")
+            self._back(slot, job, kind, moment, data, size, lsn, True)
         else:
             self._cancelled(slot, job, why, moment, lsn, True)
         return 1
@@ -1424,6 +1453,7 @@ cdef class ShardTable:
         job.due_us, job.started_us = source.due_us, source.started_us
         job.deadline_us, job.lsn, job.lease_lsn = source.deadline_us, source.lsn, source.lease_lsn
         job.attempts, job.crashes = source.attempts, source.crashes
+        job.returns = source.returns
         job.max_attempts, job.timeout_ms = source.max_attempts, source.timeout_ms
         if row.has_worker:
             job.worker = self.worker(id_bytes(row.worker_hi, row.worker_lo))
@@ -1435,6 +1465,31 @@ cdef class ShardTable:
         self.ids.see_halves(job.id_hi, job.id_lo)
         state = source.state
         self._enter(slot, job, state)
+        return 0
+
+    def take_submitted(self):
+        """How many `submitted` events were replayed since the last call, those of jobs that are known
+        already too: (queue id, day since the epoch, count)."""
+        self._end_submitted_run()
+        taken, self.submitted = self.submitted, []
+        return taken
+
+    cdef int _end_submitted_run(self) except -1:
+        cdef QueueState q
+        if self.submitted_count:
+            q = self.queues[self.submitted_queue]
+            self.submitted.append(
+                (id_bytes(q.id_hi, q.id_lo), self.submitted_day, self.submitted_count))
+            self.submitted_count = 0
+        return 0
+
+    cdef int _count_submitted(self, int queue, int64_t at_us) except -1:
+        cdef int64_t day = at_us // DAY_US
+        if queue != self.submitted_queue or day != self.submitted_day:
+            self._end_submitted_run()
+            self.submitted_queue = queue
+            self.submitted_day = day
+        self.submitted_count += 1
         return 0
 
     def collect(self, rows_max, int64_t settled_us):
@@ -1516,7 +1571,7 @@ cdef class ShardTable:
                 self.slots.free(slot)
 
 
-cdef int *EVENT_FIELDS = [0, 11, 6, 4, 5, 5, 4, 4, 13, 6, 4]
+cdef int *EVENT_FIELDS = [0, 11, 6, 4, 5, 5, 4, 4, 14, 6, 4, 4]
 
 
 cdef inline int sound(Scan *s) except -1:
@@ -1707,9 +1762,10 @@ cdef class Collector:
         if job.state >= SUCCEEDED and not (
                 q.history == HISTORY_ALL or (q.history == HISTORY_FAILED and job.state != SUCCEEDED)):
             if job.flags & F_ROW:
-                buf_need(&self.deletes, 16)
+                buf_need(&self.deletes, 24)
                 w64(&self.deletes, job.id_hi)
                 w64(&self.deletes, job.id_lo)
+                w64(&self.deletes, <uint64_t>job.lsn)
             return 0
         if job.flags & F_ROW:
             out = &self.jobs_merge

@@ -34,6 +34,7 @@ from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply
 from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest, KeyEntry
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.shard.usage import UsageBook
 from taskforge_server.engine.vault.sealing import looks_sealed
 from taskforge_server.engine.vault.vault import Ring, Vault
 from taskforge_server.ext.table import ShardTable, SubmitBatch, TransitionError
@@ -102,6 +103,7 @@ class Context:
     due: Callable[[int], None]
     counters: Counters
     vault: Vault = field(default_factory=Vault)
+    usage: UsageBook = field(default_factory=UsageBook)
 
 
 class QueueActor(Actor[Command]):
@@ -167,9 +169,11 @@ class QueueActor(Actor[Command]):
         if first is not None:
             self._answer_again(command, first)
             return
-        shard, table = self.shard, self.shard.table
+        shard, table, usage = self.shard, self.shard.table, self._context.usage
+        usage.require(project_id, command.batch.count, now_us)
         seal = None if ring is None else ring.seal_payloads
         ids = table.submit(self.index, command.batch, now_us, seal)
+        usage.add(shard.usage, table.gathering_lsn, project_id, command.batch.count)
         if request is not None:
             table.keyed(project_id, request.key, request.body_hash, ids, now_us)
             lsn = table.gathering_lsn

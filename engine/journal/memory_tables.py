@@ -19,10 +19,12 @@ from taskforge_server.engine.journal.rounds import (
     Projection,
     RowExists,
     RowsRefused,
+    places,
 )
 from taskforge_server.engine.journal.rounds import watermarks as watermarks_of
 from taskforge_server.engine.journal.takeover import StoredKey
 from taskforge_server.engine.runtime import safeguards
+from taskforge_server.engine.shard.usage import StoredUsage, UsageRow
 from taskforge_server.ext.pure.tablerows import (
     EXECUTION_COLUMNS,
     JOB_COLUMNS,
@@ -32,7 +34,6 @@ from taskforge_server.ext.pure.tablerows import (
     split_rows,
 )
 
-ID_BYTES = 16
 OPEN = ("pending", "scheduled", "processing")
 
 Row = dict[str, Any]
@@ -46,6 +47,7 @@ class MemoryTables:
         self.executions: dict[bytes, Row] = {}
         self.marks: dict[int, int] = {}
         self.stored_keys: dict[tuple[bytes, str], tuple[int, StoredKey]] = {}
+        self.usage: dict[tuple[int, bytes, int], UsageRow] = {}
         self.put_aside: list[Row] = []
         self.doubts = 0
         self.failures = 0
@@ -81,14 +83,20 @@ class MemoryTables:
         rows = dict(self.jobs)
         self._write(rows, _rows(JOB_COLUMNS, projections, _jobs_copied), how, new=True)
         self._write(rows, _rows(JOB_COLUMNS, projections, _jobs_merged), how, new=False)
-        gone = {job_id for p in projections for job_id in _ids(p.deletes)}
-        self.jobs = {job_id: row for job_id, row in rows.items() if job_id not in gone}
+        gone = {job_id: lsn for p in projections for job_id, lsn in places(p.deletes)}
+        self.jobs = {id_: row for id_, row in rows.items() if row["lsn"] > gone.get(id_, -1)}
         self.executions = {
-            row["id"]: row for row in self.executions.values() if row["job_id"] not in gone
+            row["id"]: row
+            for row in self.executions.values()
+            if row["lsn"] > gone.get(row["job_id"], -1)
         }
         for p in projections:
             for key in p.keys:
                 self.stored_keys[key[0], key[1]] = (p.shard, key)
+            for row in map(UsageRow._make, p.usage):
+                known = self.usage.setdefault((p.shard, row.project_id, row.month), row)
+                if row.lsn > known.lsn:
+                    self.usage[p.shard, row.project_id, row.month] = row
         self._advance(projections)
         if self.doubts > 0:
             self.doubts -= 1
@@ -128,6 +136,9 @@ class MemoryTables:
         mine = [row for row in rows if row["status"] in OPEN]
         mine.sort(key=lambda row: (-row["priority"], row["id"]))
         yield COPY_HEADER + b"".join(encode_row(JOB_COLUMNS, row) for row in mine) + COPY_TRAILER
+
+    async def usage_of(self, shard: int) -> list[StoredUsage]:
+        return [StoredUsage(row, None) for key, row in self.usage.items() if key[0] == shard]
 
     async def keys(self, shard: int) -> list[StoredKey]:
         mine = [key for owner, key in self.stored_keys.values() if owner == shard]
@@ -172,7 +183,3 @@ def _rows(
         for data in (part(projection),)
         for start, end in split_rows(data)
     ]
-
-
-def _ids(joined: bytes) -> list[bytes]:
-    return [joined[at : at + ID_BYTES] for at in range(0, len(joined), ID_BYTES)]

@@ -1,6 +1,6 @@
 """The projector: folds what is durable into the tables, in bulk, a moment later.
 
-    collect ──► executions (connection A) ──► jobs, keys, watermarks (connection B) ──► projected
+    collect ──► executions (connection A) ──► jobs, keys, usage, watermarks (B) ──► projected
        │                                │
        '── at most two rounds at once: executions of the next beside jobs of this one
 

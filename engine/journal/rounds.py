@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from taskforge_server.engine.shard.usage import ShardUsage
+
 
 class Projection(Protocol):
     """Durable changes of one shard that the tables do not have; as `ext.table` makes it."""
@@ -39,9 +41,16 @@ class Projection(Protocol):
     @property
     def executions_merge_rows(self) -> int: ...
     @property
-    def deletes(self) -> bytes: ...
+    def deletes(self) -> bytes:
+        """Jobs that leave no row, as `places`."""
+        ...
+
     @property
     def keys(self) -> list[tuple[bytes, str, bytes, bytes, int]]: ...
+    @property
+    def usage(self) -> list[tuple[bytes, int, int, int]]:
+        """Submitted jobs as `UsageRow`s, put here by the source."""
+        ...
 
 
 class ProjectionSource(Protocol):
@@ -124,6 +133,14 @@ def watermarks(projections: Iterable[Projection]) -> dict[int, int]:
     return {projection.shard: projection.watermark for projection in projections}
 
 
+def places(joined: bytes) -> list[tuple[bytes, int]]:
+    """Ids, each with the lsn up to which it is spoken of: a row with a greater one is not meant."""
+    return [
+        (joined[at : at + ID_BYTES], int.from_bytes(joined[at + ID_BYTES : at + PLACE_BYTES], "big"))
+        for at in range(0, len(joined), PLACE_BYTES)
+    ]
+
+
 def copy_chunks(parts: Iterable[bytes], chunk_bytes: int) -> Iterator[bytes | memoryview]:
     """Header, rows and trailer of a binary COPY, cut or joined to chunks of about this size."""
     small: list[bytes] = [COPY_HEADER]
@@ -143,6 +160,8 @@ def copy_chunks(parts: Iterable[bytes], chunk_bytes: int) -> Iterator[bytes | me
     yield b"".join(small)
 
 
+ID_BYTES = 16
+PLACE_BYTES = 24
 COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
 
@@ -162,10 +181,12 @@ class Table(Protocol):
 class TableSource:
     """A shard's table as a source; it stays bound to this table when the shard is lost."""
 
-    __slots__ = ("_table", "number")
+    __slots__ = ("_table", "_usage", "number")
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, usage: ShardUsage | None = None) -> None:
+        """`usage`: how many jobs were submitted to the shard, if that is counted."""
         self._table = table
+        self._usage = usage
         self.number = table.shard
 
     @property
@@ -173,7 +194,15 @@ class TableSource:
         return self._table.unprojected
 
     def collect(self, rows_max: int, settled_us: int) -> Projection | None:
-        return self._table.collect(rows_max, settled_us)
+        projection = self._table.collect(rows_max, settled_us)
+        if projection is not None:
+            self.count(projection)
+        return projection
+
+    def count(self, projection: Projection) -> None:
+        """Let the projection say what was submitted up to its watermark."""
+        if self._usage is not None:
+            projection.usage.extend(self._usage.collect(projection.watermark))
 
     def projected(self, projection: Projection) -> None:
         self._table.projected(projection)

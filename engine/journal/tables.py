@@ -1,7 +1,7 @@
 """The tables in Postgres, written in bulk over two connections of their own.
 
-    executions      connection A    | COPY job_executions | merge |                       commit
-    jobs            connection B    | COPY jobs | merge | deletes | keys | watermarks |   commit
+    executions    connection A   | COPY job_executions | merge |                               commit
+    jobs          connection B   | COPY jobs | merge | deletes | keys | usage | watermarks |   commit
 
 Rows that are surely new go by COPY into the table. Others go by COPY into a temporary table and are
 merged from there by id: the greater lsn wins. So every write may be repeated, and a repetition
@@ -33,6 +33,7 @@ from taskforge_server.engine.journal.rounds import (
     RowExists,
     RowsRefused,
     copy_chunks,
+    places,
     watermarks,
 )
 from taskforge_server.engine.journal.statements import sql
@@ -112,6 +113,7 @@ class PostgresTables:
                 await self._write(connection, JOBS, projections, how)
                 await _delete(connection, projections)
                 await self._keys(connection, projections, how)
+                await _count(connection, projections)
                 if safeguards.ACTIVE.projection_watermark:
                     await _advance(connection, projections)
                 faultpoints.hit(faultpoints.IN_PROJECTOR_TRANSACTION)
@@ -253,12 +255,21 @@ async def _merge(connection: Connection, target: Target, parts: Iterable[bytes])
     await connection.execute(sql(target.merge), timeout=limits.BULK_TIMEOUT_S)
 
 
-async def _delete(connection: Connection, projections: Iterable[Projection]) -> None:
-    joined = b"".join(p.deletes for p in projections)
-    if joined:
-        ids = [joined[at : at + ID_BYTES] for at in range(0, len(joined), ID_BYTES)]
-        await connection.execute(sql("jobs_delete"), ids)
-        await connection.execute(sql("executions_delete"), ids)
+async def _delete(connection: Connection, projections: Sequence[Projection]) -> None:
+    deletes = places(b"".join(p.deletes for p in projections))
+    if deletes:
+        ids, lsns = zip(*deletes, strict=True)
+        await connection.execute(sql("jobs_delete"), ids, lsns)
+        await connection.execute(sql("executions_delete"), ids, lsns)
+
+
+async def _count(connection: Connection, projections: Iterable[Projection]) -> None:
+    """Submitted jobs; of several counts of one shard the newest."""
+    counts = {(p.shard, *row[:2]): row[2:] for p in projections for row in p.usage}
+    if counts:
+        rows = [(*key, *count) for key, count in counts.items()]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        await connection.execute(sql("usage_merge"), *columns)
 
 
 async def _advance(connection: Connection, projections: Iterable[Projection]) -> None:

@@ -28,6 +28,9 @@ from taskforge_server.engine.runtime import faultpoints
 StoredKey: TypeAlias = tuple[bytes, str, bytes, bytes, int]
 """project, key, hash of the body, ids, created_us"""
 
+Submitted: TypeAlias = tuple[int, bytes, int, int]
+"""lsn, queue, day since the epoch, how many `submitted` events"""
+
 
 class LogGapError(Exception):
     """The log of a shard is not dense: rows that were acknowledged are missing."""
@@ -68,6 +71,7 @@ class OwnedTable(Protocol):
     def take_batch(self) -> tuple[int, int, bytes] | None: ...
     def load(self, data: bytes) -> int: ...
     def replay(self, lsn: int, body: bytes) -> int: ...
+    def take_submitted(self) -> list[tuple[bytes, int, int]]: ...
     def collect(self, rows_max: int, settled_us: int) -> Projection | None: ...
     def projected(self, projection: Any) -> None: ...
 
@@ -86,6 +90,8 @@ class Taken(Generic[T]):
     events_replayed: int
     keys: list[StoredKey]
     """Every key that is remembered, from the tables and from the log."""
+    submitted: list[Submitted]
+    """What was submitted above the watermark, in the order of lsns."""
     early: Projection | None
     """Was collected from the table, and must be the first that the projector writes of it."""
 
@@ -122,8 +128,8 @@ class Taker(Generic[T]):
                 async for chunk in self.tables.unfinished(shard):
                     loaded += table.load(chunk)
                     await asyncio.sleep(0)
-                events = await _replay(table, tail, marks[shard], head.lsn)
-                yield await self._taken(table, head, loaded, events)
+                replayed = await _replay(table, tail, marks[shard], head.lsn)
+                yield await self._taken(table, head, loaded, *replayed)
 
     async def _own(self, shards: Sequence[int]) -> dict[int, LogRow]:
         """Our `owned` row of each shard, durable."""
@@ -150,7 +156,9 @@ class Taker(Generic[T]):
         lsn, events, body = batch
         return LogRow(shard, lsn, head_epoch + 1, events, body)
 
-    async def _taken(self, table: T, head: LogRow, loaded: int, events: int) -> Taken[T]:
+    async def _taken(
+        self, table: T, head: LogRow, loaded: int, events: int, submitted: list[Submitted]
+    ) -> Taken[T]:
         keys = list(await self.tables.keys(table.shard))
         # Keys of the log are in no other place of the table than what it wants projected.
         early = table.collect(1, 0)
@@ -163,6 +171,7 @@ class Taker(Generic[T]):
             jobs_loaded=loaded,
             events_replayed=events,
             keys=keys,
+            submitted=submitted,
             early=early,
         )
 
@@ -185,17 +194,21 @@ class Tail:
             yield row
 
 
-async def _replay(table: OwnedTable, tail: Tail, mark: int, head_lsn: int) -> int:
-    """Replay what lies between watermark and head; the events applied."""
+async def _replay(
+    table: OwnedTable, tail: Tail, mark: int, head_lsn: int
+) -> tuple[int, list[Submitted]]:
+    """Replay what lies between watermark and head; the events applied, and what was submitted."""
     expected_lsn = mark + 1
     events = 0
+    submitted: list[Submitted] = []
     async for row in tail.of(table.shard):
         if row.lsn > head_lsn:
             continue  # somebody took the shard from us; our next append will tell
         if row.lsn != expected_lsn:
             raise LogGapError(table.shard, expected_lsn, row.lsn)
         events += table.replay(row.lsn, row.body)
+        submitted += [(row.lsn, *counted) for counted in table.take_submitted()]
         expected_lsn += 1
     if expected_lsn <= head_lsn:
         raise LogGapError(table.shard, expected_lsn, 0)
-    return events
+    return events, submitted

@@ -178,5 +178,11 @@ def month_after(month: int) -> int:
     return month + 1 if month % 100 < 12 else month + 89
 
 
+def month_before(month: int, count: int = 1) -> int:
+    """The month so many months before a month."""
+    index = month // 100 * 12 + month % 100 - 1 - count
+    return index // 12 * 100 + index % 12 + 1
+
+
 def _us(at: datetime) -> int:
     return (at - _EPOCH) // timedelta(microseconds=1)

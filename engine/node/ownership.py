@@ -26,15 +26,21 @@ from taskforge_server.engine.journal.projector import Projector
 from taskforge_server.engine.journal.rounds import TableSource
 from taskforge_server.engine.journal.takeover import Taken, Taker
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.model.subscription import month_of
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.shard.keys import KeyEntry
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.shard.usage import StoredUsage
 from taskforge_server.ext.table import ShardTable
 
 log = logging.getLogger(__name__)
 
 OWNED = 10
 VERSION_AND_CHECKSUM_BYTES = 5
+DAY_US = 86_400_000_000
+
+ReadUsage = Callable[[int], Awaitable[Iterable[StoredUsage]]]
+"""What the tables have counted of a shard, read after its watermark."""
 
 
 class Presence(Protocol):
@@ -63,6 +69,7 @@ class Ownership:
         presence: Presence,
         read_queues: Callable[[], Awaitable[Iterable[QueueRef]]],
         failed: Callable[[Exception], None],
+        read_usage: ReadUsage,
         at_once_max: int = limits.TAKEOVERS_AT_ONCE_MAX,
     ) -> None:
         self._node_id = node_id
@@ -74,6 +81,7 @@ class Ownership:
         self._presence = presence
         self._read_queues = read_queues
         self._failed = failed
+        self._read_usage = read_usage
         self._at_once_max = min(at_once_max, limits.TAKEOVERS_AT_ONCE_MAX)
         self._sources: dict[Shard, TableSource] = {}
         self._retaking: dict[int, asyncio.Task[None]] = {}
@@ -113,14 +121,19 @@ class Ownership:
 
     async def _take(self, shards: Iterable[int]) -> None:
         async for taken in self._taker.each(shards):
-            self._adopt(taken)
+            if any(queue_id not in self._core.refs for _, queue_id, _, _ in taken.submitted):
+                await self._refresh()  # queues that were made while we came
+            self._adopt(taken, await self._read_usage(taken.table.shard))
 
-    def _adopt(self, taken: Taken[ShardTable]) -> None:
+    def _adopt(self, taken: Taken[ShardTable], stored: Iterable[StoredUsage]) -> None:
         shard = Shard(taken.table.shard, taken.table, taken.epoch, self._on_lost)
+        self._restore_usage(shard, taken, stored)
         for project_id, key, body_hash, ids, at_us in taken.keys:
             entry = KeyEntry(shard.number, taken.head_lsn, body_hash, ids, at_us)
             self._core.keys.remember(project_id, key, entry)
-        source = self._sources[shard] = TableSource(taken.table)
+        source = self._sources[shard] = TableSource(taken.table, shard.usage)
+        if taken.early is not None:
+            source.count(taken.early)
         self._projector.add(source, taken.early)
         self._core.adopt(shard, self._core.refs.values())
         self._presence.hint(self._core.shards)
@@ -131,6 +144,17 @@ class Ownership:
             taken.jobs_loaded,
             taken.events_replayed,
         )
+
+    def _restore_usage(
+        self, shard: Shard, taken: Taken[ShardTable], stored: Iterable[StoredUsage]
+    ) -> None:
+        refs = self._core.refs
+        submitted = (
+            (lsn, (refs[queue_id].project_id, month_of(day * DAY_US)), count)
+            for lsn, queue_id, day, count in taken.submitted
+            if queue_id in refs
+        )
+        self._core.usage.restore(shard.usage, stored, submitted, self._core.clock.now_us())
 
     def _on_lost(self, shard: Shard) -> None:
         log.warning("shard %d is lost", shard.number)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 
 from taskforge_server.engine.errors import ShardLost
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply, Wake
+from taskforge_server.engine.shard.usage import ShardUsage
 from taskforge_server.ext.table import ShardTable
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Shard:
         "lost_lsn",
         "number",
         "table",
+        "usage",
     )
 
     def __init__(
@@ -51,6 +53,7 @@ class Shard:
         self.number = number
         self.table = table
         self.epoch = epoch
+        self.usage = ShardUsage()
         self.lost = False
         self.lost_lsn = 0
         """What was durable for sure when the shard was lost."""

@@ -70,6 +70,7 @@ from taskforge_server.ext.pure.tablelog import (
     Released,
     Requeued,
     Retried,
+    Returned,
     Started,
     Submitted,
     Succeeded,
@@ -104,6 +105,7 @@ __all__ = [
 ]
 
 FRAME_TYPES_MAX = 256
+DAY_US = 86_400_000_000
 SLOT_BYTES = 160  # what a slot counts in bytes_resident
 JOBS_FRAME = 11
 
@@ -119,6 +121,7 @@ class ShardTable(Fold):
         self._nonces = Nonces(seed ^ GOLDEN)
         self._gathered: list[Event] = []
         self._under_way: deque[Projection] = deque()
+        self._counted: list[tuple[bytes, int, int]] = []
         self._watermark = 0
 
     @property
@@ -218,9 +221,9 @@ class ShardTable(Fold):
         chosen: list[Job] = []
         names: list[str] = []
         for job in sorted(self._ready(queue, types), key=lambda job: job.order):
-            if job.job_type not in names:
             if job.lease_lsn == self.gathering_lsn:
                 break
+            if job.job_type not in names:
                 if len(names) == FRAME_TYPES_MAX:
                     break
                 names.append(job.job_type)
@@ -286,6 +289,9 @@ class ShardTable(Fold):
     def released(self, token: bytes, error: bytes, now_us: int) -> bool:
         return self._finish(token, lambda job: Released(job.id, now_us, error))
 
+    def returned(self, token: bytes, error: bytes, now_us: int) -> bool:
+        return self._finish(token, lambda job: Returned(job.id, now_us, error))
+
     def _finish(self, token: bytes, event: Callable[[Job], JobEvent]) -> bool:
         job = self._leased(token)
         if job is None:
@@ -333,6 +339,7 @@ class ShardTable(Fold):
                 max_attempts=job["max_attempts"],
                 attempt=job["attempt"],
                 crashes=job["crashes"],
+                returns=job["returns"],
                 payload=job["payload"],
                 options=job["options"],
             )
@@ -385,7 +392,6 @@ class ShardTable(Fold):
         self._check_queue(queue)
         return len(self._ready(queue, types))
 
-    def _ready(self, queue: int, types: frozenset[str] | None) -> list[Job]:
     def rests(self, queue: int) -> bool:
         self._check_queue(queue)
         first: dict[str, Job] = {}
@@ -393,6 +399,7 @@ class ShardTable(Fold):
             first.setdefault(job.job_type, job)
         return any(job.lease_lsn == self.gathering_lsn for job in first.values())
 
+    def _ready(self, queue: int, types: frozenset[str] | None) -> list[Job]:
         lane = self._in[queue, PENDING].values()
         return [job for job in lane if types is None or job.job_type in types]
 
@@ -465,9 +472,24 @@ class ShardTable(Fold):
         for worker_id in batch.workers:
             self.worker(worker_id)
         applied = sum(self._fold(lsn, event, replayed=True) for event in batch.events)
+        self._count_submitted(batch.events)
         self.committed_lsn = lsn
         self.gathering_lsn = lsn + 1
         return applied
+
+    def take_submitted(self) -> list[tuple[bytes, int, int]]:
+        taken, self._counted = self._counted, []
+        return taken
+
+    def _count_submitted(self, events: Iterable[Event]) -> None:
+        """One entry for each run of events with the same queue and day."""
+        for event in events:
+            if isinstance(event, Submitted):
+                queue_id, day = event.queue_id, event.at_us // DAY_US
+                count = 1
+                if self._counted and self._counted[-1][:2] == (queue_id, day):
+                    count += self._counted.pop()[2]
+                self._counted.append((queue_id, day, count))
 
     # --- the tables -----------------------------------------------------------------------------
 
@@ -544,7 +566,7 @@ class ShardTable(Fold):
             queue = self._queues[job.queue]
             if job.status in FINAL and not queue.keeps_row(job.status):
                 if job.may_exist:
-                    deletes.append(job.id)
+                    deletes.append(job.id + job.lsn.to_bytes(8, "big"))
                 continue
             jobs.add(job.row(queue, self._worker_id(job), self.shard), job.may_exist)
             job.may_exist = True

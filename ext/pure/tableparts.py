@@ -72,10 +72,12 @@ class Projection:
     executions_copy_rows: int
     executions_merge: bytes
     executions_merge_rows: int
-    deletes: bytes
+    deletes: bytes  # ids with the lsn of their end, 24 bytes each
     keys: list[tuple[bytes, str, bytes, bytes, int]]
     _jobs: list[tuple[bytes, int]]  # id and lsn of every job taken
     _attempts: list[Attempt]
+    usage: list[tuple[bytes, int, int, int]] = field(default_factory=list)
+    """Whoever counts submits puts rows here, for the same transaction."""
 
     @property
     def rows(self) -> int:

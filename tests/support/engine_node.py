@@ -75,6 +75,7 @@ class MemoryNode:
             self.others,
             self._queues,
             self.failed.append,
+            self.tables.usage_of,
         )
         self._numbers = shards
         self._task: asyncio.Task[None] | None = None

@@ -139,7 +139,7 @@ async def test_an_unexpected_error_is_answered_and_goes_on_to_the_supervisor() -
     batch = SubmitBatch()
     batch.add("send", b"{}")
     good, bad = future(), future()
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         queue.handle([Submit(None, None, bad), Submit(batch, None, good)])  # type: ignore[arg-type]
     with pytest.raises(InternalError):
         await bad

@@ -163,6 +163,7 @@ calls = st.one_of(
     *call(4, "retried", pick=picks, delay_us=delays_us, error=errors, step_us=steps_us),
     *call(4, "failed", pick=picks, reason=reasons, error=errors, step_us=steps_us),
     *call(3, "released", pick=picks, error=errors, step_us=steps_us),
+    *call(3, "returned", pick=picks, step_us=steps_us),
     *call(2, "cancelled", pick=picks, step_us=steps_us),
     *call(3, "requeue", pick=picks, step_us=steps_us),
     *call(1, "keyed", key=st.sampled_from(["a", "b"]), pick=picks, step_us=steps_us),
@@ -327,6 +328,14 @@ class TableMachine(RuleBasedStateMachine):
     def released(self, pick: int, error: bytes, step_us: int) -> None:
         self.finish("released", pick, "pending", step_us, error)
 
+    def returned(self, pick: int, step_us: int) -> None:
+        """As if it had not been started."""
+        before = self.pair.oracle.get(self.token(pick)[:16])
+        if self.finish("returned", pick, "pending", step_us):
+            after = self.pair.oracle.get(before["id"])
+            assert after["attempt"] == before["attempt"] - 1
+            assert (after["crashes"], after["output"]) == (before["crashes"], before["output"])
+
     def cancelled(self, pick: int, step_us: int) -> None:
         job_id = self.job_id(pick, "pending", "scheduled")
         known = self.pair.oracle.get(job_id)
@@ -470,6 +479,7 @@ class TableMachine(RuleBasedStateMachine):
         for lsn, body in log.items():
             if lsn > tables.watermark:
                 pair.call("replay", lsn, body)
+                pair.call("take_submitted")
         pair.call("adopt", max([*log, tables.watermark]))
         pair.same_state()
         return pair
@@ -572,9 +582,13 @@ class TableMachine(RuleBasedStateMachine):
         for execution in self.tables.executions.values():
             executions.setdefault(execution.values["job_id"], []).append(execution.values)
         for job_id, row in self.tables.jobs.items():
-            if row.values["queue_id"][0] == 3:
-                continue  # its history changed on the way
-            self.check_job(row.values, executions.get(job_id, []))
+            of_job = executions.pop(job_id, [])
+            started = [run["attempt_number"] for run in of_job if run["status"] == "started"]
+            running = row.values["status"] == "processing"
+            assert started in ([], [row.values["attempts"]] if running else [])
+            if row.values["queue_id"][0] != 3:  # its history changed on the way
+                self.check_job(row.values, of_job)
+        assert not executions, "executions of jobs that have no row"
 
     def check_job(self, job: dict[str, Any], executions: list[dict[str, Any]]) -> None:
         history = self.histories[job["queue_id"][0]]
