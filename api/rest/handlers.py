@@ -35,6 +35,7 @@ from taskforge_server.api.rest.schemas import (
 )
 from taskforge_server.api.service.audit import AuditService
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
+from taskforge_server.api.service.encryption import EncryptionService
 from taskforge_server.api.service.identity import Identity
 from taskforge_server.api.service.joblogs import JobLogService
 from taskforge_server.api.service.jobs import JobService
@@ -67,6 +68,7 @@ class Services:
     tenants: TenantService
     workers: WorkerService
     catalog: QueueCatalog
+    encryption: EncryptionService | None
     audit: AuditService
     logs: JobLogService
     registry: CollectorRegistry
@@ -84,7 +86,7 @@ class Services:
 async def create_queue(services: Services, call: Call) -> Reply:
     given = decode(call.body, call.body_coding, QueueCreate)
     row = await services.queues.create(
-        call.principal.project_id, given.name, given.priority, given.settings
+        call.principal.project_id, given.name, given.priority, given.settings, call.actor
     )
     return answer(call, _queue_view(services, row))
 
@@ -109,8 +111,14 @@ async def update_queue(services: Services, call: Call) -> Reply:
         call.params["queue"],
         None if given.priority is UNSET else given.priority,
         None if wanted is UNSET else lambda settings: _changed_settings(settings, wanted),
+        call.actor,
     )
     return answer(call, _queue_view(services, row))
+
+
+async def delete_queue(services: Services, call: Call) -> Reply:
+    await services.queues.delete(call.principal.project_id, call.params["queue"], call.actor)
+    return Reply(b"", 204)
 
 
 def _changed_settings(settings: QueueSettings, update: QueueSettingsUpdate) -> QueueSettings:

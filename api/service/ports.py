@@ -11,11 +11,12 @@ are bytes, times are microseconds since the Unix epoch with 0 for none, JSON is 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from taskforge_server.engine.actors.ports import Hello, Outlet, WorkerInlet
+from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.execution import LogLevel, LogLine
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.shard.keys import KeyedRequest
@@ -74,13 +75,22 @@ class QueueRepository(Protocol):
     """The queues of projects."""
 
     async def create(
-        self, project_id: bytes, name: str, priority: int, settings: QueueSettings
+        self,
+        project_id: bytes,
+        name: str,
+        priority: int,
+        settings: QueueSettings,
+        actor: Actor = ...,
     ) -> JobQueue:
         """Conflict when the name is taken."""
         ...
 
     async def get(self, project_id: bytes, queue: bytes | str) -> JobQueue:
         """By id (bytes) or name; NotFound."""
+        ...
+
+    async def ids(self, project_id: bytes) -> list[bytes]:
+        """Of all queues of the project, deleted ones too while their jobs are kept."""
         ...
 
     async def page(
@@ -96,8 +106,20 @@ class QueueRepository(Protocol):
         *,
         priority: int | None = None,
         settings: QueueSettings | None = None,
+        actor: Actor = ...,
     ) -> JobQueue:
         """What is None stays; NotFound."""
+        ...
+
+    async def delete(
+        self,
+        project_id: bytes,
+        queue_id: bytes,
+        check: Callable[[], None],
+        actor: Actor = ...,
+    ) -> JobQueue:
+        """The row stays while jobs of it are kept. `check` is called when all is written, and
+        raises if it must not be after all; NotFound."""
         ...
 
 

@@ -1,11 +1,12 @@
-"""Queues: make, list, look at, change."""
+"""Queues: make, list, look at, change, delete."""
 
 from collections.abc import Callable
 
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.ports import Engine, QueueRepository
-from taskforge_server.engine.errors import InvalidInput
-from taskforge_server.engine.model.queue import JobQueue, QueueSettings
+from taskforge_server.engine.errors import Conflict, InvalidInput
+from taskforge_server.engine.model.audit import Actor
+from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 
 
 class QueueService:
@@ -17,13 +18,18 @@ class QueueService:
         self._catalog = catalog
 
     async def create(
-        self, project_id: bytes, name: str, priority: int, settings: QueueSettings
+        self,
+        project_id: bytes,
+        name: str,
+        priority: int,
+        settings: QueueSettings,
+        actor: Actor,
     ) -> JobQueue:
         """A new queue; Conflict when the name is taken."""
         if isinstance(queue_key(name), bytes):
             raise InvalidInput("must not read like an id", "name")
         settings.check_relations("settings.")
-        row = await self._queues.create(project_id, name, priority, settings)
+        row = await self._queues.create(project_id, name, priority, settings, actor)
         self._catalog.forget(row.ref())
         self._engine.queue_changed(self._catalog.learn(row))
         return row
@@ -47,6 +53,7 @@ class QueueService:
         queue: str,
         priority: int | None,
         change: Callable[[QueueSettings], QueueSettings] | None,
+        actor: Actor,
     ) -> JobQueue:
         """Change what is given; running attempts keep what they started with."""
         ref = await self._catalog.find(project_id, queue_key(queue))
@@ -54,9 +61,32 @@ class QueueService:
         if change is not None:
             settings = change((await self._queues.get(project_id, ref.id)).settings)
             settings.check_relations("settings.")
-        row = await self._queues.update(project_id, ref.id, priority=priority, settings=settings)
+        row = await self._queues.update(
+            project_id, ref.id, priority=priority, settings=settings, actor=actor
+        )
         self._engine.queue_changed(self._catalog.learn(row))
         return row
+
+    async def delete(self, project_id: bytes, queue: str, actor: Actor) -> None:
+        """Delete a queue without open jobs; NotFound, Conflict with what stands in the way.
+
+        It is closed first. What had found it before is decided while the row is written, so the
+        second look sees it, and then nothing was deleted."""
+        ref = await self._catalog.find(project_id, queue_key(queue))
+        with self._catalog.closed(ref):
+            self._refuse_open(ref)
+            row = await self._queues.delete(
+                project_id, ref.id, lambda: self._refuse_open(ref), actor
+            )
+            self._catalog.forget(ref)
+            self._engine.queue_changed(self._catalog.learn(row))
+
+    def _refuse_open(self, queue: QueueRef) -> None:
+        states = ("pending", "scheduled", "processing")
+        counts = zip(states, self._engine.queue_counts(queue), strict=True)
+        found = [f"{count} {state}" for state, count in counts if count]
+        if found:
+            raise Conflict(f"the queue has jobs: {', '.join(found)}", "queue", "queue_not_empty")
 
     def counts(self, row: JobQueue) -> tuple[int, int, int]:
         """How many jobs are pending, scheduled, processing."""

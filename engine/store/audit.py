@@ -17,6 +17,7 @@ from taskforge_server.engine.model.audit import (
 from taskforge_server.engine.store.cursors import AUDIT, after_number, number_cursor
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.tenancy import tenant
 
 
 async def record(
@@ -90,7 +91,7 @@ class AuditLog:
         if wanted.target is not None:
             name = "audit_list_of_target"
             values.append(wanted.target)
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             rows = await connection.fetch(sql(name), *values)
         page = [AuditEntry(**row) for row in rows[:rows_max]]
         more = len(rows) > rows_max
@@ -102,7 +103,7 @@ class AuditLog:
         """All entries after the one with this number, in their order, some at a time. What is added
         meanwhile may be among them."""
         while True:
-            async with acquire(self._pool) as connection:
+            async with tenant(self._pool, organization_id=organization_id) as connection:
                 rows = await connection.fetch(
                     sql("audit_from"), organization_id, after, limits.AUDIT_READ_ROWS
                 )
@@ -119,6 +120,7 @@ class AuditLog:
             acquire(self._pool) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
+            await connection.fetchrow(sql("tenant"), organization_id.hex(), "")
             row = await connection.fetchrow(sql("audit_head_get"), organization_id)
             head = AuditHead() if row is None else AuditHead(row["sequence"], row["hash"])
             while True:

@@ -33,6 +33,19 @@ async def tenant(
         raise NotFound("no such thing here") from error
 
 
+@asynccontextmanager
+async def project_tenant(pool: Pool, project_id: bytes) -> AsyncIterator[tuple[Lent, bytes]]:
+    """A transaction of the tenant that this project belongs to, and its organisation; NotFound."""
+    async with acquire(pool) as connection, connection.transaction():
+        organization_id: bytes | None = await connection.fetchval(
+            sql("project_organization"), project_id
+        )
+        if organization_id is None:
+            raise NotFound("no such project")
+        await connection.fetchrow(sql("tenant"), organization_id.hex(), project_id.hex())
+        yield connection, organization_id
+
+
 async def check_roles(connection: Lent) -> None:
     """Refuse a database user that cannot act for tenants, or could not fill the tables."""
     row = await connection.fetchrow(sql("roles_check"))

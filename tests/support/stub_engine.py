@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgpack
+import msgspec
 
 from taskforge_server.api.service.tenants import TenantRows
 from taskforge_server.engine.actors.ports import Hello, Outlet
@@ -23,7 +24,7 @@ from taskforge_server.engine.errors import (
     NotFound,
     TaskForgeError,
 )
-from taskforge_server.engine.model.audit import AuditEntry, AuditHead, Verdict
+from taskforge_server.engine.model.audit import OPERATOR, Actor, AuditEntry, AuditHead, Verdict
 from taskforge_server.engine.model.execution import LogLevel, LogLine
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.model.tenant import ApiKey, Project, api_key_hash
@@ -206,10 +207,17 @@ class StubQueues:
     def __init__(self) -> None:
         self.rows: dict[bytes, JobQueue] = {}
         self.reads = 0
+        self.actors: list[Actor] = []
 
     async def create(
-        self, project_id: bytes, name: str, priority: int, settings: QueueSettings
+        self,
+        project_id: bytes,
+        name: str,
+        priority: int,
+        settings: QueueSettings,
+        actor: Actor = OPERATOR,
     ) -> JobQueue:
+        self.actors.append(actor)
         if any((row.project_id, row.name) == (project_id, name) for row in self.rows.values()):
             raise Conflict("there is a queue with this name", "name", "queue_name_taken")
         row = JobQueue(
@@ -227,15 +235,37 @@ class StubQueues:
     async def get(self, project_id: bytes, queue: bytes | str) -> JobQueue:
         self.reads += 1
         for row in self.rows.values():
-            if row.project_id == project_id and queue in (row.id, row.name):
+            if row.project_id == project_id and (
+                queue == row.id or (queue == row.name and row.archived_at is None)
+            ):
                 return row
         raise NotFound("no such queue", "queue")
+
+    async def ids(self, project_id: bytes) -> list[bytes]:
+        return [row.id for row in self.rows.values() if row.project_id == project_id]
+
+    async def delete(
+        self,
+        project_id: bytes,
+        queue_id: bytes,
+        check: Callable[[], None],
+        actor: Actor = OPERATOR,
+    ) -> JobQueue:
+        old = await self.get(project_id, queue_id)
+        check()
+        row = msgspec.structs.replace(old, archived_at=CREATED_AT)
+        self.rows[row.id] = row
+        return row
 
     async def page(
         self, project_id: bytes, cursor: str | None = None, rows_max: int = 100
     ) -> tuple[list[JobQueue], str | None]:
         rows = sorted(
-            (row for row in self.rows.values() if row.project_id == project_id),
+            (
+                row
+                for row in self.rows.values()
+                if row.project_id == project_id and row.archived_at is None
+            ),
             key=lambda row: row.name,
         )
         rows = [row for row in rows if cursor is None or row.name > cursor]
@@ -248,7 +278,9 @@ class StubQueues:
         *,
         priority: int | None = None,
         settings: QueueSettings | None = None,
+        actor: Actor = OPERATOR,
     ) -> JobQueue:
+        self.actors.append(actor)
         old = await self.get(project_id, queue_id)
         row = JobQueue(
             id=old.id,

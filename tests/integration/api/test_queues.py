@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from taskforge_server.engine.model.audit import Actor
 from tests.integration.api.conftest import OTHER_KEY, Fixture
 
 
@@ -103,3 +104,11 @@ async def test_of_another_project_there_is_nothing(api: Fixture) -> None:
         answer = await api.get(path, key=OTHER_KEY)
         assert (answer.status, answer.json["code"]) == (404, "queue_not_found")
     assert (await api.get("/v1/queues", key=OTHER_KEY)).json["items"] == []
+
+
+async def test_changes_know_their_actor(api: Fixture) -> None:
+    given = {"X-Request-Id": "request-1"}
+    await api.post("/v1/queues", {"name": "mail"}, headers=given)
+    await api.call("PATCH", "/v1/queues/mail", body=b'{"priority": 2}', headers=given)
+    key = next(iter(api.keys.rows.values()))
+    assert api.queues.actors[-2:] == [Actor("api_key", key.id, "127.0.0.1", "request-1")] * 2

@@ -1,10 +1,16 @@
 """Queues: made once by name, seen by their project alone, listed by name."""
 
+import json
+import uuid
+
 import asyncpg
+import msgspec
 import pytest
 
 from taskforge_server.engine.errors import Conflict, InvalidInput, NotFound
+from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.queue import QueueSettings, RetryPolicy, shard_of_queue
+from taskforge_server.engine.store.audit import AuditFilter, AuditLog
 from taskforge_server.engine.store.cursors import JOBS, QUEUES, id_cursor, name_cursor
 from taskforge_server.engine.store.pool import Pool
 from taskforge_server.engine.store.queues import Queues
@@ -90,3 +96,22 @@ async def test_invalid_settings_never_reach_the_table(pool: Pool, tenant: Tenant
         await Queues(pool, 64).create(tenant.project_id, "email", 0, wrong)
     with pytest.raises(asyncpg.CheckViolationError):
         await Queues(pool, 64).create(tenant.project_id, "email", 10, QueueSettings())
+
+
+async def test_changes_are_in_the_audit_log(pool: Pool, tenant: Tenant) -> None:
+    queues, actor = Queues(pool, 64), Actor("api_key", b"k" * 16, "192.0.2.7", "request-1")
+    made = await queues.create(tenant.project_id, "email", 3, SETTINGS, actor)
+    await queues.update(tenant.project_id, made.id, priority=3, actor=actor)
+    changed = await queues.update(tenant.project_id, made.id, priority=4, actor=actor)
+    with pytest.raises(Conflict):
+        await queues.create(tenant.project_id, "email", 0, SETTINGS, actor)
+    target = f"queue:{uuid.UUID(bytes=made.id)}"
+    entries, _ = await AuditLog(pool).page(tenant.organization_id, AuditFilter(target=target))
+    assert [entry.action for entry in entries] == ["queue.update", "queue.create"]
+    assert {(e.actor_kind, e.actor_id, e.address, e.correlation_id) for e in entries} == {
+        ("api_key", b"k" * 16, "192.0.2.7", "request-1")
+    }
+    before, after = (json.loads(text or "null") for text in (entries[0].before, entries[0].after))
+    assert (before["priority"], after["priority"]) == (3, 4)
+    assert after == before | {"priority": 4}
+    assert after["settings"] == json.loads(msgspec.json.encode(changed.settings))

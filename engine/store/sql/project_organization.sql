@@ -1,0 +1,2 @@
+-- Whose project it is: a transaction that begins with a project alone acts for this organisation.
+SELECT organization_id FROM projects WHERE id = $1
