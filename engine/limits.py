@@ -92,6 +92,9 @@ loop."""
 AUDIT_READERS_MAX: Final = 2
 """Exports and verifications at one time on a node: each keeps a connection of the pool busy."""
 
+QUEUE_KEPT_S: Final = 3_600.0
+"""The row of a deleted queue stays at least this long: what had ended is in the tables by then."""
+
 AUDIT_FAULTS_MAX: Final = 100
 """What a verification of the audit log lists; one rewrite of a log may break every entry."""
 
@@ -454,6 +457,9 @@ MASTER_ID_CHARS_MAX: Final = 64
 
 MASTER_KEYS_BYTES_MAX: Final = 16 * KIB
 """A hundred master keys and more: whoever rotates monthly may keep those of years."""
+
+PROJECT_KEYS_MAX: Final = 1_000
+"""Data keys of one project: a new one each week for twenty years."""
 
 PROJECT_KEYS_READ_S: Final = 2.0
 """News of a key arrives in a tenth of a second; news that was lost, or of a command that talks to

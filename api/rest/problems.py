@@ -96,7 +96,6 @@ KINDS = {
         Kind("queue_deleted", 409, "Queue deleted", "Its jobs can only be looked at."),
         Kind("too_many_projects", 409, "Too many projects", "The organisation has all it may."),
         Kind("project_not_empty", 409, "Project not empty", "`detail` says what it still has."),
-        Kind("organization_not_empty", 409, "Organization not empty", "It still has projects."),
         Kind("too_many_api_keys", 409, "Too many API keys", "Revoke some first."),
         Kind("api_key_revoked", 409, "API key revoked", "It stays so: make another."),
         Kind("worker_connected", 409, "Connected", "Stop the worker first."),

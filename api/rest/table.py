@@ -81,6 +81,17 @@ QUEUE_ROUTES = (
         problems=("queue_not_found",),
         example={"priority": 7, "settings": {"timeout": None, "history": "failed"}},
     ),
+    Route(
+        method="DELETE",
+        path="/v1/queues/{queue}",
+        operation_id="deleteQueue",
+        summary="Delete a queue without open jobs; ended jobs can be looked at while they are kept",
+        tag="queues",
+        permission=permissions.QUEUES_MANAGE,
+        handler=handlers.delete_queue,
+        status=204,
+        problems=("queue_not_found", "queue_not_empty"),
+    ),
 )
 
 SUBMIT_ROUTE = Route(
@@ -164,7 +175,7 @@ JOB_ROUTES = (
         permission=permissions.JOBS_CANCEL,
         handler=handlers.retry_job,
         reply=JobDetails,
-        problems=("job_not_found", "job_not_retryable"),
+        problems=("job_not_found", "job_not_retryable", "queue_deleted"),
     ),
 )
 

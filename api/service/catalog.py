@@ -5,11 +5,15 @@
 A submit asks `cached`, which makes no query and no task. A miss asks the rows; callers that miss
 the same queue at one time share one look-up, and beyond LOOKUPS_AT_ONCE_MAX look-ups callers are
 turned away. What is not there is not cached: a queue may be used as soon as it was made.
+
+A deleted queue is found by `any` alone, for as long as jobs of it are kept; and while somebody
+deletes a queue (`closed`), so is that one.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from taskforge_server.api.service.ports import QueueRepository
 from taskforge_server.engine import limits
@@ -44,19 +48,31 @@ class QueueCatalog:
         self._known: dict[_Key, tuple[QueueRef, float]] = {}
         self._lists: dict[bytes, tuple[list[bytes], float]] = {}
         self._lookups: dict[_Key, asyncio.Task[QueueRef]] = {}
+        self._closed: set[bytes] = set()
 
     def cached(self, project_id: bytes, queue: str | bytes) -> QueueRef | None:
         """The queue with this name or id, if it is known and fresh."""
         found = self._known.get((project_id, queue))
         if found is None or found[1] < self._monotonic_s():
             return None
-        return found[0]
+        ref = found[0]
+        return None if ref.archived or ref.id in self._closed else ref
 
     async def find(self, project_id: bytes, queue: str | bytes) -> QueueRef:
         """The queue with this name (text) or id (bytes); NotFound."""
         known = self.cached(project_id, queue)
         if known is not None:
             return known
+        ref = await self.any(project_id, queue)
+        if ref.archived or ref.id in self._closed:
+            raise _not_found()
+        return ref
+
+    async def any(self, project_id: bytes, queue: str | bytes) -> QueueRef:
+        """The same; a deleted queue is found by its id."""
+        found = self._known.get((project_id, queue))
+        if found is not None and found[1] >= self._monotonic_s():
+            return found[0]
         key = (project_id, queue)
         lookup = self._lookups.get(key)
         if lookup is None:
@@ -69,17 +85,11 @@ class QueueCatalog:
         return await asyncio.shield(lookup)
 
     async def ids(self, project_id: bytes) -> list[bytes]:
-        """The ids of all queues of the project."""
+        """The ids of all queues of the project, deleted ones too."""
         found = self._lists.get(project_id)
         if found is not None and found[1] >= self._monotonic_s():
             return found[0]
-        ids: list[bytes] = []
-        cursor: str | None = None
-        while len(ids) <= limits.QUEUES_PER_PROJECT_MAX:
-            page, cursor = await self._queues.page(project_id, cursor, limits.PAGE_ROWS_MAX)
-            ids += [queue.id for queue in page]
-            if cursor is None:
-                break
+        ids = await self._queues.ids(project_id)
         _make_room(self._lists, limits.PRINCIPALS_MAX)
         self._lists[project_id] = (ids, self._monotonic_s() + limits.QUEUE_TTL_S)
         return ids
@@ -91,7 +101,8 @@ class QueueCatalog:
         if known is not None and known[0] == ref:
             ref = known[0]  # one object while nothing changes: others compare by identity first
         expires_s = self._monotonic_s() + limits.QUEUE_TTL_S
-        for key in (row.name, row.id):
+        # The name of a deleted queue may be another's by now.
+        for key in (row.id,) if ref.archived else (row.name, row.id):
             _make_room(self._known, self._entries_max)
             self._known[row.project_id, key] = (ref, expires_s)
         return ref
@@ -102,13 +113,24 @@ class QueueCatalog:
             self._known.pop((queue.project_id, key), None)
         self._lists.pop(queue.project_id, None)
 
+    @contextmanager
+    def closed(self, queue: QueueRef) -> Iterator[None]:
+        """Nobody finds the queue meanwhile: what is sent to it from here on is refused."""
+        self._closed.add(queue.id)
+        try:
+            yield
+        finally:
+            self._closed.discard(queue.id)
+
     async def _look_up(self, project_id: bytes, queue: str | bytes) -> QueueRef:
         try:
             return self.learn(await self._queues.get(project_id, queue))
         except NotFound:
-            raise NotFound(
-                "this project has no such queue", "queue", code="queue_not_found"
-            ) from None
+            raise _not_found() from None
+
+
+def _not_found() -> NotFound:
+    return NotFound("this project has no such queue", "queue", code="queue_not_found")
 
 
 def _make_room(

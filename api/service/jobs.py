@@ -5,12 +5,14 @@ later, for what memory has let go of. Lists read the tables alone.
 """
 
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
+from taskforge_server.api.service.encryption import Opener
 from taskforge_server.api.service.ports import Engine, JobDict, JobReader
 from taskforge_server.engine.errors import Conflict, NotFound
 from taskforge_server.engine.model.job import FINAL
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.job_queries import JobFilter
+from taskforge_server.engine.vault.vault import Vault
 from taskforge_server.ext.ids import time_ms_of
 from taskforge_server.ext.table import SubmitBatch
 
@@ -20,10 +22,17 @@ _ID_BYTES = 16
 class JobService:
     """The use cases of jobs; each sees one project only."""
 
-    def __init__(self, engine: Engine, jobs: JobReader, catalog: QueueCatalog) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        jobs: JobReader,
+        catalog: QueueCatalog,
+        opener: Opener | None = None,
+    ) -> None:
         self.engine = engine
         self._jobs = jobs
         self._catalog = catalog
+        self.opener = opener or Opener(Vault())
 
     async def submit(
         self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None
@@ -46,6 +55,10 @@ class JobService:
 
     async def get(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
         """The job and its executions, the oldest first; NotFound."""
+        return await self.opener.found(*await self._find(project_id, job_id))
+
+    async def _find(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
+        """The same as it is stored."""
         live = await self.engine.job(job_id)
         if live is not None:
             job, executions = live
@@ -80,10 +93,11 @@ class JobService:
     ) -> tuple[list[JobDict], str | None]:
         """A page of the tables, the newest job first, and the cursor of the next one."""
         if queue is not None:
-            queue_ids = [(await self._catalog.find(project_id, queue_key(queue))).id]
+            queue_ids = [(await self._catalog.any(project_id, queue_key(queue))).id]
         else:
             queue_ids = await self._catalog.ids(project_id)
-        return await self._jobs.page(queue_ids, wanted, cursor, rows_max)
+        jobs, following = await self._jobs.page(queue_ids, wanted, cursor, rows_max)
+        return await self.opener.jobs(project_id, jobs), following
 
     async def cancel(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
         """End a job that waits; NotFound, Conflict."""
@@ -100,12 +114,16 @@ class JobService:
 
     async def retry(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
         """Let a job that failed or was cancelled run again; NotFound, Conflict."""
-        job, executions = await self.get(project_id, job_id)
-        return await self.engine.requeue(job), executions
+        job, executions = await self._find(project_id, job_id)
+        try:
+            await self._catalog.find(project_id, job["queue_id"])
+        except NotFound:
+            raise Conflict("its queue is deleted", code="queue_deleted") from None
+        return await self.opener.found(await self.engine.requeue(job), executions)
 
     async def queue_name(self, project_id: bytes, queue_id: bytes) -> str:
         """The name of the queue that a job is in."""
-        return (await self._catalog.find(project_id, queue_id)).name
+        return (await self._catalog.any(project_id, queue_id)).name
 
 
 def merged(stored: list[JobDict], live: list[JobDict]) -> list[JobDict]:

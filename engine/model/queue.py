@@ -101,6 +101,8 @@ class JobQueue(Model, frozen=True, kw_only=True):
     settings: QueueSettings = QueueSettings()
     created_at: Time
     shard: Annotated[int, msgspec.Meta(ge=0, lt=limits.SHARDS_MAX)]
+    archived_at: Time | None = None
+    """Since when it is deleted: its jobs can be looked at, nothing else."""
 
     def validate(self) -> None:
         super().validate()
@@ -116,7 +118,13 @@ class JobQueue(Model, frozen=True, kw_only=True):
     def ref(self) -> "QueueRef":
         """What the engine needs of the queue."""
         return QueueRef(
-            self.id, self.project_id, self.name, self.priority, self.settings, self.shard
+            self.id,
+            self.project_id,
+            self.name,
+            self.priority,
+            self.settings,
+            self.shard,
+            self.archived_at is not None,
         )
 
 
@@ -130,6 +138,7 @@ class QueueRef:
     priority: int
     settings: QueueSettings
     shard: int
+    archived: bool = False
 
 
 def shard_of_queue(queue_id: bytes, shards: int) -> int:

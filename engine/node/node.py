@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.ports import Hello, Outlet
+from taskforge_server.engine.actors.sealed import SealedLines
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.cluster.port import Cluster
 from taskforge_server.engine.cluster.redis import RedisCluster
@@ -42,8 +43,10 @@ from taskforge_server.engine.node.doors import Doors
 from taskforge_server.engine.node.figures import Figures
 from taskforge_server.engine.node.joblogs import LogNews, LogWriter
 from taskforge_server.engine.node.keynews import KeyNews
+from taskforge_server.engine.node.masterkeys import master_keys_of
 from taskforge_server.engine.node.ownership import Ownership
 from taskforge_server.engine.node.plans import Plans
+from taskforge_server.engine.node.projectkeys import ProjectKeyring
 from taskforge_server.engine.node.queuenews import QueueNews
 from taskforge_server.engine.node.rosternews import RosterNews
 from taskforge_server.engine.node.tokennews import TokenNews
@@ -59,6 +62,7 @@ from taskforge_server.engine.store.invitations import Invitations
 from taskforge_server.engine.store.loader import expire_idempotency_keys
 from taskforge_server.engine.store.partitions import ensure_partitions
 from taskforge_server.engine.store.pool import Pool, acquire, check_server, connect, open_pool
+from taskforge_server.engine.store.project_keys import ProjectKeys
 from taskforge_server.engine.store.queues import Queues
 from taskforge_server.engine.store.revocations import TokenRevocations
 from taskforge_server.engine.store.sessions import Sessions
@@ -84,6 +88,7 @@ class Node:
     def __init__(self, config: Config, cluster: Callable[[str], Cluster] | None = None) -> None:
         """`cluster`: how a node of this id talks, if not over the Redis of the configuration."""
         self.config = config
+        self.masters = master_keys_of(config)
         self.node_id = f"{config.node_name}/{secrets.token_hex(4)}"
         self.cluster = (
             RedisCluster(config.redis_url, self.node_id)
@@ -116,6 +121,7 @@ class Node:
         await start(Part("actors", self._start_core, self.core.stop))
         await start(Part("cluster", self.cluster.start, self.cluster.stop))
         await start(Part("roster", self.roster_news.read_all, None))
+        await start(Part("encryption", self.keyring.start, None))
         await start(Part("ownership", self._take_shards, self.ownership.stop))
         await start(Part("upkeep", self._start_upkeep, self._stop_upkeep))
         self._started = True
@@ -170,7 +176,7 @@ class Node:
         self.queue_news = QueueNews(self.cluster, self.queues)
         self.sessions = Sessions(self.pool)
         self.invitations = Invitations(self.pool)
-        self.signing_keys = SigningKeys(self.pool)
+        self.signing_keys = SigningKeys(self.pool, self.masters)
         self.token_revocations = TokenRevocations(self.pool)
         self.token_news = TokenNews(self.cluster, self.token_revocations)
         self.key_news = KeyNews(self.cluster)
@@ -189,7 +195,11 @@ class Node:
         )
         self.log_news = LogNews(self.cluster)
         self.log_writer = LogWriter(ExecutionLogs(self.pool), self.log_news, self.core.counters)
-        self.core.logs.sink = self.log_writer
+        self.core.logs.sink = SealedLines(self.log_writer, self.core.vault, self.core.counters)
+        self.project_keys = ProjectKeys(self.pool)
+        self.keyring = ProjectKeyring(
+            self.project_keys, self.masters, self.core.vault, self.cluster, self._keys_whole
+        )
         self.plans = Plans(self.subscriptions, self.cluster, learned=self._learned)
         self.doors = NodeDoors(self)
         self.queue_news.listeners.append(self.core.update)
@@ -202,7 +212,7 @@ class Node:
             self.log,
             Taker(
                 self.log,
-                StoredJobs(self.pool, clock),
+                StoredJobs(self.pool, clock, self.keyring.read),
                 self.node_id,
                 clock.now_us,
                 self.core.new_table,
@@ -294,6 +304,7 @@ class Node:
         every("memory", limits.GIVE_BACK_S, self._give_back)
         self._background.start("worker rows", self.worker_rows.run())
         self._background.start("queue news", self.queue_news.run())
+        self._background.start("project keys", self.keyring.run())
         await self.token_news.read()
         self._background.start("token news", self.token_news.run())
         self._background.start("roster news", self.roster_news.run())
@@ -342,6 +353,11 @@ class Node:
         elif now_us - self._unavailable_since_us > limits.REPLY_WAIT_S * 1e6:
             self.core.refuse_replies()
 
+    def _keys_whole(self) -> None:
+        """Jobs that waited for the keys of their project may start."""
+        for shard in self.core.shards.values():
+            self.core.touched(shard)
+
     def _give_back(self) -> None:
         """After each spell of work, once nothing was written for an interval."""
         work = (self.journal.statistics.commits, self.admission.unprojected_jobs)
@@ -368,6 +384,8 @@ class Node:
         await self.token_revocations.expire(limits.REVOCATIONS_KEPT_S, limits.UPKEEP_ROWS_MAX)
         await self.signing_keys.ensure()
         await self.workers.forget(moment(now_us - round(self.config.lease_ttl_s * 2e6)))
+        deleted_us = now_us - round(limits.QUEUE_KEPT_S * 1e6)
+        await self.queues.expire(moment(deleted_us), limits.UPKEEP_ROWS_MAX)
         kept_us = round(limits.WORKER_KEPT_S * 1e6)
         await self.workers.expire(moment(now_us - kept_us), limits.UPKEEP_ROWS_MAX)
 

@@ -194,6 +194,7 @@ class Projects:
                 if found:
                     raise _not_empty(", ".join(found))
                 await connection.execute(sql("project_workers_delete"), project_id)
+                await connection.execute(sql("project_queues_delete"), project_id)
                 keys = await connection.fetch(sql("project_keys_delete"), project_id)
                 await connection.execute(sql("project_delete"), organization_id, project_id)
                 await _recorded(connection, actor, "project.delete", old, None)

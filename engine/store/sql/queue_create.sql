@@ -2,5 +2,7 @@
 -- many queues as it may have. The count may be passed by a few that are made at the same time.
 INSERT INTO job_queues (id, project_id, name, priority, settings, shard)
 SELECT $1, $2, $3, $4, $5, $6
-WHERE (SELECT count(*) FROM job_queues WHERE project_id = $2) < $7
-RETURNING id, project_id, name, priority, settings, created_at, shard
+WHERE (
+    SELECT count(*) FROM job_queues WHERE project_id = $2 AND archived_at IS NULL
+) < $7
+RETURNING id, project_id, name, priority, settings, created_at, shard, archived_at

@@ -1,0 +1,2 @@
+-- No worker serves a deleted queue.
+DELETE FROM queue_worker_assignments WHERE queue_id = $1
