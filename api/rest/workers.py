@@ -37,9 +37,7 @@ class WorkerView(Answer):
     id: UuidText
     name: str
     worker_type: WorkerType
-    status: Annotated[
-        WorkerStatus, Meta(description="draining: connected, and takes nothing new")
-    ]
+    status: Annotated[WorkerStatus, Meta(description="draining: connected, and takes nothing new")]
     drained: Annotated[
         bool, Meta(description="it is to get nothing new, on whatever connection, until resumed")
     ]
