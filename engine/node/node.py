@@ -81,7 +81,7 @@ class Node:
 
     pool: Pool
     core: Core
-    doors: Doors
+    doors: "NodeDoors"
     ownership: Ownership
     registry: CollectorRegistry
 

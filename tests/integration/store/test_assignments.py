@@ -18,7 +18,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def make_workers(pool: Pool, project_id: bytes, *ids: bytes) -> None:
-    rows = [Worker(id=id, project_id=project_id, name="w", created_at=NOW) for id in ids]  # noqa: A001
+    rows = [Worker(id=key, project_id=project_id, name="w", created_at=NOW) for key in ids]
     await Workers(pool).upsert(rows)
 
 
