@@ -26,13 +26,22 @@ async def submitted(api: Fixture) -> str:
 
 
 def started(api: Fixture) -> bytes:
-    """Start all that waits; the id of the execution of the last."""
+    """Start the job that waits; the id of its execution."""
     table = api.engine.table
-    frame, count = table.start(0, None, table.worker(b"w" * 16), 10, NOW_US)
+    _, count = table.start(0, None, table.worker(b"w" * 16), 10, NOW_US)
     assert count == 1
-    assert frame
     job = table.snapshot()[-1]
     return execution_id(job["id"], job["attempt"], job["started_us"])
+
+
+def ended(api: Fixture, job_id: str) -> None:
+    """The job that runs succeeds."""
+    job = api.engine.table.get(uuid_bytes(job_id))
+    assert job is not None
+    token = job["id"] + job["lease_lsn"].to_bytes(8)
+    assert api.engine.table.succeed_with(token, None, NOW_US + 1000)
+    if (enders := api.engine._enders.get(job["id"])) is not None:
+        enders.set()
 
 
 def line(job_id: str, execution: bytes, number: int, level: LogLevel = "info") -> LogLine:
@@ -145,7 +154,7 @@ async def test_a_follower_sees_old_lines_new_ones_and_the_end(api: Fixture) -> N
             _, data = await follower.event() or ("", None)
             assert data["number"] == number
         api.logs.lines.append(line(job_id, execution, 4))  # no news of it comes
-        api.work_off()
+        ended(api, job_id)
         _, data = await follower.event() or ("", None)
         assert data["number"] == 4
         assert await follower.event() == ("end", {"status": "succeeded"})
@@ -159,7 +168,7 @@ async def test_a_follower_goes_on_where_it_was(api: Fixture) -> None:
     execution = started(api)
     for number in range(1, 6):
         api.logs.add(line(job_id, execution, number))
-    api.work_off()
+    ended(api, job_id)
     place = uuid_text(log_id(execution, 3))
     for query, headers in ((f"?after={place}", {}), ("", {"Last-Event-ID": place})):
         async with following(api, job_id, query, **headers) as follower:
@@ -174,7 +183,7 @@ async def test_many_lines_are_read_page_by_page(api: Fixture) -> None:
     count = 3 * limits.PAGE_ROWS_DEFAULT + 1
     for number in range(1, count + 1):
         api.logs.add(line(job_id, execution, number))
-    api.work_off()
+    ended(api, job_id)
     async with following(api, job_id) as follower:
         seen = []
         while (event := await follower.event()) is not None:
@@ -227,7 +236,7 @@ async def test_a_key_that_is_revoked_sees_nothing_more(
         api.logs.add(line(job_id, execution, 1))
         assert await follower.event() is not None
         api.keys.rows.clear()
-        api.server.authenticator.forget_all()
+        api.server.authenticator.forget()
         api.logs.add(line(job_id, execution, 2))
         assert await follower.event() is None
 
