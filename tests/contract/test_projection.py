@@ -243,6 +243,25 @@ async def test_deletes_go_with_their_executions(storage: Storage) -> None:
     assert await storage.executions() == [(keep, "started", 1)]
 
 
+async def test_a_late_delete_spares_what_a_later_owner_requeued(storage: Storage) -> None:
+    (old,) = await taker(storage, "old").take([1])
+    life = Life(old.table, old.epoch)
+    life.queue = life.table.queue(queue_id(1), PROJECT, "mail", 0, 0)
+    (job_id,) = life.submit(1)
+    await life.commit(storage.log)
+    await project(storage, old)
+    life.table.cancelled(job_id, "cancelled", life.tick())
+    await life.commit(storage.log)
+    late = everything(life.table)
+    (new,) = await taker(storage, "new").take([1])
+    follower = Life(new.table, new.epoch)
+    new.table.requeue(new.table.get(job_id) or {}, follower.tick())
+    await follower.commit(storage.log)
+    await project(storage, new)
+    await write(storage, [late], How.MERGE)
+    assert await storage.jobs() == {job_id: "pending"}
+
+
 async def test_keys_are_kept(storage: Storage) -> None:
     life = Life(new_table(1))
     ids = b"".join(life.submit(2))

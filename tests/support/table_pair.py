@@ -197,8 +197,11 @@ class Tables:
         self.apply_executions(p)
         self._copy(self.jobs, JOB_COLUMNS, p.jobs_copy)
         self._merge(self.jobs, JOB_COLUMNS, p.jobs_merge)
-        for at in range(0, len(p.deletes), 16):
-            self.jobs.pop(p.deletes[at : at + 16], None)
+        for job_id, lsn in _places(p.deletes):
+            _drop(self.jobs, job_id, lsn)
+            for run_id, run in list(self.executions.items()):
+                if run.values["job_id"] == job_id:
+                    _drop(self.executions, run_id, lsn)
         for project_id, key, *rest in p.keys:
             self.keys.setdefault((project_id, key), tuple(rest))
         self.watermark = p.watermark
@@ -234,3 +237,15 @@ class Tables:
             old = table.get(row.values["id"])
             if old is None or row.lsn >= old.lsn:
                 table[row.values["id"]] = row
+
+
+def _places(joined: bytes) -> list[tuple[bytes, int]]:
+    """Ids with an lsn each."""
+    each = (joined[at : at + 24] for at in range(0, len(joined), 24))
+    return [(place[:16], int.from_bytes(place[16:], "big")) for place in each]
+
+
+def _drop(table: dict[bytes, Row], row_id: bytes, lsn: int) -> None:
+    """A newer row stays."""
+    if row_id in table and table[row_id].lsn <= lsn:
+        del table[row_id]

@@ -129,7 +129,7 @@ class TestLog:
         assert table.get(tokens[0][:16])["project_id"] == PROJECT
         assert table.worker(WORKER) == 0
         assert table.running(0) == [tokens[1][:16] + (7).to_bytes(8, "big")]
-        assert table.collect(100, 0).deletes == tokens[0][:16]
+        assert table.collect(100, 0).deletes == tokens[0][:16] + (7).to_bytes(8, "big")
 
     def test_replayed_events_of_gone_jobs_are_ignored(self, bench: Bench) -> None:
         token = bench.running()

@@ -282,7 +282,7 @@ class TestHistory:
         assert p.executions_copy_rows == (history == HISTORY_FAILED)
         bench.table.succeed(token, NOW_US)
         p = bench.project()
-        assert (p.rows, p.deletes) == (0, token[:16])
+        assert (p.rows, p.deletes) == (0, token[:16] + (2).to_bytes(8, "big"))
         assert bench.table.jobs_resident == 0
 
     def test_held_attempts_go_with_the_sweep(self, impl: ModuleType) -> None:
