@@ -35,7 +35,7 @@ class Window:
 
     name: str
     attempts_max: int
-    length_s: int
+    length_s: float
 
     @property
     def key(self) -> str:
@@ -96,7 +96,9 @@ class Attempts:
     async def take(self, windows: Sequence[Window]) -> float:
         """Seconds to wait; 0 when the attempt may be made, and is counted."""
         arguments = [
-            number for window in windows for number in (window.attempts_max, window.length_s * 1000)
+            number
+            for window in windows
+            for number in (window.attempts_max, round(window.length_s * 1000))
         ]
         waiting_ms = await self._run("attempt", windows, arguments)
         return self._local.take(windows) if waiting_ms is None else waiting_ms / 1000
@@ -140,4 +142,4 @@ def redis_attempts(url: str) -> Attempts:
         max_connections=limits.THROTTLE_CONNECTIONS_MAX,
         timeout=limits.THROTTLE_COMMAND_S,
     )
-    return Attempts(Redis(connection_pool=pool))
+    return Attempts(Redis.from_pool(pool))
