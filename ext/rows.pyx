@@ -7,6 +7,7 @@ All words are big endian; times are microseconds since 2000. Column orders are t
 import struct
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
 import msgpack
@@ -19,7 +20,7 @@ from taskforge_server.ext.slots cimport (
 )
 
 cdef enum:
-    JOB_COLUMNS = 31
+    JOB_COLUMNS = 32
     ATTEMPT_COLUMNS = 12
     FIXED_BYTES = 640         # all of a row but its texts
 
@@ -175,6 +176,10 @@ cdef int put_job_row(
     else:
         null(out)
     null(out)
+    if job.returns:
+        int2(out, job.returns)
+    else:
+        null(out)
     return 0
 
 
@@ -276,7 +281,7 @@ cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
         sized(cells[i], 16)
     for i in (7, 8, 9, 10, 11, 13, 14, 19, 20):
         sized(cells[i], 8)
-    for i in (12, 16, 17, 18):
+    for i in (12, 16, 17, 18, 31):
         sized(cells[i], 2)
     sized(cells[6], 4)
     for i in (0, 1, 2, 3, 4, 5, 6, 8, 9, 13):
@@ -316,6 +321,7 @@ cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
     job.attempts = cell_int2(cells[16])
     job.crashes = cell_int2(cells[17])
     job.max_attempts = cell_int2(cells[18])
+    job.returns = <uint8_t>cell_int2(cells[31])
     if cells[19].p != NULL:
         word = tf_rd64(cells[19].p)
         memcpy(&timeout_s, &word, 8)

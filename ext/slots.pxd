@@ -55,6 +55,7 @@ cdef struct Job:
     uint8_t state
     uint8_t flags
     uint8_t under         # projections under way that hold it
+    uint8_t returns       # attempts that their workers gave back
 
 
 cdef Blob *blob_new(const void *data, Py_ssize_t size) except NULL

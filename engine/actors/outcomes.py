@@ -28,8 +28,8 @@ def error_json(kind: str, message: str) -> bytes:
 
 
 WORKER_LOST = error_json("worker_lost", "the worker went away while it ran this job")
-NEVER_ARRIVED = error_json("worker_lost", "the worker's connection broke before the job arrived")
-GIVEN_BACK = error_json("given_back", "the worker stopped before it began with this job")
+NEVER_ARRIVED = error_json("given_back", "the worker's connection broke before the job arrived")
+GIVEN_BACK = error_json("given_back", "the worker stopped before it ended this job")
 TIMED_OUT = error_json("timeout", "the attempt took longer than its timeout")
 
 
@@ -86,8 +86,8 @@ class Outcomes:
         return shard.table.released(token, WORKER_LOST, now_us)
 
     def given_back(self, shard: Shard, token: bytes, error: bytes, now_us: int) -> bool:
-        """No handler began: back to the lane, never to quarantine."""
-        return shard.table.released(token, error, now_us)
+        """A worker that lives has not ended it: back to the lane, neither a failure nor a crash."""
+        return shard.table.returned(token, error, now_us)
 
     def _after_failure(
         self,
@@ -169,4 +169,4 @@ def _result_problem(result: bytes | None) -> bytes | None:
 
 
 def _attempt(job: dict[str, Any]) -> rules.Attempt:
-    return rules.Attempt(job["attempt"], job["crashes"], job["max_attempts"])
+    return rules.Attempt(job["attempt"], job["crashes"], job["returns"], job["max_attempts"])

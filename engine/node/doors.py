@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.actors import worker
+from taskforge_server.engine.actors import outcomes, worker
 from taskforge_server.engine.actors.ports import Hello, Outlet
 from taskforge_server.engine.actors.queue import Cancel, Command, QueueActor, Requeue, Submit
 from taskforge_server.engine.actors.worker import WorkerActor
@@ -219,7 +219,7 @@ class Doors:
         for shard, tokens in session.running():
             lost = set(tokens).difference(named.get(shard.number, ()))
             for token in lost:
-                self._core.outcomes.given_back(shard, token, now_us)
+                self._core.outcomes.given_back(shard, token, outcomes.NEVER_ARRIVED, now_us)
             if lost:
                 self._core.touched(shard)
                 self._core.journal.dirty(shard)

@@ -8,8 +8,10 @@
     attempt was lost    crashes + 1 >= crashes_max   -> failed "quarantined"
                         else                         -> released: back to its lane
 
-An attempt is counted when it starts. Those that were lost with their worker count as crashes, not
-as failures:  failures = attempt - crashes,  with the one that is judged.
+An attempt is counted when it starts. Those that were lost with their worker count as crashes; those
+that a live worker gave back, as returns: neither is a failure, and a return is no crash.
+
+    failures = attempt - crashes - returns,  with the one that is judged
 
 The backoff is that of the queue's retry policy (`model.retry`), with a jitter that is given.
 """
@@ -44,6 +46,7 @@ class Attempt:
 
     number: int
     crashes: int
+    returns: int
     attempts_max: int
     """The job's own; 0: the policy's."""
 
@@ -61,7 +64,7 @@ def after_failure(
     if not retryable:
         return Fail("not_retryable")
     attempts_max = attempt.attempts_max or policy.max_attempts
-    failures = max(1, attempt.number - attempt.crashes)
+    failures = max(1, attempt.number - attempt.crashes - attempt.returns)
     if failures >= attempts_max:
         if timed_out:
             return Fail("timeout")

@@ -125,6 +125,7 @@ def _job(row: asyncpg.Record) -> JobDict:
         "finished_us": _us(row["finished_at"]),
         "attempt": row["attempts"],
         "crashes": row["crashes"],
+        "returns": row["returns"] or 0,
         "max_attempts": row["max_attempts"],
         "timeout_ms": round((row["timeout_s"] or 0) * 1000),
         "deadline_us": _us(row["deadline_at"]),

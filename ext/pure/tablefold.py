@@ -28,6 +28,7 @@ from taskforge_server.ext.pure.tablejob import (
     TransitionError,
 )
 from taskforge_server.ext.pure.tablelog import (
+    RETURNS_MAX,
     Cancelled,
     Event,
     Failed,
@@ -37,6 +38,7 @@ from taskforge_server.ext.pure.tablelog import (
     Released,
     Requeued,
     Retried,
+    Returned,
     Started,
     Submitted,
     Succeeded,
@@ -135,6 +137,7 @@ class Fold:
             created_us=e.created_us,
             attempt=e.attempt,
             crashes=e.crashes,
+            returns=e.returns,
             lease_lsn=old.lease_lsn if old is not None else 0,
             may_exist=True,
         )
@@ -181,6 +184,11 @@ class Fold:
             case Released() as e:
                 job.output = e.error
                 job.crashes += 1
+                self._end_attempt(lsn, job, e.at_us, RETRYING, replayed)
+                self._enter(job, PENDING)
+            case Returned() as e:
+                job.output = e.error
+                job.returns = min(job.returns + 1, RETURNS_MAX)
                 self._end_attempt(lsn, job, e.at_us, RETRYING, replayed)
                 self._enter(job, PENDING)
             case Cancelled() as e:

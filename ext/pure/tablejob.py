@@ -4,7 +4,8 @@
     (nothing) ─────────────► pending ───────► processing ────────────────────► succeeded, failed
         │                    ▲  ▲ │              │   │
         │ submitted,      due│  │ └─ cancelled   │   │ retried
-        │ due later          │  └── released ────┘   │
+        │ due later          │  └── released, ───┘   │
+        │                    │      returned         │
         └──────────────► scheduled ◄─────────────────┘
                              └──── cancelled ────► cancelled
 
@@ -43,6 +44,7 @@ MOVES = {
     "retried": frozenset({PROCESSING}),
     "failed": frozenset({PROCESSING}),
     "released": frozenset({PROCESSING}),
+    "returned": frozenset({PROCESSING}),
     "cancelled": frozenset({PENDING, SCHEDULED}),
     "requeued": frozenset({FAILED, CANCELLED}),
 }
@@ -149,6 +151,7 @@ class Job:
     finished_us: int = 0
     attempt: int = 0
     crashes: int = 0
+    returns: int = 0
     lsn: int = 0  # of the newest event
     output: bytes | None = None  # the result of a succeeded job, otherwise the newest error
     reason: str | None = None
@@ -193,6 +196,7 @@ class Job:
             "finished_us": self.finished_us,
             "attempt": self.attempt,
             "crashes": self.crashes,
+            "returns": self.returns,
             "max_attempts": self.max_attempts,
             "timeout_ms": self.timeout_ms,
             "deadline_us": self.deadline_us if running else 0,
@@ -226,6 +230,7 @@ class Job:
             "worker_id": worker_id if running else None,
             "attempts": self.attempt,
             "crashes": self.crashes,
+            "returns": self.returns or None,
             "max_attempts": self.max_attempts,
             "timeout_s": self.timeout_ms / 1000 if self.timeout_ms else None,
             "deadline_at": self.deadline_us or None if running else None,
@@ -264,6 +269,7 @@ def job_of_row(row: dict[str, Any], queue: int, worker: int) -> Job:
         started_us=row["started_at"] or 0,
         attempt=row["attempts"],
         crashes=row["crashes"],
+        returns=row["returns"] or 0,
         lsn=row["lsn"],
         output=row["last_error"],
         worker=worker,

@@ -22,6 +22,8 @@ I64_MAX = 2**63 - 1
 I16_MAX = 2**15 - 1
 I32_MAX = 2**31 - 1
 PRIORITY_MAX = 9
+RETURNS_MAX = 255
+REQUEUED_FIELDS_BEFORE = 13  # of `requeued` in logs that do not know returns
 
 T = TypeVar("T")
 
@@ -84,6 +86,13 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Returned:
+    job_id: bytes
+    at_us: int
+    error: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     job_id: bytes
     at_us: int
@@ -102,6 +111,7 @@ class Requeued:
     max_attempts: int
     attempt: int
     crashes: int
+    returns: int
     payload: bytes
     options: bytes | None
 
@@ -122,7 +132,9 @@ class Owned:
     at_us: int
 
 
-JobEvent = Submitted | Started | Succeeded | Retried | Failed | Released | Cancelled | Requeued
+JobEvent = (
+    Submitted | Started | Succeeded | Retried | Failed | Released | Returned | Cancelled | Requeued
+)
 Event = JobEvent | Keyed | Owned
 
 
@@ -177,11 +189,14 @@ class _Names:
             case Requeued() as e:
                 q, t = _index(self.queues, e.queue_id), _index(self.types, e.job_type)
                 head = [8, e.job_id, q, t, e.priority, at, e.created_us, e.timeout_ms]
-                return [*head, e.max_attempts, e.attempt, e.crashes, e.payload, e.options]
+                counts = [e.max_attempts, e.attempt, e.crashes, e.returns]
+                return [*head, *counts, e.payload, e.options]
             case Keyed() as e:
                 return [9, e.project_id, e.key, e.body_hash, at, e.job_ids]
             case Owned() as e:
                 return [10, e.node, e.epoch, at]
+            case Returned() as e:
+                return [11, e.job_id, at, e.error]
 
 
 def _index(table: list[T], value: T) -> int:
@@ -260,6 +275,8 @@ class _Reader:
                 return Keyed(project_id, key, body_hash, self._at(f), f.ids())
             case 10:
                 return Owned(f.text(), f.integer(), self._at(f))
+            case 11:
+                return Returned(f.raw(16), self._at(f), f.raw())
         raise BodyError(f"an event of unknown kind {kind}")
 
     def _submitted(self, f: "_Fields") -> Submitted:
@@ -288,6 +305,7 @@ class _Reader:
             max_attempts=f.integer(0, I16_MAX),
             attempt=f.integer(0, I16_MAX),
             crashes=f.integer(0, I16_MAX),
+            returns=f.integer(0, RETURNS_MAX) if f.size != REQUEUED_FIELDS_BEFORE else 0,
             payload=f.raw(),
             options=f.raw_or_none(),
         )
@@ -304,6 +322,7 @@ class _Fields:
             raise BodyError(f"{type(values).__name__} where an array must stand")
         self._values = values
         self._next = 0
+        self.size = len(values)
 
     def _take(self) -> object:
         if self._next == len(self._values):

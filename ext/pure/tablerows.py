@@ -108,6 +108,7 @@ JOB_COLUMNS: Columns = (
     ("waiting_on", INT4),
     ("cancel_reason", TEXT),
     ("history_until", TIME),
+    ("returns", INT2),
 )
 
 EXECUTION_COLUMNS: Columns = (

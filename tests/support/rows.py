@@ -46,6 +46,7 @@ class Rows:
             "lsn": 1,
             "attempts": 0,
             "crashes": 0,
+            "returns": None,
             "max_attempts": 0,
         } | columns
 

@@ -4,12 +4,12 @@ INSERT INTO jobs AS known (
     id, queue_id, project_id, job_type, payload, status, priority, scheduled_for, created_at,
     updated_at, started_at, finished_at, shard, lsn, lease_lsn, worker_id, attempts, crashes,
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
-    unique_key, group_key, tags, waiting_on, cancel_reason, history_until)
+    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns)
 SELECT DISTINCT ON (id)
     id, queue_id, project_id, job_type, payload, status, priority, scheduled_for, created_at,
     updated_at, started_at, finished_at, shard, lsn, lease_lsn, worker_id, attempts, crashes,
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
-    unique_key, group_key, tags, waiting_on, cancel_reason, history_until
+    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns
 FROM incoming_jobs
 ORDER BY id, lsn DESC
 ON CONFLICT (id) DO UPDATE SET
@@ -42,5 +42,6 @@ ON CONFLICT (id) DO UPDATE SET
     tags = excluded.tags,
     waiting_on = excluded.waiting_on,
     cancel_reason = excluded.cancel_reason,
-    history_until = excluded.history_until
+    history_until = excluded.history_until,
+    returns = excluded.returns
 WHERE excluded.lsn >= known.lsn

@@ -65,6 +65,31 @@ async def test_a_job_that_takes_workers_down_is_quarantined() -> None:
     assert parts.counters.quarantined_jobs == 1
 
 
+async def test_what_draining_workers_give_back_is_neither_a_crash_nor_a_failure() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail", crashes_max=3, retry_policy={"max_attempts": 2})
+    parts.submit(queue)
+    for seq in range(4):
+        worker, outlet = parts.worker(["mail"], worker_id=secrets.token_bytes(16))
+        parts.settle()
+        (token,) = outlet.tokens()
+        worker.handle([msgpack.packb([2, 0]), done(seq, b"", (token, 2, None))])
+        parts.settle()
+        worker.handle([msgpack.packb([5])])
+    table = parts.shards[1].table
+    job = table.get(token[:16])
+    assert job is not None
+    assert (job["status"], job["attempt"], job["crashes"]) == ("pending", 4, 0)
+    assert json.loads(table.executions(token[:16])[0]["error"])["type"] == "given_back"
+    worker, outlet = parts.worker(["mail"])
+    parts.settle()
+    (token,) = outlet.tokens()
+    worker.handle([done(1, b"", (token, 1, b'{"type":"E","message":""}'))])
+    job = table.get(token[:16])
+    assert job is not None
+    assert job["status"] == "scheduled"  # the first failure of two
+
+
 async def test_an_attempt_past_its_deadline_counts_as_failed_and_its_handler_is_stopped() -> None:
     parts = EngineParts()
     queue = parts.queue("mail", timeout=2.0, retry_policy={"max_attempts": 2})

@@ -73,6 +73,7 @@ class TestSubmit:
             "finished_us": 0,
             "attempt": 0,
             "crashes": 0,
+            "returns": 0,
             "max_attempts": 4,
             "timeout_ms": 0,
             "deadline_us": 0,
@@ -383,6 +384,25 @@ class TestEnds:
         assert bench.table.released(token, ERROR, NOW_US + 5)
         job = bench.job(token)
         assert (job["status"], job["crashes"], job["attempt"]) == ("pending", 1, 1)
+
+    def test_a_return_is_no_crash(self, bench: Bench) -> None:
+        token = bench.running()
+        assert bench.table.returned(token, ERROR, NOW_US + 5)
+        job = bench.job(token)
+        assert (job["status"], job["crashes"], job["returns"], job["attempt"]) == (
+            ("pending", 0, 1, 1)
+        )
+        assert not bench.table.returned(token, ERROR, NOW_US + 5)
+        (execution,) = bench.table.executions(token[:16])
+        assert (execution["status"], execution["error"]) == ("retrying", ERROR)
+
+    def test_returns_are_counted_as_far_as_a_slot_can(self, bench: Bench) -> None:
+        token = bench.running()
+        for _ in range(257):
+            bench.table.returned(token, ERROR, NOW_US)
+            bench.commit()
+            (token,) = bench.start()
+        assert (bench.job(token)["returns"], bench.job(token)["attempt"]) == (255, 258)
 
     def test_only_waiting_jobs_are_cancelled(self, bench: Bench) -> None:
         token = bench.running()

@@ -49,24 +49,36 @@ class TestLog:
             [4, job, 3, NOW_US + 50, b"{}"],
             [7, late, 4, "cancelled"],
             [9, PROJECT, "key", b"hash", 5, job],
-            [8, late, 0, 0, 0, 6, NOW_US + 1, 0, 0, 0, 0, b'{"to":1}', None],
+            [8, late, 0, 0, 0, 6, NOW_US + 1, 0, 0, 0, 0, 0, b'{"to":1}', None],
         ]
         assert content == b"".join(msgpack.packb(event) for event in events)
 
     def test_the_other_events(self, bench: Bench) -> None:
-        bench.submit({}, {}, {})
+        bench.submit({}, {}, {}, {})
         tokens = bench.start()
         bench.commit()
         bench.table.succeed(tokens[0], NOW_US)
         bench.table.failed(tokens[1], "error", ERROR, NOW_US + 1)
         bench.table.released(tokens[2], ERROR, NOW_US + 2)
+        bench.table.returned(tokens[3], ERROR, NOW_US + 3)
         unpacker = msgpack.Unpacker()
         unpacker.feed(bench.commit()[5:])
         assert list(unpacker)[1:] == [
             [3, tokens[0][:16], 0, None],
             [5, tokens[1][:16], 1, "error", ERROR],
             [6, tokens[2][:16], 2, ERROR],
+            [11, tokens[3][:16], 3, ERROR],
         ]
+
+    def test_a_requeue_of_a_log_that_does_not_know_returns(self, impl: ModuleType) -> None:
+        table = Bench(impl).table
+        job = ids.IdSource(SHARD, 1).next(NOW_US)
+        header = [b"n" * 8, NOW_US, [QUEUE], ["mail"], [], 1]
+        event = [8, job, 0, 0, 5, 0, NOW_US - 9, 0, 0, 4, 3, b"1", None]
+        assert table.replay(1, framed(msgpack.packb(header) + msgpack.packb(event))) == 1
+        found = table.get(job)
+        assert (found["attempt"], found["crashes"], found["returns"]) == (4, 3, 0)
+        assert (found["payload"], found["options"]) == (b"1", None)
 
     def test_nonces_differ_and_follow_the_seed(self, impl: ModuleType) -> None:
         def nonces(seed: int) -> list[bytes]:

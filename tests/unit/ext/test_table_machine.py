@@ -163,7 +163,7 @@ calls = st.one_of(
     *call(4, "retried", pick=picks, delay_us=delays_us, error=errors, step_us=steps_us),
     *call(4, "failed", pick=picks, reason=reasons, error=errors, step_us=steps_us),
     *call(3, "released", pick=picks, error=errors, step_us=steps_us),
-    *call(3, "returned", pick=picks, step_us=steps_us),
+    *call(3, "returned", pick=picks, error=errors, step_us=steps_us),
     *call(2, "cancelled", pick=picks, step_us=steps_us),
     *call(3, "requeue", pick=picks, step_us=steps_us),
     *call(1, "keyed", key=st.sampled_from(["a", "b"]), pick=picks, step_us=steps_us),
@@ -328,13 +328,13 @@ class TableMachine(RuleBasedStateMachine):
     def released(self, pick: int, error: bytes, step_us: int) -> None:
         self.finish("released", pick, "pending", step_us, error)
 
-    def returned(self, pick: int, step_us: int) -> None:
-        """As if it had not been started."""
+    def returned(self, pick: int, error: bytes, step_us: int) -> None:
         before = self.pair.oracle.get(self.token(pick)[:16])
-        if self.finish("returned", pick, "pending", step_us):
+        if self.finish("returned", pick, "pending", step_us, error):
             after = self.pair.oracle.get(before["id"])
-            assert after["attempt"] == before["attempt"] - 1
-            assert (after["crashes"], after["output"]) == (before["crashes"], before["output"])
+            counted = ("attempt", "crashes", "returns")
+            changes = [after[name] - before[name] for name in counted]
+            assert changes == [0, 0, 1]
 
     def cancelled(self, pick: int, step_us: int) -> None:
         job_id = self.job_id(pick, "pending", "scheduled")
