@@ -25,6 +25,7 @@ from taskforge_server.api.rest.openapi import document
 from taskforge_server.api.rest.table import ROUTES
 from taskforge_server.api.service.audit import AuditReader, AuditService
 from taskforge_server.api.service.catalog import QueueCatalog
+from taskforge_server.api.service.encryption import EncryptionParts, EncryptionService, Opener
 from taskforge_server.api.service.identity import Identity, IdentityParts
 from taskforge_server.api.service.joblogs import JobLogService
 from taskforge_server.api.service.jobs import JobService
@@ -65,6 +66,8 @@ class ApiPorts:
     audit: AuditReader
     identity: IdentityParts | None = None
     """Without it nobody can log in: API keys alone are known."""
+    encryption: EncryptionParts | None = None
+    """Without it nothing is sealed, and nothing opened."""
     registry: CollectorRegistry
     ready: Callable[[], list[str]]
     """What keeps the node from taking requests; nothing when it does."""
@@ -85,7 +88,9 @@ class ApiServer:
         )
         self.streams = WorkerStreams(ports.engine, self.catalog, step_aside)
         self.audit = AuditService(ports.audit)
-        jobs = JobService(ports.engine, ports.jobs, self.catalog)
+        sealed = ports.encryption
+        opener = None if sealed is None else Opener(sealed.vault, sealed.keyring)
+        jobs = JobService(ports.engine, ports.jobs, self.catalog, opener)
         services = Services(
             engine=ports.engine,
             queues=QueueService(ports.engine, ports.queues, self.catalog),
@@ -94,6 +99,7 @@ class ApiServer:
             workers=WorkerService(ports.workers, self.catalog),
             catalog=self.catalog,
             tenants=TenantService(ports.tenants, ports.key_changed),
+            encryption=None if sealed is None else EncryptionService(sealed),
             audit=self.audit,
             identity=self.identity,
             people=people,

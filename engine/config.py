@@ -21,7 +21,7 @@ from taskforge_server.engine.errors import ConfigError
 ENVIRONMENT_PREFIX = "TASKFORGE_"
 # Variables that mean something to the commands, to the SDK or to tests, and are no options.
 FOREIGN_VARIABLES = frozenset({"config", "url", "faultpoint", "test_build", "test_disable"})
-SECRETS = frozenset({"postgres_url", "redis_url", "api_key"})
+SECRETS = frozenset({"postgres_url", "redis_url", "api_key", "master_keys"})
 
 _BYTE_UNITS = {
     "kib": limits.KIB,
@@ -150,6 +150,17 @@ def directory() -> Rule:
     return Rule(read, "the path of a directory")
 
 
+def path() -> Rule:
+    """The path of a file; whether it is there is found when it is read."""
+
+    def read(raw: object) -> Path:
+        if not isinstance(raw, str | Path) or not str(raw):
+            raise ValueError
+        return Path(raw).expanduser()
+
+    return Rule(read, "the path of a file")
+
+
 def option(default: Any, rule: Rule, about: str) -> Any:
     """A field of `Config` with its rule and what a newcomer reads about it."""
     return field(default=default, metadata={"rule": rule, "about": about})
@@ -220,6 +231,15 @@ class Config:
     )
     signup_open: bool = option(
         True, flag(), "anybody may make an organisation with `POST /v1/signup`"
+    )
+    master_keys: str | None = option(
+        None,
+        text(limits.MASTER_KEYS_BYTES_MAX),
+        "keys that wrap those of encrypted projects, `ID:BASE64` of 32 bytes each, by commas; "
+        "the first one wraps, the others still open",
+    )
+    master_key_file: Path | None = option(  # noqa: RUF009 - as above
+        None, path(), "a file with the same, one key a line, where master_keys is not given"
     )
     log_level: str = option(
         "info", choice("debug", "info", "warning", "error"), "the least level that is logged"
@@ -308,6 +328,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[object,
 
 def _check_relations(config: Config, sources: Mapping[str, str]) -> None:
     """Rules that need two options."""
+    if config.master_keys is not None and config.master_key_file is not None:
+        raise ConfigError(
+            "master_key_file", sources["master_key_file"], "master_keys is given too: one of both"
+        )
     longest_s = config.lease_ttl_s / limits.HEARTBEATS_PER_LEASE_MIN
     if config.heartbeat_s > longest_s:
         raise ConfigError(

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 
 from taskforge_server.api.server import ApiPorts, ApiServer
+from taskforge_server.api.service.encryption import EncryptionParts
 from taskforge_server.api.service.identity import IdentityParts
 from taskforge_server.api.service.tenants import TenantRows
 from taskforge_server.api.service.workers import WorkerPorts
@@ -104,6 +105,9 @@ def api_of(node: Node) -> ApiServer:
             tenants=TenantRows.of(node.pool),
             key_changed=node.key_news.tell,
             projects=Projects(node.pool),
+            encryption=EncryptionParts(
+                node.core.vault, node.keyring, node.project_keys, node.masters
+            ),
             audit=AuditLog(node.pool),
             identity=_identity_of(node),
             registry=node.registry,

@@ -129,6 +129,7 @@ class JobLogService:
         lines, more = await self._logs.page(
             project_id, job_id, list(attempts), wanted.level, after, rows_max
         )
+        lines = await self._jobs.opener.lines(project_id, lines)
         return [Logged(attempts[line.execution_id], line) for line in lines], more
 
     async def _written(self) -> None:

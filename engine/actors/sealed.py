@@ -9,12 +9,16 @@ Only for projects with a ring: the frames of others are not looked at.
 from typing import Final
 
 import msgpack
+import msgspec
 
+from taskforge_server.engine.actors.joblogs import LogSink, Written
 from taskforge_server.engine.actors.outcomes import error_json
-from taskforge_server.engine.errors import KeyConflict
+from taskforge_server.engine.errors import KeyConflict, Unavailable
+from taskforge_server.engine.model.execution import LogLine
+from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest, KeyEntry
 from taskforge_server.engine.vault.sealing import UnreadableError
-from taskforge_server.engine.vault.vault import Ring, holds_sealed
+from taskforge_server.engine.vault.vault import Ring, Vault, holds_sealed
 
 UNREADABLE: Final = error_json(
     "payload_unreadable", "the payload cannot be opened with the keys of its project"
@@ -68,3 +72,32 @@ def find_first(
     except KeyConflict:
         first = keys.find(project_id, request, now_us)
     return first, kept if ring.encrypted else request
+
+
+class SealedLines:
+    """A sink in front of another: lines of encrypted projects are sealed on their way."""
+
+    def __init__(self, sink: LogSink, vault: Vault, counters: Counters) -> None:
+        self._sink = sink
+        self._vault = vault
+        self._counters = counters
+
+    def add(self, lines: list[LogLine], written: Written) -> None:
+        """Lines of one project. Without its key they are dropped: they must not pass open."""
+        ring = self._vault.ring(lines[0].project_id)
+        if ring is not None:
+            try:
+                lines = [_sealed_line(ring, line) for line in lines]
+            except Unavailable:
+                self._counters.log_lines_dropped += len(lines)
+                written()
+                return
+        self._sink.add(lines, written)
+
+
+def _sealed_line(ring: Ring, line: LogLine) -> LogLine:
+    return msgspec.structs.replace(
+        line,
+        message=ring.seal(line.job_id, "log", line.message.encode()).decode(),
+        metadata=ring.seal(line.job_id, "log_metadata", line.metadata),
+    )

@@ -33,6 +33,9 @@ SHARD_TAKEN: Final = "shard_taken"
 JOB_LOGGED: Final = "job_logged"
 """Jobs have new lines in the table; the message is 8 bytes of the sender and the jobs' ids."""
 
+PROJECT_KEY_CHANGED: Final = "project_key_changed"
+"""A project was encrypted or no longer is, or has a new key; the message is the project's id."""
+
 Handler = Callable[[bytes], None]
 """Given a message; must not block and must not raise."""
 

@@ -1,6 +1,6 @@
 """What a node gives to its parts of the store and the cluster: small pieces between two ports."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from taskforge_server.engine.journal.takeover import StoredKey
@@ -15,11 +15,18 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class StoredJobs:
     """What a new owner of a shard reads of the tables."""
 
-    def __init__(self, pool: Pool, clock: Clock) -> None:
+    def __init__(
+        self, pool: Pool, clock: Clock, fenced: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`fenced` is waited for before the first read: shards are ours then, by the log, and what
+        their earlier owner did is done."""
         self._pool = pool
         self._clock = clock
+        self._fenced = fenced
 
     async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
+        if self._fenced is not None:
+            await self._fenced()
         async with acquire(self._pool) as connection:
             return await loader.watermarks(connection, shards)
 

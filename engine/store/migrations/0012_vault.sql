@@ -3,6 +3,31 @@
 
 -- migrate: apply
 
-SELECT 1;
+-- What comes in is sealed while this holds; what was sealed before can be read either way.
+ALTER TABLE projects ADD COLUMN encrypted boolean NOT NULL DEFAULT false;
+
+CREATE INDEX idx_projects_encrypted ON projects (id) WHERE encrypted;
+
+-- Data keys, each wrapped by a master key that is in no table. The one with the greatest number
+-- seals, all of them open. With a project its keys go, and with them what they sealed, backups
+-- included.
+CREATE TABLE project_keys (
+    id uuid PRIMARY KEY,
+    project_id uuid NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+    number integer NOT NULL CONSTRAINT project_keys_number_counts CHECK (number > 0),
+    master_id varchar(64) NOT NULL,
+    wrapped bytea NOT NULL
+        CONSTRAINT project_keys_wrapped_length CHECK (octet_length(wrapped) = 60),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    wrapped_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (project_id, number)
+);
+
+-- For the engine alone: no tenant has a right on it, not even to see its own.
+ALTER TABLE project_keys ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE project_keys FORCE ROW LEVEL SECURITY;
+
+CREATE POLICY engine ON project_keys TO taskforge_engine USING (true);
 
 -- migrate: rollback
