@@ -61,7 +61,9 @@ def execution_id(job_id: bytes, attempt: int, started_us: int) -> bytes:
     """The id of an attempt of a job: the same for the same arguments."""
     hi, lo = _halves(job_id)
     mixed = mix64(mix64((hi + attempt * GOLDEN) & MASK64) ^ lo)
-    return _from_halves(_high_half(_time_ms(started_us), shard_of(job_id)), VARIANT | mixed >> 2)
+    order = (hi >> 16 & 0xFFFF) << 46 | (lo >> 42 & 0xFFFFF) << 26
+    low = VARIANT | order | (attempt & 0xFF) << 18 | mixed >> 46
+    return _from_halves(_high_half(_time_ms(started_us), shard_of(job_id)), low)
 
 
 def shard_of(id: bytes) -> int:
