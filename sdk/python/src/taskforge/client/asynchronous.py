@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from time import monotonic
 from typing import Any, Generic, Self, TypeVar, cast
@@ -11,13 +12,15 @@ from taskforge import settings
 from taskforge.client import calls
 from taskforge.client.asyncio_http import AsyncPool
 from taskforge.client.buffer import Buffer
-from taskforge.client.http1 import ProtocolError, Requests
-from taskforge.client.models import Job, JobStatus, Queue, QueueSettings
+from taskforge.client.following import Following, refused
+from taskforge.client.http1 import JSON, ProtocolError, Requests
+from taskforge.client.models import Job, JobStatus, LogLevel, LogLine, Queue, QueueSettings
 from taskforge.errors import ConnectionFailed, SubmitError
 from taskforge.limits import (
     BUFFER_JOBS,
     BUFFER_LINGER_MS,
     CONNECTIONS_MAX,
+    FOLLOW_SILENCE_S,
     REQUEST_TIMEOUT_S,
     RETRIES_DEFAULT,
     WAIT_STEP_S,
@@ -61,7 +64,8 @@ class AsyncJobHandle(Generic[R]):
 
 class AsyncClient:
     """Submits jobs and looks after them; `url` and `api_key` default to TASKFORGE_URL and
-    TASKFORGE_API_KEY.
+    TASKFORGE_API_KEY. An https server must show a certificate of an authority in `ca_file`, by
+    default TASKFORGE_CA_FILE, else of one that the system trusts.
 
     Refusals that say "later" (429, 503) and broken connections are tried again, `retries` times
     with growing pauses. With `auto_key` every submit carries an Idempotency-Key, so that a repeated
@@ -77,9 +81,10 @@ class AsyncClient:
         retries: int = RETRIES_DEFAULT,
         auto_key: bool = True,
         timeout_s: float = REQUEST_TIMEOUT_S,
+        ca_file: str | None = None,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
-        server = settings.server(url, api_key)
+        server = settings.server(url, api_key, ca_file)
         self._requests = Requests(server)
         self._pool = AsyncPool(server, connections_max)
         self._retries = retries
@@ -213,6 +218,59 @@ class AsyncClient:
             cursor = page.next_cursor
             if cursor is None:
                 return
+
+    async def logs(
+        self, job_id: str, *, attempt: int | None = None, level: LogLevel | None = None
+    ) -> AsyncIterator[LogLine]:
+        """What the handlers of a job logged, the oldest line first, page by page as it is taken."""
+        cursor = None
+        while True:
+            page = await self.execute(calls.list_logs(job_id, attempt, level, cursor))
+            for line in page.items:
+                yield line
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def follow_logs(
+        self,
+        job_id: str,
+        *,
+        attempt: int | None = None,
+        level: LogLevel | None = None,
+        after: str | None = None,
+    ) -> AsyncGenerator[LogLine, None]:
+        """Lines of a job as they come, until it has ended; from `after` on, the id of a line.
+
+        A broken connection is made again, and goes on behind the last line; ConnectionFailed when
+        that fails `retries` times in a row.
+        """
+        following = Following(job_id, attempt, level, after)
+        tries = 0
+        while not following.over:
+            try:
+                async with aclosing(self._follow_once(following)) as lines:
+                    async for line in lines:
+                        tries = 0
+                        yield line
+            except (OSError, ProtocolError) as error:
+                if tries >= self._retries:
+                    raise ConnectionFailed(f"no answer: {error}") from error
+            if not following.over:
+                chance = random.random()  # noqa: S311 - jitter
+                await asyncio.sleep(calls.pause_s(tries, chance))
+                tries += 1
+
+    async def _follow_once(self, following: Following) -> AsyncGenerator[LogLine, None]:
+        """The lines of one connection."""
+        request = self._requests.make("GET", following.path(), None, JSON, None)
+        async with aclosing(self._pool.stream(request, FOLLOW_SILENCE_S)) as parts:
+            async for part in parts:
+                if isinstance(part, bytes):
+                    for line in following.feed(part):
+                        yield line
+                elif refused(part):
+                    raise ConnectionRefusedError(f"the server answered {part.status}")
 
     def make_key(self) -> str | None:
         """An Idempotency-Key, where requests may be repeated."""

@@ -8,12 +8,15 @@ request. One pool belongs to one event loop.
 """
 
 import asyncio
-import ssl
+from collections.abc import AsyncGenerator
 from typing import cast
 
+from taskforge.client.following import StreamParser
 from taskforge.client.http1 import ProtocolError, Response, ResponseParser
 from taskforge.limits import CONNECT_TIMEOUT_S
 from taskforge.settings import Server
+
+READ_BYTES = 64 * 1024
 
 
 class Connection(asyncio.Protocol):
@@ -96,7 +99,7 @@ class AsyncPool:
 
     def __init__(self, server: Server, connections_max: int) -> None:
         self._server = server
-        self._tls = ssl.create_default_context() if server.scheme == "https" else None
+        self._tls = server.tls
         self._idle: list[Connection] = []
         self._slots = asyncio.Semaphore(connections_max)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -116,6 +119,31 @@ class AsyncPool:
             response = await connection.exchange(request, timeout_s)
             self._give_back(connection)
             return response
+
+    async def stream(
+        self, request: bytes, silence_s: float
+    ) -> AsyncGenerator[bytes | Response, None]:
+        """Send a request on a connection of its own: its body as it comes, then the response."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(
+                self._server.host, self._server.port, ssl=self._tls
+            )
+        try:
+            writer.write(request)
+            parser = StreamParser()
+            while True:
+                async with asyncio.timeout(silence_s):
+                    data = await reader.read(READ_BYTES)
+                response = parser.feed(data) if data else parser.feed_eof()
+                if part := parser.take():
+                    yield part
+                if response is not None:
+                    yield response
+                    return
+                if not data:
+                    raise ConnectionResetError("the server closed the connection")
+        finally:
+            writer.transport.abort()
 
     def _give_back(self, connection: Connection) -> None:
         if self._closed:

@@ -9,10 +9,11 @@ from typing import Any, Generic, Self, TypeVar, cast
 from taskforge import settings
 from taskforge.client import calls
 from taskforge.client.blocking_http import BlockingPool
-from taskforge.client.http1 import ProtocolError, Requests
-from taskforge.client.models import Job, JobStatus, Queue, QueueSettings
+from taskforge.client.following import Following, refused
+from taskforge.client.http1 import JSON, ProtocolError, Requests
+from taskforge.client.models import Job, JobStatus, LogLevel, LogLine, Queue, QueueSettings
 from taskforge.errors import ConnectionFailed, SubmitError
-from taskforge.limits import REQUEST_TIMEOUT_S, RETRIES_DEFAULT, WAIT_STEP_S
+from taskforge.limits import FOLLOW_SILENCE_S, REQUEST_TIMEOUT_S, RETRIES_DEFAULT, WAIT_STEP_S
 from taskforge.task import JobSpec, Payload, Task
 
 R = TypeVar("R")
@@ -52,7 +53,8 @@ class JobHandle(Generic[R]):
 
 class Client:
     """Submits jobs and looks after them; `url` and `api_key` default to TASKFORGE_URL and
-    TASKFORGE_API_KEY.
+    TASKFORGE_API_KEY. An https server must show a certificate of an authority in `ca_file`, by
+    default TASKFORGE_CA_FILE, else of one that the system trusts.
 
     Refusals that say "later" (429, 503) and broken connections are tried again, `retries` times
     with growing pauses. With `auto_key` every submit carries an Idempotency-Key, so that a repeated
@@ -68,8 +70,9 @@ class Client:
         retries: int = RETRIES_DEFAULT,
         auto_key: bool = True,
         timeout_s: float = REQUEST_TIMEOUT_S,
+        ca_file: str | None = None,
     ) -> None:
-        server = settings.server(url, api_key)
+        server = settings.server(url, api_key, ca_file)
         self._requests = Requests(server)
         self._pool = BlockingPool(server)
         self._retries = retries
@@ -194,6 +197,55 @@ class Client:
             cursor = page.next_cursor
             if cursor is None:
                 return
+
+    def logs(
+        self, job_id: str, *, attempt: int | None = None, level: LogLevel | None = None
+    ) -> Iterator[LogLine]:
+        """What the handlers of a job logged, the oldest line first, page by page as it is taken."""
+        cursor = None
+        while True:
+            page = self.execute(calls.list_logs(job_id, attempt, level, cursor))
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def follow_logs(
+        self,
+        job_id: str,
+        *,
+        attempt: int | None = None,
+        level: LogLevel | None = None,
+        after: str | None = None,
+    ) -> Iterator[LogLine]:
+        """Lines of a job as they come, until it has ended; from `after` on, the id of a line.
+
+        A broken connection is made again, and goes on behind the last line; ConnectionFailed when
+        that fails `retries` times in a row.
+        """
+        following = Following(job_id, attempt, level, after)
+        tries = 0
+        while not following.over:
+            try:
+                for line in self._follow_once(following):
+                    tries = 0
+                    yield line
+            except (OSError, ProtocolError) as error:
+                if tries >= self._retries:
+                    raise ConnectionFailed(f"no answer: {error}") from error
+            if not following.over:
+                chance = random.random()  # noqa: S311 - jitter
+                time.sleep(calls.pause_s(tries, chance))
+                tries += 1
+
+    def _follow_once(self, following: Following) -> Iterator[LogLine]:
+        """The lines of one connection."""
+        request = self._requests.make("GET", following.path(), None, JSON, None)
+        for part in self._pool.stream(request, FOLLOW_SILENCE_S):
+            if isinstance(part, bytes):
+                yield from following.feed(part)
+            elif refused(part):
+                raise ConnectionRefusedError(f"the server answered {part.status}")
 
     def _key(self) -> str | None:
         return calls.make_key() if self._auto_key else None

@@ -9,8 +9,10 @@ import os
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
 from time import monotonic
 
+from taskforge.client.following import StreamParser
 from taskforge.client.http1 import Response, ResponseParser
 from taskforge.limits import CONNECT_TIMEOUT_S, IDLE_CONNECTIONS_MAX
 from taskforge.settings import Server
@@ -23,7 +25,7 @@ class BlockingPool:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._tls = ssl.create_default_context() if server.scheme == "https" else None
+        self._tls = server.tls
         self._lock = threading.Lock()
         self._idle: list[socket.socket] = []
         self._pid = os.getpid()
@@ -40,6 +42,26 @@ class BlockingPool:
             if not kept:
                 connection.close()
         return response
+
+    def stream(self, request: bytes, silence_s: float) -> Iterator[bytes | Response]:
+        """Send a request on a connection of its own: its body as it comes, then the response."""
+        connection = self._connect()
+        try:
+            connection.settimeout(silence_s)
+            connection.sendall(request)
+            parser = StreamParser()
+            while True:
+                data = connection.recv(READ_BYTES)
+                response = parser.feed(data) if data else parser.feed_eof()
+                if part := parser.take():
+                    yield part
+                if response is not None:
+                    yield response
+                    return
+                if not data:
+                    raise ConnectionResetError("the server closed the connection")
+        finally:
+            connection.close()
 
     def _free(self) -> socket.socket | None:
         if self._pid != os.getpid():

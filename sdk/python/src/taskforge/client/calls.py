@@ -24,6 +24,7 @@ from taskforge.limits import (
     BATCH_BYTES_MAX,
     BATCH_JOBS_MAX,
     PAGE_JOBS,
+    PAGE_LINES,
     PATHS_CACHED,
     RETRY_AFTER_S_MAX,
     RETRY_DELAY_MAX_S,
@@ -41,6 +42,7 @@ _to_msgpack = msgspec.msgpack.Encoder().encode
 _read_submitted = msgspec.json.Decoder(models.Submitted).decode
 _read_job = msgspec.json.Decoder(models.Job).decode
 _read_jobs = msgspec.json.Decoder(models.JobPage).decode
+_read_logs = msgspec.json.Decoder(models.LogPage).decode
 _read_queue = msgspec.json.Decoder(models.Queue).decode
 _read_queues = msgspec.json.Decoder(models.QueuePage).decode
 _read_batch = msgspec.msgpack.Decoder(models.BatchReply).decode
@@ -242,7 +244,8 @@ def _job(response: Response) -> models.Job:
     return _read_job(checked(response).body)
 
 
-def _job_path(job_id: str) -> str:
+def job_path(job_id: str) -> str:
+    """The path of a job; ValueError for what is no id."""
     try:
         return f"/v1/jobs/{UUID(job_id)}"
     except (ValueError, AttributeError):
@@ -251,7 +254,7 @@ def _job_path(job_id: str) -> str:
 
 def get(job_id: str, wait_s: float = 0.0) -> Call[models.Job]:
     """Look at a job; with `wait_s`, when it has ended or when that time is over."""
-    path = _job_path(job_id)
+    path = job_path(job_id)
     if wait_s > 0:
         path = f"{path}?wait={max(1, round(wait_s * 1000))}ms"
     return Call("GET", path, _job, extra_s=wait_s)
@@ -259,12 +262,12 @@ def get(job_id: str, wait_s: float = 0.0) -> Call[models.Job]:
 
 def cancel(job_id: str) -> Call[models.Job]:
     """End a job that waits."""
-    return Call("POST", f"{_job_path(job_id)}/cancel", _job)
+    return Call("POST", f"{job_path(job_id)}/cancel", _job)
 
 
 def retry(job_id: str) -> Call[models.Job]:
     """Run a job again that failed or was cancelled."""
-    return Call("POST", f"{_job_path(job_id)}/retry", _job, repeatable=False)
+    return Call("POST", f"{job_path(job_id)}/retry", _job, repeatable=False)
 
 
 def list_jobs(
@@ -288,6 +291,20 @@ def list_jobs(
     }
     path = f"/v1/jobs?{_query(wanted)}"
     return Call("GET", path, lambda response: _read_jobs(checked(response).body))
+
+
+def list_logs(
+    job_id: str, attempt: int | None, level: str | None, cursor: str | None
+) -> Call[models.LogPage]:
+    """One page of what the handlers of a job logged."""
+    wanted = {
+        "attempt": None if attempt is None else str(attempt),
+        "level": level,
+        "cursor": cursor,
+        "limit": str(PAGE_LINES),
+    }
+    path = f"{job_path(job_id)}/logs?{_query(wanted)}"
+    return Call("GET", path, lambda response: _read_logs(checked(response).body))
 
 
 # --- queues -------------------------------------------------------------------------------------
@@ -387,8 +404,13 @@ def next_delay_s(
             return None
     elif not call.repeatable:
         return None
+    return (asked_s or 0.0) + pause_s(attempt, chance)
+
+
+def pause_s(attempt: int, chance: float) -> float:
+    """The pause before attempt 0, 1, 2, …: doubled, bounded, and spread by `chance` (0–1)."""
     ceiling_s = min(RETRY_DELAY_MAX_S, RETRY_DELAY_MIN_S * 2.0 ** min(attempt, 16))
-    return (asked_s or 0.0) + ceiling_s * (0.5 + chance / 2)
+    return ceiling_s * (0.5 + chance / 2)
 
 
 # --- the end of a job ---------------------------------------------------------------------------

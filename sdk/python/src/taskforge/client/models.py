@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 JobStatus = Literal["pending", "scheduled", "processing", "succeeded", "failed", "cancelled"]
+LogLevel = Literal["info", "warn", "error"]
 History = Literal["all", "failed", "none"]
 FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -57,6 +58,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in FINAL
 
 
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line that a handler logged. `number` counts from 1 in each attempt; one that is missing was
+    dropped."""
+
+    id: str
+    attempt: int
+    number: int
+    level: LogLevel
+    message: str
+    metadata: dict[str, Any] = {}
+    logged_at: datetime | None = None
+    execution_id: str = ""
+
+
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often a job is tried, and how long it waits in between (seconds). None: the server's."""
 
@@ -98,6 +113,13 @@ class JobPage(msgspec.Struct, frozen=True):
     """Some jobs of a list and where it goes on."""
 
     items: list[Job]
+    next_cursor: str | None = None
+
+
+class LogPage(msgspec.Struct, frozen=True):
+    """Some lines of a log and where it goes on."""
+
+    items: list[LogLine]
     next_cursor: str | None = None
 
 

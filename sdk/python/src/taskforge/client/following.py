@@ -1,0 +1,92 @@
+"""Following a job's log: a stream of events that is taken up again where it broke off. No sockets.
+
+    new ──path──► connected ──events──► connected ──`end`──► over
+                      └── broken, or ended without `end`: the path goes on behind the last line
+
+What the server says of lines is JSON in server-sent events; comments only say that it lives.
+"""
+
+from collections.abc import Iterator
+from urllib.parse import urlencode
+
+import msgspec
+
+from taskforge.client import calls
+from taskforge.client.http1 import ProtocolError, Response, ResponseParser
+from taskforge.client.models import LogLevel, LogLine
+from taskforge.limits import EVENT_BYTES_MAX
+
+_read_line = msgspec.json.Decoder(LogLine).decode
+_END = "end"
+
+
+class Following:
+    """One reader of one job's log."""
+
+    def __init__(
+        self, job_id: str, attempt: int | None, level: LogLevel | None, after: str | None
+    ) -> None:
+        self.over = False
+        """The job has ended, and every line was seen."""
+        self._base = f"{calls.job_path(job_id)}/logs/stream"
+        self._attempt = attempt
+        self._level = level
+        self._after = after
+        self._received = b""
+
+    def path(self) -> str:
+        """What to ask for on a new connection."""
+        self._received = b""
+        wanted = {"attempt": self._attempt, "level": self._level, "after": self._after}
+        query = urlencode({name: value for name, value in wanted.items() if value is not None})
+        return f"{self._base}?{query}" if query else self._base
+
+    def feed(self, data: bytes) -> Iterator[LogLine]:
+        """The lines that these bytes of the stream complete."""
+        *blocks, self._received = (self._received + data).split(b"\n\n")
+        if len(self._received) > EVENT_BYTES_MAX:
+            raise ProtocolError("an event is larger than the bound")
+        for block in blocks:
+            name, text = _event(block)
+            if name == _END:
+                self.over = True
+            elif text and not name:
+                try:
+                    line = _read_line(text)
+                except msgspec.DecodeError as error:
+                    raise ProtocolError(f"an event that makes no sense: {error}") from None
+                self._after = line.id
+                yield line
+
+
+def _event(block: bytes) -> tuple[str, bytes]:
+    """Kind and data of an event; fields that nobody needs are passed over."""
+    name, data = "", []
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"event":
+            name = value.strip().decode(errors="replace")
+        elif field == b"data":
+            data.append(value.removeprefix(b" "))
+    return name, b"\n".join(data)
+
+
+class StreamParser(ResponseParser):
+    """A response whose body is taken as it comes, if it is a success."""
+
+    def take(self) -> bytes:
+        """What has come of the body and was not taken; nothing of a refusal."""
+        if self._status != 200 or not self._chunked:
+            return b""
+        taken = bytes(self._body)
+        self._body.clear()
+        return taken
+
+
+def refused(response: Response) -> bool:
+    """Whether the stream's end is a refusal that a later try may not meet; others are raised."""
+    if response.status == 200:
+        return False
+    if response.status in calls.RETRIED_STATUSES:
+        return True
+    raise calls.problem_error(response)
