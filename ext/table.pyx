@@ -700,7 +700,12 @@ cdef class ShardTable:
         if job.output != NULL:
             run.output = blob_new(job.output.data, job.output.size)
         if q.history == HISTORY_FAILED and target.end - target.head > HELD_ATTEMPTS_MAX:
-            target.drop(1)
+            if target.data[target.head].may_exist:
+                # A sweep may have written it as it ran: say how it ended.
+                target.data[target.head].since_lsn = lsn
+                self.over.move(target, 1)
+            else:
+                target.drop(1)
         return 0
 
     cdef int _flush_held(self, uint32_t slot, int64_t lsn, bint keep) except -1:

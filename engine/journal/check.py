@@ -142,8 +142,11 @@ class Check:
         mark = (await self._tables.watermarks([shard]))[shard]
         folded = await self._fold(shard, mark)
         keeping: dict[bytes, bool] = {}
+        ended: set[bytes] = set()
         async for row in jobs.of(shard):
             keeping[row["id"]] = self._keeps_all(row)
+            if row["status"] in FINAL:
+                ended.add(row["id"])
             self._rules(row)
             expected = folded.jobs.pop(row["id"], None)
             if expected is None and folded.whole:
@@ -157,6 +160,8 @@ class Check:
         async for row in executions.of(shard):
             if row["job_id"] not in keeping:
                 self.differ("execution without job", shard, row["id"], "a job", "none")
+            elif row["status"] == "started" and row["job_id"] in ended:
+                self.differ("execution not ended", shard, row["id"], "an end", "started")
             expected = folded.executions.pop(row["id"], None)
             if expected is None and folded.whole:
                 self.differ("execution unknown", row["shard"], row["id"], "no row", row["status"])

@@ -215,12 +215,16 @@ class Fold:
         else:
             attempt.error = job.output
         history = self._queues[job.queue].history
-        if history != HISTORY_NONE:
-            job.held.append(attempt)
-            del job.held[:-HELD_ATTEMPTS_MAX]
+        if history == HISTORY_NONE:
+            return
+        job.held.append(attempt)
         if history == HISTORY_ALL:
             self._over += [(lsn, attempt) for attempt in job.held]
             job.held.clear()
+        elif len(job.held) > HELD_ATTEMPTS_MAX:
+            oldest = job.held.pop(0)
+            if oldest.may_exist:  # a sweep may have written it as it ran: say how it ended
+                self._over.append((lsn, oldest))
 
     def _running_attempt(self, job: Job) -> Attempt:
         return Attempt(

@@ -367,6 +367,25 @@ async def test_what_is_replayed_is_projected_again_without_harm(storage: Storage
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_what_a_crash_left_of_an_attempt_goes_with_its_job(storage: Storage) -> None:
+    """Swept while it ran, its execution written but not the job; then the new owner sees its end."""
+    (old,) = await taker(storage).take([1])
+    life = Life(old.table)
+    life.submit(1)
+    tokens = life.start(1)
+    await life.commit(storage.log)
+    await storage.writer.write_executions([everything(life.table)], How.FAST)
+    assert [status for _, status, _ in await storage.executions()] == ["started"]
+    (new,) = await taker(storage).take([1])
+    follower = Life(new.table, new.epoch)
+    new.table.queue(queue_id(1), PROJECT, "mail", 0, 1)
+    follower.succeed(tokens)
+    await follower.commit(storage.log)
+    await project(storage, new)
+    assert await storage.jobs() == {}
+    assert await storage.executions() == []
+
+
 async def test_keys_come_from_the_tables_and_from_the_log(storage: Storage) -> None:
     (old,) = await taker(storage).take([1])
     life = Life(old.table)

@@ -307,6 +307,19 @@ class TestHistory:
         numbers = [row["attempt_number"] for row in executions_of(bench.project())]
         assert numbers == list(range(6, 106))
 
+    def test_an_attempt_that_a_sweep_wrote_is_ended_also_when_it_is_not_held(
+        self, impl: ModuleType
+    ) -> None:
+        bench = Bench(impl, HISTORY_FAILED)
+        token = bench.running()
+        assert [row["status"] for row in executions_of(bench.project())] == ["started"]
+        for _ in range(101):
+            bench.table.released(token, ERROR, NOW_US)
+            bench.commit()
+            (token,) = bench.start()
+        (ended,) = executions_of(bench.collect(settled_us=0))
+        assert (ended["attempt_number"], ended["status"]) == (1, "retrying")
+
     def test_a_cancelled_job_keeps_its_attempts(self, impl: ModuleType) -> None:
         bench = Bench(impl, HISTORY_FAILED)
         token = bench.running()

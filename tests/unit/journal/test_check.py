@@ -188,6 +188,21 @@ async def test_damage_is_found(damage: Callable[[Bench], None], kinds: list[str]
     assert all(difference.shard in SHARDS for difference in found)
 
 
+@pytest.mark.parametrize("status", ["failed", "succeeded"])
+async def test_an_execution_that_seems_to_run_for_ever_is_found(status: str) -> None:
+    """Also where the history is not whole, and the log is trimmed."""
+    bench = await Bench("failed").live()
+    for shard, lsn in bench.tables.marks.items():
+        await bench.log.trim({shard: lsn})
+    assert await bench.check() == []
+    running = bench.execution("started")
+    job_id = bench.job("failed")["id"] if status == "failed" else b"x" * 16
+    left = dict(running, id=b"x" * 16, job_id=job_id)
+    bench.tables.executions[left["id"]] = left
+    kinds = {"failed": "execution not ended", "succeeded": "execution without job"}
+    assert [difference.kind for difference in await bench.check()] == [kinds[status]]
+
+
 async def test_a_gap_in_the_log_is_found() -> None:
     bench = await Bench().live()
     rows = bench.log._rows[1]
