@@ -100,6 +100,12 @@ AUDIT_FAULTS_MAX: Final = 100
 
 # Requests
 
+TLS_HANDSHAKE_S: Final = 10.0
+"""Three round trips of the slowest path; who connects and says nothing holds a socket this long."""
+
+TLS_SHUTDOWN_S: Final = 2.0
+"""How long the end of a connection waits for the peer's own."""
+
 PART_WRITE_S: Final = 30.0
 """How long a caller may take for the next piece of a long answer before it is given up."""
 
@@ -142,6 +148,9 @@ RATE_BUCKETS_MAX: Final = 50_000
 PLANS_MAX: Final = 20_000
 PLAN_TTL_S: Final = 10.0
 """Subscriptions are read again after this long, in case the news of a change was lost."""
+
+USAGE_MONTHS_SHOWN: Final = 12
+"""Earlier months that a look at a subscription tells of."""
 
 USAGE_READ_S: Final = 5.0
 """How often a node that does not own all shards reads what the others have counted."""
@@ -310,6 +319,9 @@ CATCH_UP_JOBS: Final = 1_024
 
 QUEUE_ASSIGNMENTS_MAX: Final = 1_000
 """Workers assigned to one queue: each chunk looks at all of them."""
+
+INSTANCE_BYTES_MAX: Final = 16
+"""What tells two processes under one worker id apart: a UUID is enough."""
 
 WORKER_QUEUES_MAX: Final = 1_000
 WORKER_TYPES_MAX: Final = 1_000

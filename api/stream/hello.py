@@ -43,6 +43,7 @@ class _Body(msgspec.Struct, kw_only=True):
     credit: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
     running: bytes = b""
     sdk: _Text = ""
+    instance: Annotated[bytes, msgspec.Meta(max_length=limits.INSTANCE_BYTES_MAX)] = b""
 
 
 class _Frame(msgspec.Struct, array_like=True):
@@ -88,4 +89,5 @@ def decode_hello(frame: bytes) -> Hello:
         credit=min(body.credit, limits.CREDIT_MAX),
         running=body.running,
         sdk=body.sdk,
+        instance=body.instance,
     )

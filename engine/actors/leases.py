@@ -56,13 +56,15 @@ class Session(Protocol):
 class Lease:
     """One worker's hold on everything that it runs."""
 
-    __slots__ = ("_indexes", "deadline_us", "project_id", "session", "worker_id")
+    __slots__ = ("_indexes", "deadline_us", "instance", "project_id", "session", "worker_id")
 
     def __init__(self, worker_id: bytes, project_id: bytes, deadline_us: int) -> None:
         self.worker_id = worker_id
         self.project_id = project_id
         self.deadline_us = deadline_us
         self.session: Session | None = None
+        self.instance = b""
+        """The process that holds it; empty while that is not known."""
         self._indexes: dict[Shard, int] = {}
 
     def index_in(self, shard: Shard) -> int:

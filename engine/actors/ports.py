@@ -27,6 +27,8 @@ class Hello:
     running: bytes
     """Tokens of what the worker runs, and of completions that no ack came for."""
     sdk: str
+    instance: bytes = b""
+    """Of the process: another one under the same id has not inherited what the first one ran."""
 
 
 class Outlet(Protocol):

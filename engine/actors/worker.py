@@ -91,9 +91,12 @@ class WorkerActor(Actor[bytes]):
         self.types = hello.types
         self.outlet = outlet
         self.ended = False
+        self.restarted = False
+        """The process of the session before is gone, and what it ran with it."""
         self.outstanding = 0
         self._credit = min(hello.credit, limits.CREDIT_MAX)
         self._lease = lease
+        self.project_id = lease.project_id
         self._context = context
         self._failure: FrameError | None = None
         self.index_in = lease.index_in

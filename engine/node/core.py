@@ -220,11 +220,18 @@ class Core:
     # workers
 
     def session(self, hello: Hello, project_id: bytes, outlet: Outlet) -> WorkerActor:
-        """A session of the worker; it takes the place of the one before."""
+        """A session of the worker; it takes the place of the one before, but for one of another
+        process: Unavailable while that is connected."""
         lease = self.leases.take(hello.worker_id, project_id)
+        restarted = lease.instance not in (b"", hello.instance)
         if lease.session is not None:
+            if restarted:
+                message = "another process is connected under this worker id"
+                raise Unavailable(limits.UNAVAILABLE_RETRY_S, message)
             lease.session.end(worker_module.REPLACED, "replaced by a newer connection")
+        lease.instance = hello.instance
         worker = WorkerActor(hello, lease, outlet, self._worker_context)
+        worker.restarted = restarted
         lease.session = worker
         self.sessions.add(worker)
         return worker

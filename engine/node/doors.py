@@ -174,7 +174,8 @@ class Doors:
     ) -> WorkerActor:
         """A session of the worker: it keeps what it runs, and gets what it asks for.
 
-        What the node thinks it runs but it does not name was lost on the way, and is released.
+        What the node thinks it runs but it does not name was lost on the way, and is released; or
+        it died with the process that ran it, when another one speaks now.
         The welcome waits for the log where it tells of what is not durable yet.
         """
         if self._admission.draining:
@@ -219,7 +220,10 @@ class Doors:
         for shard, tokens in session.running():
             lost = set(tokens).difference(named.get(shard.number, ()))
             for token in lost:
-                self._core.outcomes.given_back(shard, token, outcomes.NEVER_ARRIVED, now_us)
+                if session.restarted:
+                    self._core.outcomes.lost(shard, token, now_us)
+                else:
+                    self._core.outcomes.given_back(shard, token, outcomes.NEVER_ARRIVED, now_us)
             if lost:
                 self._core.touched(shard)
                 self._core.journal.dirty(shard)

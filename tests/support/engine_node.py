@@ -111,6 +111,7 @@ class MemoryNode:
         worker_id: bytes = b"w" * 16,
         running: bytes = b"",
         types: frozenset[str] = frozenset({"send"}),
+        instance: bytes = b"",
     ) -> tuple[WorkerActor, KeptOutlet]:
         hello = Hello(
             worker_id,
@@ -121,6 +122,7 @@ class MemoryNode:
             credit,
             running,
             "test",
+            instance,
         )
         outlet = KeptOutlet()
         return await self.doors.attach_worker(hello, PROJECT, queues, outlet), outlet

@@ -10,7 +10,7 @@ from typing import Any
 from taskforge.errors import WorkerRefused
 from taskforge.limits import CONCURRENCY_DEFAULT, GRACE_S_DEFAULT, THREADS_DEFAULT
 from taskforge.task import Task
-from taskforge.worker.worker import Worker
+from taskforge.worker.worker import WORKER_TYPES, Worker
 
 
 def find_tasks(target: str) -> list[Task[..., Any]]:
@@ -47,6 +47,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--url", help="the server; else TASKFORGE_URL")
     options.add_argument("--api-key", help="better given as TASKFORGE_API_KEY")
     options.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="who an https server is trusted by; else TASKFORGE_CA_FILE",
+    )
+    options.add_argument(
         "--queue",
         action="append",
         metavar="NAME",
@@ -70,9 +75,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--type",
         dest="worker_type",
-        choices=("general", "specialized_cpu", "specialized_io"),
+        choices=WORKER_TYPES,
         default="general",
-        help="what this machine is good at (default: %(default)s)",
+        help="what this machine is good at; queues may ask for it (default: %(default)s)",
+    )
+    options.add_argument(
+        "--worker-id",
+        metavar="UUID",
+        help="an id that lasts over restarts, to assign this worker to queues (default: a new one)",
     )
     options.add_argument(
         "--grace",
@@ -108,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             queues=given.queue,
             name=given.name,
             worker_type=given.worker_type,
+            worker_id=given.worker_id,
             grace_s=given.grace,
+            ca_file=given.ca_file,
         )
     except (ValueError, TypeError, AttributeError, ModuleNotFoundError) as error:
         print(f"taskforge-worker: {error}", file=sys.stderr)  # noqa: T201 - a command line

@@ -107,6 +107,7 @@ def hello(
     credit: int,
     running: bytes,
     sdk: str,
+    instance: bytes,
 ) -> bytes:
     """The first frame of a connection: who we are, what we take, what we hold."""
     return _encode(
@@ -122,6 +123,7 @@ def hello(
                 "credit": credit,
                 "running": running,
                 "sdk": sdk,
+                "instance": instance,
             },
         ]
     )

@@ -5,8 +5,9 @@
 A stop asks for no more jobs, lets those that it has end within `grace_s`, then cancels handlers and
 gives the rest back, waits for the last acks and says bye. A second stop ends the grace at once.
 
-Its id is made anew for every `Worker`: a process that starts again never claims the leases of the
-one before, whose jobs it knows nothing of.
+Its id is made anew for every `Worker`, unless one is given: then people can assign it to queues and
+drain it for good. The server tells processes under one id apart: one that starts again never claims
+the leases of the one before, whose jobs it knows nothing of.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import socket
 import uuid
 from collections.abc import Iterable
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from taskforge import settings
 from taskforge.limits import (
@@ -43,14 +44,16 @@ from taskforge.worker.pool import Pool
 logger = logging.getLogger("taskforge.worker")
 
 WorkerType = Literal["general", "specialized_cpu", "specialized_io"]
+WORKER_TYPES = get_args(WorkerType)
 
 
 class Worker:
     """Runs the jobs of `tasks`; `run` blocks, `serve` is for a loop that is there already.
 
     `concurrency` bounds the async handlers in progress, `threads` the sync ones. `queues` are those
-    to take jobs from, by default the ones that the tasks name. `url` and `api_key` default to
-    TASKFORGE_URL and TASKFORGE_API_KEY.
+    to take jobs from, by default the ones that the tasks name. `url`, `api_key` and
+    `ca_file` default to TASKFORGE_URL, TASKFORGE_API_KEY and TASKFORGE_CA_FILE. `worker_type` is
+    what queues may ask for; `worker_id` lasts over restarts, for one process at a time.
     """
 
     def __init__(
@@ -64,15 +67,19 @@ class Worker:
         queues: Iterable[str] | None = None,
         name: str | None = None,
         worker_type: WorkerType = "general",
+        worker_id: uuid.UUID | str | None = None,
         grace_s: float = GRACE_S_DEFAULT,
         wedged_after_s: float = WEDGED_AFTER_S,
+        ca_file: str | None = None,
     ) -> None:
-        self._server = settings.server(url, api_key)
+        self._server = settings.server(url, api_key, ca_file)
         self.tasks = _by_name(tasks)
         if not 1 <= concurrency <= CONCURRENCY_MAX:
             raise ValueError(f"concurrency is 1 to {CONCURRENCY_MAX}, not {concurrency}")
         if not 1 <= threads <= THREADS_MAX:
             raise ValueError(f"threads is 1 to {THREADS_MAX}, not {threads}")
+        if worker_type not in WORKER_TYPES:
+            raise ValueError(f"worker_type is one of {', '.join(WORKER_TYPES)}, not {worker_type}")
         if grace_s < 0:
             raise ValueError("grace_s is 0 or more")
         named = queues if queues is not None else (task.queue for task in self.tasks.values())
@@ -89,7 +96,8 @@ class Worker:
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self.worker_type = worker_type
         self.grace_s = grace_s
-        self.worker_id = uuid.uuid4()
+        self.worker_id = uuid.UUID(str(worker_id)) if worker_id is not None else uuid.uuid4()
+        self._instance = uuid.uuid4().bytes
         self._wedged_after_s = wedged_after_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
@@ -203,6 +211,7 @@ class Worker:
             credit=credit,
             running=running,
             sdk=f"python/{VERSION}",
+            instance=self._instance,
         )
 
     def _welcomed(self, welcome: frames.Welcome) -> None:
