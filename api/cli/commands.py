@@ -4,6 +4,7 @@ What a command needs is imported by it: a worker and `--help` do not wait for th
 """
 
 import asyncio
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from taskforge_server.engine.config import Config, about, load
 from taskforge_server.engine.errors import ConfigError, TaskForgeError
 from taskforge_server.engine.observe import logs
+from taskforge_server.engine.vault.masters import new_master_key
 from taskforge_server.ext.ids import uuid_text
 
 USAGE = 2
@@ -138,12 +140,28 @@ def dev(
                 log_level=log_level or "warning",
                 postgres_url=servers.postgres_url,
                 redis_url=servers.redis_url,
+                master_key_file=master_key_file(config),
             )
             made = asyncio.run(prepare(config))
             key = made.new_api_key or config.api_key
             uvloop.run(serve(config, lambda bound: _tell_dev(config.host, bound, key)))
         finally:
             servers.stop()
+
+
+def master_key_file(config: Config) -> Path | None:
+    """The file with the master key of the data directory, made now if there is none; None where the
+    configuration gives keys of its own."""
+    if config.master_keys is not None or config.master_key_file is not None:
+        return None
+    path = config.data_dir / "master.keys"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path
+    with os.fdopen(descriptor, "w") as file:
+        file.write(new_master_key("dev") + "\n")
+    return path
 
 
 def _tell_dev(host: str, port: int, key: str | None) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from taskforge_server.api.cli import audit, commands
 from taskforge_server.api.cli.demo import demo
+from taskforge_server.api.cli.keys import keys
 
 app = typer.Typer(
     name="taskforge",
@@ -37,6 +38,7 @@ def _options(
 commands.add_to(app)
 app.command("demo")(demo)
 app.add_typer(audit.app)
+app.add_typer(keys)
 
 
 def main() -> None:

@@ -1,6 +1,14 @@
 """The operations of the REST interface."""
 
-from taskforge_server.api.rest import audit, handlers, identity, joblogs, tenants, workers
+from taskforge_server.api.rest import (
+    audit,
+    encryption,
+    handlers,
+    identity,
+    joblogs,
+    tenants,
+    workers,
+)
 from taskforge_server.api.rest.routes import Route
 from taskforge_server.api.rest.schemas import (
     Health,
@@ -256,6 +264,7 @@ ROUTES = (
     *workers.ROUTES,
     *audit.ROUTES,
     *tenants.ROUTES,
+    *encryption.ROUTES,
     *identity.ROUTES,
     *PROCESS_ROUTES,
 )

@@ -9,12 +9,14 @@ A secret is sealed under the installation's master key. Without a master key it 
 import base64
 import logging
 import secrets
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.vault.masters import master_of_secret
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class Sealer(Protocol):
     """The one that seals; None when there is none."""
 
     def seal_secret(self, name: str, secret: bytes) -> str: ...
+
+    def reseal_secret(self, name: str, text: str) -> str | None: ...
 
     def open_secret(self, name: str, text: str) -> bytes: ...
 
@@ -73,6 +77,33 @@ class SigningKeys:
             await connection.execute(sql("signing_key_lock"))
             await connection.execute(sql("signing_key_delete"))
             await self._create(connection)
+
+    async def reseal(self) -> int:
+        """Seal under the current master key what is not; how many. What does not open stays."""
+        sealer, count = self._sealer, 0
+        if sealer is None or sealer.current is None:
+            return 0
+        async with acquire(self._pool) as connection, connection.transaction():
+            await connection.execute(sql("signing_key_lock"))
+            for row in await connection.fetch(sql("signing_key_all")):
+                key = self._opened(row["id"], row["secret"])
+                if key is None:
+                    continue
+                name = _name(key.id)
+                if row["secret"].startswith(_PLAIN):
+                    text: str | None = sealer.seal_secret(name, key.secret)
+                else:
+                    text = sealer.reseal_secret(name, row["secret"])
+                if text is not None:
+                    await connection.execute(sql("signing_key_reseal"), key.id, text)
+                    count += 1
+        return count
+
+    async def masters(self) -> dict[str, int]:
+        """How many keys each master key seals; those that none does are under the empty name."""
+        async with acquire(self._pool) as connection:
+            rows = await connection.fetch(sql("signing_key_all"))
+        return Counter(master_of_secret(row["secret"]) for row in rows)
 
     async def _create(self, connection: Lent) -> None:
         key_id = secrets.token_hex(8)

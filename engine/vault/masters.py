@@ -171,6 +171,14 @@ def new_master_key(master_id: str) -> str:
     return f"{master_id}:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}"
 
 
+def master_of_secret(text: str) -> str:
+    """The id of the master key that seals a stored secret; empty for what is not sealed."""
+    try:
+        return _split_secret(text)[0]
+    except UnreadableError:
+        return ""
+
+
 def _place_of_key(project_id: bytes, key_id: bytes, number: int) -> bytes:
     return project_id + key_id + number.to_bytes(4)
 
