@@ -7,6 +7,7 @@ Whoever wires a node gives the services' ports; this builds the interface, liste
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -115,8 +116,15 @@ class ApiServer:
         )
         self._listener: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
-        """Listen; returns the port, which is a free one for 0."""
+    async def start(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        reuse_port: bool = False,
+    ) -> int:
+        """Listen; returns the port, which is a free one for 0. With `tls`, to HTTPS alone."""
         self._listener = await asyncio.get_running_loop().create_server(
             self._door,
             host,
@@ -127,6 +135,9 @@ class ApiServer:
         self._door.start()
         self.last_used.start()
         bound: int = self._listener.sockets[0].getsockname()[1]
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else limits.TLS_HANDSHAKE_S,
+            ssl_shutdown_timeout=None if tls is None else limits.TLS_SHUTDOWN_S,
         log.info("listening on %s port %d", host, bound)
         return bound
 

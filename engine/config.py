@@ -10,17 +10,19 @@ import os
 import platform
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "TASKFORGE_"
 # Variables that mean something to the commands, to the SDK or to tests, and are no options.
-FOREIGN_VARIABLES = frozenset({"config", "url", "faultpoint", "test_build", "test_disable"})
+FOREIGN_VARIABLES = frozenset(
+    {"config", "url", "ca_file", "faultpoint", "test_build", "test_disable"}
+)
 SECRETS = frozenset({"postgres_url", "redis_url", "api_key", "master_keys"})
 
 _BYTE_UNITS = {
@@ -241,6 +243,21 @@ class Config:
     master_key_file: Path | None = option(  # noqa: RUF009 - as above
         None, path(), "a file with the same, one key a line, where master_keys is not given"
     )
+    tls_cert: Path | None = option(  # noqa: RUF009 - as above
+        None, path(), "the certificate of the HTTP API with its chain, PEM; makes it HTTPS"
+    )
+    tls_key: Path | None = option(  # noqa: RUF009 - as above
+        None, path(), "the private key of tls_cert, PEM; SIGHUP reads both anew"
+    )
+    postgres_tls_ca: Path | None = option(  # noqa: RUF009 - as above
+        None,
+        path(),
+        "connect to PostgreSQL with TLS alone, and only if its certificate is of this authority, "
+        "PEM, and has the host's name",
+    )
+    redis_tls_ca: Path | None = option(  # noqa: RUF009 - as above
+        None, path(), "the same for Redis; its URL then begins with rediss://"
+    )
     log_level: str = option(
         "info", choice("debug", "info", "warning", "error"), "the least level that is logged"
     )
@@ -291,8 +308,9 @@ def load(
             given[name] = (value, f"flag --{name.replace('_', '-')}")
     values = {name: _read(name, raw, source) for name, (raw, source) in given.items()}
     config = Config(**values)
-    _check_relations(config, {name: source for name, (_, source) in given.items()})
-    return config
+    sources = {name: source for name, (_, source) in given.items()}
+    _check_relations(config, sources)
+    return _verified(config, sources)
 
 
 def _read(name: str, raw: object, source: str) -> Any:
@@ -328,6 +346,9 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[object,
 
 def _check_relations(config: Config, sources: Mapping[str, str]) -> None:
     """Rules that need two options."""
+    if (config.tls_cert is None) != (config.tls_key is None):
+        name = "tls_cert" if config.tls_key is None else "tls_key"
+        raise ConfigError(name, sources[name], "tls_cert and tls_key belong together")
     if config.master_keys is not None and config.master_key_file is not None:
         raise ConfigError(
             "master_key_file", sources["master_key_file"], "master_keys is given too: one of both"
@@ -340,3 +361,40 @@ def _check_relations(config: Config, sources: Mapping[str, str]) -> None:
             f"{config.heartbeat_s:g} is not seconds up to {longest_s:g}, "
             f"half of lease_ttl_s ({config.lease_ttl_s:g})",
         )
+
+
+def _verified(config: Config, sources: Mapping[str, str]) -> Config:
+    """With URLs that make drivers insist on TLS and on who the server is."""
+    urls = {
+        "postgres_tls_ca": ("postgres_url", _verified_postgres),
+        "redis_tls_ca": ("redis_url", _verified_redis),
+    }
+    for name, (url_name, verified) in urls.items():
+        if (ca := getattr(config, name)) is None:
+            continue
+        if not ca.is_file():
+            raise ConfigError(name, sources[name], f"there is no file {ca}")
+        try:
+            config = replace(config, **{url_name: verified(getattr(config, url_name), ca)})
+        except ValueError as error:
+            raise ConfigError(name, sources[name], str(error)) from None
+    return config
+
+
+def _verified_postgres(url: str, ca: Path) -> str:
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    host = query.get("host", parts.hostname) or ""
+    if not host or "/" in host:
+        raise ValueError("postgres_url must name a host: a socket has no TLS")
+    query |= {"sslmode": "verify-full", "sslrootcert": str(ca)}
+    return urlunsplit(parts._replace(query=urlencode(query)))
+
+
+def _verified_redis(url: str, ca: Path) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        raise ValueError("redis_url must begin with rediss://")
+    query = dict(parse_qsl(parts.query))
+    query |= {"ssl_cert_reqs": "required", "ssl_check_hostname": "true", "ssl_ca_certs": str(ca)}
+    return urlunsplit(parts._replace(query=urlencode(query)))

@@ -28,6 +28,8 @@ PostgresUrl = Annotated[str | None, typer.Option(help=about("postgres_url"), met
 RedisUrl = Annotated[str | None, typer.Option(help=about("redis_url"), metavar="URL")]
 Host = Annotated[str | None, typer.Option(help=about("host"))]
 Port = Annotated[str | None, typer.Option(help=about("port"), metavar="PORT")]
+TlsCert = Annotated[str | None, typer.Option(help=about("tls_cert"), metavar="FILE")]
+TlsKey = Annotated[str | None, typer.Option(help=about("tls_key"), metavar="FILE")]
 DataDir = Annotated[str | None, typer.Option(help=about("data_dir"), metavar="DIRECTORY")]
 LogLevel = Annotated[str | None, typer.Option(help=about("log_level"), metavar="LEVEL")]
 More = Annotated[
@@ -73,6 +75,8 @@ def serve_command(
     redis_url: RedisUrl = None,
     host: Host = None,
     port: Port = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
@@ -94,6 +98,8 @@ def serve_command(
             redis_url=redis_url,
             host=host,
             port=port,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
             log_level=log_level,
         )
         uvloop.run(serve(config))
@@ -144,7 +150,8 @@ def dev(
             )
             made = asyncio.run(prepare(config))
             key = made.new_api_key or config.api_key
-            uvloop.run(serve(config, lambda bound: _tell_dev(config.host, bound, key)))
+            scheme = "http" if config.tls_cert is None else "https"
+            uvloop.run(serve(config, lambda bound: _tell_dev(scheme, config.host, bound, key)))
         finally:
             servers.stop()
 
@@ -164,8 +171,8 @@ def master_key_file(config: Config) -> Path | None:
     return path
 
 
-def _tell_dev(host: str, port: int, key: str | None) -> None:
-    url = f"http://{host}:{port}"
+def _tell_dev(scheme: str, host: str, port: int, key: str | None) -> None:
+    url = f"{scheme}://{host}:{port}"
     shown = key or "<the API key of the first run>"
     typer.echo(
         f"TaskForge serves at {url}. Ctrl-C ends it.\n\n"

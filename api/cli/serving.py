@@ -16,11 +16,12 @@ from taskforge_server.api.service.workers import WorkerPorts
 from taskforge_server.engine import limits
 from taskforge_server.engine.cluster.attempts import redis_attempts
 from taskforge_server.engine.config import Config
-from taskforge_server.engine.errors import Conflict, NotFound
+from taskforge_server.engine.errors import ConfigError, Conflict, NotFound
 from taskforge_server.engine.model.queue import QueueSettings
 from taskforge_server.engine.node.node import Node
 from taskforge_server.engine.runtime import allocator
 from taskforge_server.engine.store.api_keys import ApiKeys
+from taskforge_server.engine.runtime.tls import ServerTls
 from taskforge_server.engine.store.audit import AuditLog
 from taskforge_server.engine.store.bootstrap import Bootstrapped, bootstrap
 from taskforge_server.engine.store.execution_logs import ExecutionLogs
@@ -74,12 +75,16 @@ async def serve(config: Config, listening: Callable[[int], None] = lambda port: 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     node = Node(config)
+    tls = server_tls(config)
+    if tls is not None:
+        loop.add_signal_handler(signal.SIGHUP, reload_certificate, tls)
     await node.start()
     api = api_of(node)
     try:
         node.queue_news.listeners.append(api.catalog.forget)
         node.key_news.listeners.append(api.authenticator.forget)
-        listening(await api.start(config.host, config.port))
+        context = None if tls is None else tls.context
+        listening(await api.start(config.host, config.port, tls=context))
         await _ended(node, stop)
         log.info("draining")
         await node.drain()
@@ -92,6 +97,23 @@ async def serve(config: Config, listening: Callable[[int], None] = lambda port: 
 
 
 def api_of(node: Node) -> ApiServer:
+def server_tls(config: Config) -> ServerTls | None:
+    """What the API shows to its callers; None: it speaks plain HTTP. ConfigError."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return ServerTls(config.tls_cert, config.tls_key)
+
+
+def reload_certificate(tls: ServerTls) -> None:
+    """Take a renewed certificate into use; a bad one is logged, and the old one stays."""
+    try:
+        tls.reload()
+    except ConfigError as error:
+        log.error("the certificate was not reloaded: %s", error)
+    else:
+        log.info("the certificate was reloaded")
+
+
     """The interface of a node."""
     return ApiServer(
         ApiPorts(

@@ -24,16 +24,11 @@ from taskforge import (
     task,
 )
 from taskforge.worker import Worker
-from taskforge_server.api.server import ApiPorts, ApiServer
-from taskforge_server.api.service.tenants import TenantRows
-from taskforge_server.api.service.workers import WorkerPorts
+from taskforge_server.api.cli.serving import api_of
+from taskforge_server.api.server import ApiServer
 from taskforge_server.engine.model.tenant import api_key_text
-from taskforge_server.engine.store.api_keys import ApiKeys
 from taskforge_server.engine.store.bootstrap import bootstrap
-from taskforge_server.engine.store.execution_logs import ExecutionLogs
-from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.pool import connect
-from taskforge_server.engine.store.tenants import Projects
 from tests.support.real_node import SHARDS, running_node
 
 KEY = api_key_text(bytes(32))
@@ -96,21 +91,7 @@ async def stack(postgres_url: str) -> AsyncIterator[Stack]:
     await bootstrap(connection, SHARDS, KEY)
     await connection.close()
     async with running_node(postgres_url) as node:
-        server = ApiServer(
-            ApiPorts(
-                engine=node.doors,
-                queues=node.queues,
-                jobs=JobQueries(node.pool),
-                workers=WorkerPorts(node.doors, node.workers, node.assignments),
-                logs=ExecutionLogs(node.pool),
-                log_feed=node.log_writer,
-                keys=ApiKeys(node.pool),
-                tenants=TenantRows.of(node.pool),
-                projects=Projects(node.pool),
-                registry=node.registry,
-                ready=node.ready,
-            )
-        )
+        server = api_of(node)
         port = await server.start("127.0.0.1", 0)
         url = f"http://127.0.0.1:{port}"
         async with AsyncClient(url, KEY) as client:

@@ -1,15 +1,18 @@
 """Where the server is and who we are: from arguments, else from the environment.
 
-`TASKFORGE_URL` (default `http://localhost:8040`) and `TASKFORGE_API_KEY`. Checked once, at
+`TASKFORGE_URL` (default `http://localhost:8040`), `TASKFORGE_API_KEY`, and `TASKFORGE_CA_FILE` with
+the authorities that an https server is trusted by (default: those of the system). Checked once, at
 construction; a wrong value stops there, by its name.
 """
 
 import os
+import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 URL_VARIABLE = "TASKFORGE_URL"
 API_KEY_VARIABLE = "TASKFORGE_API_KEY"
+CA_FILE_VARIABLE = "TASKFORGE_CA_FILE"
 URL_DEFAULT = "http://localhost:8040"
 
 
@@ -22,6 +25,8 @@ class Server:
     port: int
     base_path: str
     api_key: str
+    tls: ssl.SSLContext | None = None
+    """How the server proves who it is; None for plain HTTP."""
 
     @property
     def origin(self) -> str:
@@ -42,7 +47,9 @@ class Server:
         return f"Server({self.origin}{self.base_path}, api_key=***)"
 
 
-def server(url: str | None = None, api_key: str | None = None) -> Server:
+def server(
+    url: str | None = None, api_key: str | None = None, ca_file: str | None = None
+) -> Server:
     """The server named by the arguments or, where they are None, by the environment."""
     url = url if url is not None else os.environ.get(URL_VARIABLE, URL_DEFAULT)
     key = api_key if api_key is not None else os.environ.get(API_KEY_VARIABLE, "")
@@ -54,4 +61,14 @@ def server(url: str | None = None, api_key: str | None = None) -> Server:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise ValueError(f"{URL_VARIABLE} must look like http://host:port or https://host: {url!r}")
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return Server(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), key)
+    tls = _tls(ca_file) if parts.scheme == "https" else None
+    return Server(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), key, tls)
+
+
+def _tls(ca_file: str | None) -> ssl.SSLContext:
+    """Trusts the authorities in the file alone, or those of the system where none is given."""
+    path = ca_file if ca_file is not None else os.environ.get(CA_FILE_VARIABLE)
+    try:
+        return ssl.create_default_context(cafile=path or None)
+    except OSError as error:  # SSLError is one
+        raise ValueError(f"{CA_FILE_VARIABLE} names no certificates: {path!r}: {error}") from None

@@ -101,9 +101,11 @@ class Heartbeat:
 
     def _request(self) -> int:
         if self._connection is None:
-            kind = HTTPSConnection if self._server.scheme == "https" else HTTPConnection
-            self._connection = kind(
-                self._server.host, self._server.port, timeout=HEARTBEAT_TIMEOUT_S
+            host, port, tls = self._server.host, self._server.port, self._server.tls
+            self._connection = (
+                HTTPConnection(host, port, timeout=HEARTBEAT_TIMEOUT_S)
+                if tls is None
+                else HTTPSConnection(host, port, timeout=HEARTBEAT_TIMEOUT_S, context=tls)
             )
         self._connection.request("POST", self._path, headers=self._headers)
         response = self._connection.getresponse()

@@ -154,7 +154,10 @@ class Link:
         attempt = 0
         headers = {"Authorization": self._server.authorization}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+        connector = aiohttp.TCPConnector(ssl=self._server.tls or True)
+        async with aiohttp.ClientSession(
+            headers=headers, timeout=timeout, connector=connector
+        ) as session:
             while True:
                 code = 0
                 self._welcomed_at = 0.0
