@@ -118,6 +118,7 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
         operation["security"] = []
     else:
         operation["description"] = f"Wants the permission `{route.permission}`."
+        operation["x-permission"] = route.permission
     if route.body is not None:
         form: dict[str, Any] = {"schema": schema_of[route.body]}
         shown = form if route.example is None else {**form, "example": route.example}

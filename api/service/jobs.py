@@ -96,7 +96,7 @@ class JobService:
             queue_ids = [(await self._catalog.any(project_id, queue_key(queue))).id]
         else:
             queue_ids = await self._catalog.ids(project_id)
-        jobs, following = await self._jobs.page(queue_ids, wanted, cursor, rows_max)
+        jobs, following = await self._jobs.page(project_id, queue_ids, wanted, cursor, rows_max)
         return await self.opener.jobs(project_id, jobs), following
 
     async def cancel(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:

@@ -136,6 +136,7 @@ class JobReader(Protocol):
 
     async def page(
         self,
+        project_id: bytes,
         queue_ids: Sequence[bytes],
         wanted: JobFilter,
         cursor: str | None = None,

@@ -18,6 +18,7 @@ from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.store.cursors import JOBS, after_id, id_cursor
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.tenancy import tenant
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ID_BYTES = 16
@@ -54,26 +55,28 @@ class JobQueries:
 
     async def get(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]] | None:
         """The job with its executions, the oldest first; None when this project has no such row."""
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, project_id=project_id) as connection:
             row = await connection.fetchrow(sql("job_get"), job_id, project_id)
             if row is None:
                 return None
             return _job(row), await _executions(connection, job_id)
 
     async def executions(self, job_id: bytes) -> list[JobDict]:
-        """The executions of a job that is known to be the caller's, the oldest first."""
+        """The executions of a job that is known to be the caller's, the oldest first. Read by the
+        engine: they may be in the table before the job, by which a tenant would see them."""
         async with acquire(self._pool) as connection:
             return await _executions(connection, job_id)
 
     async def page(
         self,
+        project_id: bytes,
         queue_ids: Sequence[bytes],
         wanted: JobFilter,
         cursor: str | None = None,
         rows_max: int = limits.PAGE_ROWS_DEFAULT,
     ) -> tuple[list[JobDict], str | None]:
-        """A page, the newest job first, and the cursor of the next one. The queues are the
-        caller's to choose from his project: they decide whose jobs are seen."""
+        """A page of these queues of the project, the newest job first, and the cursor of the next
+        one."""
         assert 1 <= rows_max <= limits.PAGE_ROWS_MAX
         below = LAST_ID if cursor is None else after_id(JOBS, cursor)
         created_from = wanted.created_from or EPOCH
@@ -83,7 +86,7 @@ class JobQueries:
         floor = FIRST_ID
         if wanted.created_from is not None:
             floor = _id_floor(wanted.created_from, -CLOCK_SLACK)
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, project_id=project_id) as connection:
             rows = await connection.fetch(
                 sql("job_list"),
                 list(queue_ids),

@@ -315,6 +315,7 @@ class StubJobs:
 
     async def page(
         self,
+        project_id: bytes,
         queue_ids: Sequence[bytes],
         wanted: JobFilter,
         cursor: str | None = None,

@@ -91,7 +91,7 @@ async def test_a_canary_is_in_no_table_no_log_and_no_file(
         job, executions = await hand.read(bad)
         assert (job["payload"], job["output"]) == (payload, error)
         assert [one["error"] for one in executions] == [error]
-        listed, _ = await JobQueries(node.pool).page([queue.id], JobFilter())
+        listed, _ = await JobQueries(node.pool).page(project_id, [queue.id], JobFilter())
         opened = await Opener(node.core.vault).jobs(project_id, listed)
         assert [one["payload"] for one in opened if one["id"] == waiting] in ([payload], [])
         execution = next(one["id"] for one in (await hand.read(good))[1])

@@ -65,7 +65,7 @@ async def test_pages_over_partitions(pool: Pool, connection: Connection, tenant:
     found: list[bytes] = []
     cursor = None
     for _ in range(13):
-        page, cursor = await queries.page([queue.id], JobFilter(), cursor, 10)
+        page, cursor = await queries.page(tenant.project_id, [queue.id], JobFilter(), cursor, 10)
         found += [job["id"] for job in page]
     assert cursor is None
     assert found == [job["id"] for job in reversed(jobs)]
@@ -84,7 +84,8 @@ async def test_filters(pool: Pool, connection: Connection, tenant: Tenant) -> No
     await copy_jobs(connection, jobs)
 
     async def found(wanted: JobFilter, *queues: Rows) -> list[int]:
-        page, _ = await JobQueries(pool).page([rows.queue_id for rows in queues], wanted)
+        ids = [rows.queue_id for rows in queues]
+        page, _ = await JobQueries(pool).page(tenant.project_id, ids, wanted)
         return sorted(jobs.index(next(j for j in jobs if j["id"] == job["id"])) for job in page)
 
     assert await found(JobFilter(), one) == [0, 1, 2, 4]
@@ -129,7 +130,7 @@ async def test_attempts_are_found_before_their_job_is(
 
 async def test_a_broken_cursor(pool: Pool) -> None:
     with pytest.raises(InvalidInput):
-        await JobQueries(pool).page([bytes(16)], JobFilter(), "nonsense")
+        await JobQueries(pool).page(bytes(16), [bytes(16)], JobFilter(), "nonsense")
 
 
 async def _copy(connection: Connection, table: str, rows: bytes) -> None:
