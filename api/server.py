@@ -24,6 +24,7 @@ from taskforge_server.api.rest.front import Door, step_aside
 from taskforge_server.api.rest.handlers import Services
 from taskforge_server.api.rest.openapi import document
 from taskforge_server.api.rest.table import ROUTES
+from taskforge_server.api.service.allowances import AllowancePorts, Allowances
 from taskforge_server.api.service.audit import AuditReader, AuditService
 from taskforge_server.api.service.catalog import QueueCatalog
 from taskforge_server.api.service.encryption import EncryptionParts, EncryptionService, Opener
@@ -69,6 +70,8 @@ class ApiPorts:
     """Without it nobody can log in: API keys alone are known."""
     encryption: EncryptionParts | None = None
     """Without it nothing is sealed, and nothing opened."""
+    allowances: AllowancePorts | None = None
+    """Without them nothing is limited."""
     registry: CollectorRegistry
     ready: Callable[[], list[str]]
     """What keeps the node from taking requests; nothing when it does."""
@@ -98,6 +101,7 @@ class ApiServer:
             jobs=jobs,
             logs=JobLogService(ports.engine, jobs, ports.logs, ports.log_feed),
             workers=WorkerService(ports.workers, self.catalog),
+            allowances=Allowances(ports.allowances, ports.engine.now_us),
             catalog=self.catalog,
             tenants=TenantService(ports.tenants, ports.key_changed),
             encryption=None if sealed is None else EncryptionService(sealed),
@@ -131,13 +135,13 @@ class ApiServer:
             port,
             backlog=limits.CONNECTIONS_BACKLOG,
             reuse_port=reuse_port or None,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else limits.TLS_HANDSHAKE_S,
+            ssl_shutdown_timeout=None if tls is None else limits.TLS_SHUTDOWN_S,
         )
         self._door.start()
         self.last_used.start()
         bound: int = self._listener.sockets[0].getsockname()[1]
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else limits.TLS_HANDSHAKE_S,
-            ssl_shutdown_timeout=None if tls is None else limits.TLS_SHUTDOWN_S,
         log.info("listening on %s port %d", host, bound)
         return bound
 

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 
 from taskforge_server.api.server import ApiPorts, ApiServer
+from taskforge_server.api.service.allowances import AllowancePorts
 from taskforge_server.api.service.encryption import EncryptionParts
 from taskforge_server.api.service.identity import IdentityParts
 from taskforge_server.api.service.tenants import TenantRows
@@ -20,8 +21,8 @@ from taskforge_server.engine.errors import ConfigError, Conflict, NotFound
 from taskforge_server.engine.model.queue import QueueSettings
 from taskforge_server.engine.node.node import Node
 from taskforge_server.engine.runtime import allocator
-from taskforge_server.engine.store.api_keys import ApiKeys
 from taskforge_server.engine.runtime.tls import ServerTls
+from taskforge_server.engine.store.api_keys import ApiKeys
 from taskforge_server.engine.store.audit import AuditLog
 from taskforge_server.engine.store.bootstrap import Bootstrapped, bootstrap
 from taskforge_server.engine.store.execution_logs import ExecutionLogs
@@ -74,10 +75,10 @@ async def serve(config: Config, listening: Callable[[int], None] = lambda port: 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    node = Node(config)
     tls = server_tls(config)
     if tls is not None:
         loop.add_signal_handler(signal.SIGHUP, reload_certificate, tls)
+    node = Node(config)
     await node.start()
     api = api_of(node)
     try:
@@ -96,7 +97,6 @@ async def serve(config: Config, listening: Callable[[int], None] = lambda port: 
     log.info("stopped")
 
 
-def api_of(node: Node) -> ApiServer:
 def server_tls(config: Config) -> ServerTls | None:
     """What the API shows to its callers; None: it speaks plain HTTP. ConfigError."""
     if config.tls_cert is None or config.tls_key is None:
@@ -114,6 +114,7 @@ def reload_certificate(tls: ServerTls) -> None:
         log.info("the certificate was reloaded")
 
 
+def api_of(node: Node) -> ApiServer:
     """The interface of a node."""
     return ApiServer(
         ApiPorts(
@@ -129,6 +130,14 @@ def reload_certificate(tls: ServerTls) -> None:
             projects=Projects(node.pool),
             encryption=EncryptionParts(
                 node.core.vault, node.keyring, node.project_keys, node.masters
+            ),
+            allowances=AllowancePorts(
+                node.plans,
+                node.rates,
+                node.core.usage,
+                node.usage_rows,
+                node.subscriptions,
+                node.doors,
             ),
             audit=AuditLog(node.pool),
             identity=_identity_of(node),

@@ -33,6 +33,7 @@ from taskforge_server.api.rest.schemas import (
     encode_json,
     wait_s,
 )
+from taskforge_server.api.service.allowances import Allowances
 from taskforge_server.api.service.audit import AuditService
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.encryption import EncryptionService
@@ -48,6 +49,7 @@ from taskforge_server.api.service.workers import WorkerService
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InvalidInput, NotFound
 from taskforge_server.engine.model.queue import JobQueue, QueueSettings
+from taskforge_server.engine.model.subscription import Plan
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.ext.ids import uuid_bytes, uuid_text
@@ -67,6 +69,7 @@ class Services:
     jobs: JobService
     tenants: TenantService
     workers: WorkerService
+    allowances: Allowances
     catalog: QueueCatalog
     encryption: EncryptionService | None
     audit: AuditService
@@ -144,14 +147,19 @@ def _queue_view(services: Services, row: JobQueue) -> QueueView:
 # Submits
 
 
-def checker_of(services: Services, key: str | None) -> Checker:
-    return Checker(services.engine.now_us(), services.payload_bytes_max, key)
+def checker_of(services: Services, plan: Plan, key: str | None) -> Checker:
+    bytes_max = services.payload_bytes_max
+    allowed = plan.limits.max_payload_bytes
+    if allowed is not None and allowed < bytes_max:
+        bytes_max = allowed
+    return Checker(services.engine.now_us(), bytes_max, key)
 
 
 async def submit_job(services: Services, call: Call) -> Reply:
     project_id = call.principal.project_id
     queue = await services.catalog.find(project_id, queue_key(call.params["queue"]))
-    checker = checker_of(services, call.idempotency_key)
+    plan = await services.allowances.submitter(call.principal)
+    checker = checker_of(services, plan, call.idempotency_key)
     take_job(call.body, call.body_coding, checker)
     ids, replayed = await services.jobs.submit(queue, checker.batch, _keyed(call))
     query: WaitQuery = call.query
@@ -171,7 +179,8 @@ async def submit_job(services: Services, call: Call) -> Reply:
 async def submit_batch(services: Services, call: Call) -> Reply:
     project_id = call.principal.project_id
     queue = await services.catalog.find(project_id, queue_key(call.params["queue"]))
-    checker = checker_of(services, call.idempotency_key)
+    plan = await services.allowances.submitter(call.principal)
+    checker = checker_of(services, plan, call.idempotency_key)
     count = take_batch(call.body, call.body_coding, checker)
     ids, replayed = await services.jobs.submit(queue, checker.batch, _keyed(call))
     encode = _results_json if call.coding is Coding.JSON else _results_msgpack

@@ -24,7 +24,13 @@ from taskforge_server.api.rest.events import EventStreams
 from taskforge_server.api.rest.handlers import Services, check_idempotency_key
 from taskforge_server.api.rest.media import Coding, body_coding, check_encoding, reply_coding
 from taskforge_server.api.rest.metrics import NO_OPERATION, RequestCounts
-from taskforge_server.api.rest.problems import CONTENT_TYPE, encoded, headers_of, problem_of
+from taskforge_server.api.rest.problems import (
+    CONTENT_TYPE,
+    encoded,
+    headers_of,
+    problem_of,
+    rate_headers,
+)
 from taskforge_server.api.rest.routes import (
     EVENTS_TYPE,
     Call,
@@ -47,6 +53,8 @@ from taskforge_server.engine.observe.logs import correlation_id
 log = logging.getLogger(__name__)
 
 SERVER = "TaskForge"
+RATE = web.RequestKey("rate", dict[str, str])
+"""Under this a request has the headers that tell of its project's rate."""
 
 Stream = Callable[[web.BaseRequest, Principal], Awaitable[web.StreamResponse]]
 """Takes over the connection of a worker."""
@@ -124,6 +132,7 @@ class Api:
             answer = response_of(InternalError())
         if not answer.prepared:
             answer.headers[correlation.HEADER] = request_id
+            answer.headers.update(request.get(RATE) or {})
         self._requests[operation, answer.status] += 1
         return answer
 
@@ -140,6 +149,9 @@ class Api:
             header = request.headers.get("Authorization")
             principal = await self._authenticator.authenticate(header)
             principal.require(route.permission)
+            standing = await self._services.allowances.request(principal, route.permission)
+            if standing is not None:
+                request[RATE] = rate_headers(*standing)
         if route.handler is None:
             return await self._stream(request, principal)
         call = self._call(request, route, path, query, principal, params)

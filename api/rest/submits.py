@@ -3,8 +3,8 @@
 A client sends the same request head again and again; only the body differs. Parsing HTTP is a pure
 function of bytes, so a head that was parsed, authenticated and answered once needs no second
 parsing: it is known by heart, with what it says. What may change between two requests is looked up
-each time: the principal and the queue, in caches that never wait. Where anything is not as known,
-the request goes the long way. The values of `Idempotency-Key` and `X-Request-Id` are cut out of
+each time: the principal, the queue and the plan, in caches that never wait. Where anything is not
+as known, the request goes the long way. The values of `Idempotency-Key` and `X-Request-Id` are cut out of
 the head before it is compared: of visible characters alone they change nothing of what the rest
 says.
 
@@ -29,13 +29,16 @@ from taskforge_server.api.rest.handlers import Services, checker_of
 from taskforge_server.api.rest.http import SERVER, problem_reply
 from taskforge_server.api.rest.media import Coding
 from taskforge_server.api.rest.metrics import RequestCounts
+from taskforge_server.api.rest.problems import rate_headers
 from taskforge_server.api.rest.routes import Call, Reply, request_hash
 from taskforge_server.api.rest.table import SUBMIT_ROUTE
+from taskforge_server.api.service.allowances import Standing
 from taskforge_server.api.service.catalog import queue_key
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InternalError, TaskForgeError
 from taskforge_server.engine.model.permissions import JOBS_WRITE
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.model.subscription import Plan
 from taskforge_server.engine.observe.logs import correlation_id
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.ext.ids import uuid_text
@@ -52,12 +55,14 @@ _CREATED_AGAIN = _CREATED + b"Idempotent-Replay: true\r\n"
 _PENDING = '{"id":"%s","status":"pending"}'
 _SCHEDULED = '{"id":"%s","status":"scheduled"}'
 _UUID_CHARS = 36
+_RATE = "".join(f"{name}: %d\r\n" for name in rate_headers(1, 1, 1))
 _HEAD = (
     "HTTP/1.1 201 Created\r\n"
     "Content-Type: application/json\r\n"
     "Server: {server}\r\n"
     "Date: {date}\r\n"
     "{correlation}: %s\r\n"
+    "%s"
     "Content-Length: {length}\r\n\r\n"
 )
 
@@ -115,6 +120,7 @@ class Submit:
     path: str
     idempotency_key: str | None
     correlation_id: str
+    plan: Plan
 
 
 class Submits:
@@ -174,18 +180,24 @@ class Submits:
         principal = self._authenticator.cached(known.key_digest, known.key_text)
         if principal is None or JOBS_WRITE not in principal.permissions:
             return None
-        queue = self._services.catalog.cached(principal.project_id, known.queue)
-        if queue is None:
+        project_id = principal.project_id
+        queue = self._services.catalog.cached(project_id, known.queue)
+        plan = self._services.allowances.cached(project_id)
+        if queue is None or plan is None:
             return None
         request_id = parts.correlation_id or correlation.new_id()
-        return Submit(queue, data[end + 4 :], known.path, parts.key, request_id)
+        return Submit(queue, data[end + 4 :], known.path, parts.key, request_id, plan)
 
     async def answer(self, submit: Submit) -> bytes:
         """The whole response, once the job is durable or refused."""
         correlation_id.set(submit.correlation_id)
+        standing: Standing | None = None
         try:
+            allowances, plan = self._services.allowances, submit.plan
+            standing = allowances.take(submit.queue.project_id, plan)
+            allowances.require_active(plan)
             key = submit.idempotency_key
-            checker = checker_of(self._services, key)
+            checker = checker_of(self._services, plan, key)
             take_job(submit.body, Coding.JSON, checker)
             if key is None:
                 replayed = False
@@ -196,20 +208,23 @@ class Submits:
                     submit.queue, checker.batch, KeyedRequest(key, body_hash)
                 )
         except TaskForgeError as error:
-            return self._refused(submit, error)
+            return self._refused(submit, error, standing)
         except Exception:
             log.exception("a submit failed")
-            return self._refused(submit, InternalError())
+            return self._refused(submit, InternalError(), standing)
         self._requests[_COUNTED] += 1
         now_s = int(time.time())
         if now_s != self._second:
             self._renew(now_s)
         form = self._scheduled if checker.scheduled else self._pending
-        answer = (form % (submit.correlation_id, uuid_text(ids))).encode()
+        rate = "" if standing is None else _RATE % standing
+        answer = (form % (submit.correlation_id, rate, uuid_text(ids))).encode()
         return answer.replace(_CREATED, _CREATED_AGAIN, 1) if replayed else answer
 
-    def _refused(self, submit: Submit, error: TaskForgeError) -> bytes:
+    def _refused(self, submit: Submit, error: TaskForgeError, standing: Standing | None) -> bytes:
         reply = problem_reply(error)
+        if standing is not None:
+            reply.headers.update(rate_headers(*standing))
         reply.headers[correlation.HEADER] = submit.correlation_id
         self._requests[SUBMIT_ROUTE.operation_id, reply.status] += 1
         return raw(reply)

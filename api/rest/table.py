@@ -6,6 +6,7 @@ from taskforge_server.api.rest import (
     handlers,
     identity,
     joblogs,
+    subscriptions,
     tenants,
     workers,
 )
@@ -34,6 +35,14 @@ from taskforge_server.engine.model import permissions
 
 SUBMIT_BYTES_MAX = limits.PAYLOAD_BYTES_MAX + limits.ENVELOPE_BYTES_MAX
 STREAM_PATH = "/v1/workers/stream"
+
+SUBMIT_PROBLEMS = (
+    "queue_not_found",
+    "idempotency_key_reused",
+    "quota_exceeded",
+    "subscription_expired",
+    "overloaded",
+)
 
 QUEUE_ROUTES = (
     Route(
@@ -115,7 +124,7 @@ SUBMIT_ROUTE = Route(
     body=JobSubmit,
     reply=JobSubmitted,
     reply_waited=JobDetails,
-    problems=("queue_not_found", "idempotency_key_reused", "overloaded"),
+    problems=SUBMIT_PROBLEMS,
     body_bytes_max=SUBMIT_BYTES_MAX,
     idempotent=True,
     example={"job_type": "send_email", "payload": {"to": "ada@example.com"}, "priority": 5},
@@ -134,7 +143,7 @@ JOB_ROUTES = (
         body=JobBatch,
         reply=JobBatchReply,
         reply_msgpack=JobBatchReplyPacked,
-        problems=("queue_not_found", "idempotency_key_reused", "overloaded"),
+        problems=SUBMIT_PROBLEMS,
         body_bytes_max=limits.REQUEST_BYTES_MAX,
         idempotent=True,
         example={"jobs": [{"job_type": "resize", "payload": {"image": n}} for n in (1, 2)]},
@@ -265,6 +274,7 @@ ROUTES = (
     *audit.ROUTES,
     *tenants.ROUTES,
     *encryption.ROUTES,
+    *subscriptions.ROUTES,
     *identity.ROUTES,
     *PROCESS_ROUTES,
 )

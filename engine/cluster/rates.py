@@ -5,14 +5,14 @@
                  └── every RATE_SETTLE_S, in one call for all projects ──► the shared buckets
                      ◄── how far ahead of its time each one is ──────────────┘
 
-A bucket holds the time until which what was let in is paid for. Every node decides by its own copy,
-so that no request waits for a round trip; what it let in is then added to the shared bucket, and the
-answer, which knows of all nodes, replaces the copy. What the nodes let in too much between two
-settlements is a debt that is paid off before the next request: over time the rate is exact, and no
-clocks are compared. A burst is much longer than a settlement, so no time is lost between two.
+A bucket holds the time until which what was let in is paid for. Every node decides by its own
+copy, so that no request waits for a round trip; what it let in is then added to the shared bucket,
+and the answer, which knows of all nodes, replaces the copy. What the nodes let in too much between
+two settlements is a debt that is paid off before the next request: over time the rate is exact, and
+no clocks are compared. A burst is much longer than a settlement, so no time is lost between two.
 
-When the server is away each node limits by its own copy, as if it were alone; what it let in then is
-not added later, or the outage would be paid for twice.
+When the server is away each node limits by its own copy, as if it were alone; what it let in then
+is not added later, or the outage would be paid for twice.
 """
 
 import asyncio
@@ -135,7 +135,7 @@ class RateLimiter:
     def _forget_full(self) -> None:
         now_us = self._now_us()
         kept = {key: b for key, b in self._buckets.items() if b.arrival_us > now_us or b.count}
-        # All in use: the oldest goes, which costs its project a limit once, not the node its memory.
+        # All in use: the oldest goes; that costs a limit once, and not the node its memory.
         while len(kept) >= limits.RATE_BUCKETS_MAX:
             del kept[next(iter(kept))]
         self._buckets = kept

@@ -1,7 +1,7 @@
 """The tables in Postgres, written in bulk over two connections of their own.
 
-    executions    connection A   | COPY job_executions | merge |                               commit
-    jobs          connection B   | COPY jobs | merge | deletes | keys | usage | watermarks |   commit
+    executions   connection A   | COPY job_executions | merge |                             commit
+    jobs         connection B   | COPY jobs | merge | deletes | keys | usage | watermarks | commit
 
 Rows that are surely new go by COPY into the table. Others go by COPY into a temporary table and are
 merged from there by id: the greater lsn wins. So every write may be repeated, and a repetition

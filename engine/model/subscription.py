@@ -2,9 +2,9 @@
 
     TIERS[tier]  ──overridden by the subscription's `limits`──►  Limits  ──►  Plan
 
-A limit that is None does not limit. Overrides name limits of the table; others are refused when they
-are given, and passed over when they are read: nodes of two versions run side by side in an upgrade.
-An organisation without a subscription has the smallest tier, without an end.
+A limit that is None does not limit. Overrides name limits of the table; others are refused when
+they are given, and passed over when they are read: nodes of two versions run side by side in an
+upgrade. An organisation without a subscription has the smallest tier, without an end.
 """
 
 from collections.abc import Mapping

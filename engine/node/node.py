@@ -23,6 +23,7 @@ from taskforge_server.engine.actors.ports import Hello, Outlet
 from taskforge_server.engine.actors.sealed import SealedLines
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.cluster.port import Cluster
+from taskforge_server.engine.cluster.rates import RateLimiter, RedisBuckets
 from taskforge_server.engine.cluster.redis import RedisCluster
 from taskforge_server.engine.config import Config
 from taskforge_server.engine.errors import ConfigError, TaskForgeError
@@ -34,9 +35,9 @@ from taskforge_server.engine.journal.tables import PostgresTables
 from taskforge_server.engine.journal.takeover import Taker
 from taskforge_server.engine.journal.trimmer import Trimmer
 from taskforge_server.engine.model.queue import QueueRef
-from taskforge_server.engine.model.subscription import Plan
 from taskforge_server.engine.node.adapters import DatabaseTime, StoredJobs
 from taskforge_server.engine.node.admission import Admission
+from taskforge_server.engine.node.allowances import AllowanceUpkeep
 from taskforge_server.engine.node.background import Background
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.doors import Doors
@@ -50,6 +51,7 @@ from taskforge_server.engine.node.projectkeys import ProjectKeyring
 from taskforge_server.engine.node.queuenews import QueueNews
 from taskforge_server.engine.node.rosternews import RosterNews
 from taskforge_server.engine.node.tokennews import TokenNews
+from taskforge_server.engine.node.workercount import WorkerCount
 from taskforge_server.engine.node.workerrows import WorkerRows, moment
 from taskforge_server.engine.observe.metrics import NodeCollector
 from taskforge_server.engine.runtime import allocator
@@ -95,6 +97,7 @@ class Node:
             if cluster is None
             else cluster(self.node_id)
         )
+        self._over_redis = cluster is None
         self._services = Services()
         self._failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._background = Background(self._fail)
@@ -200,7 +203,19 @@ class Node:
         self.keyring = ProjectKeyring(
             self.project_keys, self.masters, self.core.vault, self.cluster, self._keys_whole
         )
-        self.plans = Plans(self.subscriptions, self.cluster, learned=self._learned)
+        self.rates = RateLimiter(RedisBuckets(config.redis_url) if self._over_redis else None)
+        self.allowances = AllowanceUpkeep(
+            self.pool, self.core, self.subscriptions, self.usage_rows
+        )
+        self.plans = Plans(self.subscriptions, self.cluster, learned=self.allowances.learned)
+        self.worker_count = WorkerCount(
+            self.core,
+            self.plans,
+            self.worker_rows,
+            self.subscriptions,
+            config.lease_ttl_s,
+            clock.now_us,
+        )
         self.doors = NodeDoors(self)
         self.queue_news.listeners.append(self.core.update)
         self.roster_news = RosterNews(self.cluster, self.workers, self.assignments, self.core)
@@ -226,13 +241,8 @@ class Node:
         self.registry = CollectorRegistry()
         self.registry.register(NodeCollector(Figures(self)))
 
-    def _learned(self, project_id: bytes, plan: Plan) -> None:
-        account = self.core.usage.learn(project_id, plan.organization_id)
-        account.jobs_max = plan.limits.max_jobs_per_month
-
     async def _read_queues(self) -> Iterable[QueueRef]:
-        for project_id, organization_id in await self.usage_rows.owners():
-            self.core.usage.learn(project_id, organization_id)
+        await self.allowances.read_owners()
         return [queue.ref() for queue in await self.queues.all()]
 
     async def find_queue(self, project_id: bytes, queue_id: bytes) -> QueueRef:
@@ -309,11 +319,16 @@ class Node:
         self._background.start("token news", self.token_news.run())
         self._background.start("roster news", self.roster_news.run())
         self._background.start("execution logs", self.log_writer.run())
+        self._background.start("rates", self.rates.run())
+        every("usage", limits.USAGE_READ_S, self._usage_elsewhere)
         every("workers seen", limits.WORKER_ROWS_S, self._workers_seen)
         every("upkeep", limits.UPKEEP_S, self._upkeep)
 
     async def _stop_upkeep(self) -> None:
+        self.rates.stop()
         await self._background.stop(
+            "rates",
+            "usage",
             "sweep",
             "memory",
             "worker rows",
@@ -323,6 +338,7 @@ class Node:
             "workers seen",
             "upkeep",
         )
+        await self.rates.close()
         await self._stop_log_writer()
         for worker in list(self.core.sessions):
             self._worker_ended(worker.hello.worker_id)
@@ -373,6 +389,9 @@ class Node:
     def _worker_ended(self, worker_id: bytes) -> None:
         self.worker_rows.status(worker_id, "offline", self.clock.now_us())
 
+    async def _usage_elsewhere(self) -> None:
+        await self.allowances.read_elsewhere(bool(self.ownership.missing))
+
     async def _upkeep(self) -> None:
         """Partitions ahead, old keys and silent workers away."""
         now_us = self.clock.now_us()
@@ -388,6 +407,7 @@ class Node:
         await self.queues.expire(moment(deleted_us), limits.UPKEEP_ROWS_MAX)
         kept_us = round(limits.WORKER_KEPT_S * 1e6)
         await self.workers.expire(moment(now_us - kept_us), limits.UPKEEP_ROWS_MAX)
+        await self.allowances.expire_history()
 
 
 class NodeDoors(Doors):
@@ -412,9 +432,15 @@ class NodeDoors(Doors):
         this returns it holds here; other nodes are told."""
         await self._node.roster_news.changed(workers=workers, queues=queues)
 
+    async def organization_workers(self, organization_id: bytes) -> int:
+        """How many workers of the organisation are connected, here and elsewhere."""
+        return len(await self._node.worker_count.connected(organization_id))
+
     async def attach_worker(
         self, hello: Hello, project_id: bytes, queues: Iterable[QueueRef], outlet: Outlet
     ) -> WorkerActor:
+        await self._node.worker_count.require_room(project_id, hello.worker_id)
+        # No other turn lies between this look and the session that takes the room.
         session = await super().attach_worker(hello, project_id, list(queues), outlet)
         self._node.worker_rows.attached(hello, project_id, self.now_us())
         return session

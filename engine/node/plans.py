@@ -3,8 +3,8 @@
     unknown --find--> fresh --PLAN_TTL_S / 2--> renewed in the background
                         |--news of the organisation, PLAN_TTL_S--> read at the next use
 
-`cached` makes no query and never waits: it is asked for every request. `known` gives the newest word
-even when it is old: a limit must not vanish because the database is away.
+`cached` makes no query and never waits: it is asked for every request. `known` gives the newest
+word even when it is old: a limit must not vanish because the database is away.
 """
 
 import asyncio

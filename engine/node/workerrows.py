@@ -60,6 +60,10 @@ class WorkerRows:
         if worker_id in self._news or len(self._news) < limits.WORKERS_MAX:
             self._news[worker_id] = (status, moment(seen_us))
 
+    def left(self) -> set[bytes]:
+        """Workers that are gone, and whose rows do not say so yet."""
+        return {worker_id for worker_id, (status, _) in self._news.items() if status == "offline"}
+
     async def run(self) -> None:
         """Write now and then; at once when a worker is new."""
         while True:

@@ -146,6 +146,10 @@ class UsageBook:
             self._of_project[project_id] = account
         return account
 
+    def owner(self, project_id: bytes) -> bytes | None:
+        """The organisation of the project, if it is known."""
+        return self._owners.get(project_id)
+
     def used(self, organization_id: bytes, now_us: int) -> int:
         """What the organisation has submitted this month."""
         if now_us >= self._month_ends_us:

@@ -13,15 +13,19 @@ from taskforge_server.engine.model.tenant import (
     API_KEY_RANDOM_BYTES,
     Organization,
     Project,
+    SubscriptionTier,
     api_key_text,
 )
 from taskforge_server.engine.store.api_keys import create_api_key
 from taskforge_server.engine.store.pool import Lent
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.subscriptions import create_subscription, current_subscription
 from taskforge_server.engine.store.tenants import create_organization, create_project
 
 NAME = "default"
 BILLING_EMAIL = "billing@localhost"
+TIER: SubscriptionTier = "enterprise"
+"""Whoever runs the installation limits nobody but guests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ async def bootstrap(connection: Lent, shards: int, api_key: str | None = None) -
             if row is not None
             else await create_organization(connection, NAME, BILLING_EMAIL)
         )
+        if await current_subscription(connection, organization.id) is None:
+            await create_subscription(connection, organization.id, TIER)
         row = await connection.fetchrow(sql("project_oldest"), organization.id)
         project = (
             Project(**row)

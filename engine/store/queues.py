@@ -9,13 +9,15 @@ import asyncpg
 import msgspec
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import Conflict, NotFound
+from taskforge_server.engine.errors import Conflict, LimitReached, NotFound
 from taskforge_server.engine.model.audit import OPERATOR, Actor
 from taskforge_server.engine.model.queue import JobQueue, QueueSettings, shard_of_queue
+from taskforge_server.engine.model.subscription import plan_of
 from taskforge_server.engine.store.audit import record
 from taskforge_server.engine.store.cursors import QUEUES, after_name, name_cursor
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.subscriptions import current_subscription
 from taskforge_server.engine.store.tenancy import project_tenant, tenant
 from taskforge_server.ext.ids import uuid_text
 
@@ -58,6 +60,7 @@ class Queues:
                     )
                 made = _queue(row)
                 await _recorded(connection, organization_id, actor, "queue.create", None, made)
+                await _require_room(connection, organization_id)
         except asyncpg.UniqueViolationError:
             raise Conflict("there is a queue with this name", "name", "queue_name_taken") from None
         return made
@@ -156,6 +159,18 @@ def _found(row: asyncpg.Record | None) -> JobQueue:
     if row is None:
         raise NotFound("no such queue", "queue", code="queue_not_found")
     return _queue(row)
+
+
+async def _require_room(connection: Lent, organization_id: bytes) -> None:
+    """LimitReached when the organisation has more queues than it may. After the audit entry: other
+    acts of the organisation wait for the end of this transaction, so none is miscounted."""
+    subscription = await current_subscription(connection, organization_id)
+    queues_max = plan_of(organization_id, subscription).limits.max_queues
+    if queues_max is None:
+        return
+    if await connection.fetchval(sql("organization_queues"), organization_id) > queues_max:
+        message = f"this organisation may have {queues_max} queues, in all its projects"
+        raise LimitReached(message, "too_many_queues")
 
 
 async def _recorded(

@@ -26,6 +26,7 @@ from taskforge_server.engine.store.audit import record
 from taskforge_server.engine.store.cursors import SUBSCRIPTIONS, after_id, id_cursor
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.tenancy import tenant
 
 _ID_BYTES = 16
 
@@ -50,7 +51,7 @@ class Subscriptions:
 
     async def get(self, organization_id: bytes, subscription_id: bytes) -> Subscription:
         """NotFound."""
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             row = await connection.fetchrow(
                 sql("subscription_get"), organization_id, subscription_id
             )
@@ -58,7 +59,7 @@ class Subscriptions:
 
     async def current(self, organization_id: bytes) -> Subscription | None:
         """The one that ends last."""
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             return await current_subscription(connection, organization_id)
 
     async def page(
@@ -69,7 +70,7 @@ class Subscriptions:
     ) -> tuple[list[Subscription], str | None]:
         """A page in the order of ids, and the cursor of the next one."""
         after = bytes(_ID_BYTES) if cursor is None else after_id(SUBSCRIPTIONS, cursor)
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             rows = await connection.fetch(
                 sql("subscription_list"), organization_id, after, rows_max + 1
             )
@@ -168,7 +169,7 @@ class Subscriptions:
 
     async def queues(self, organization_id: bytes) -> int:
         """How many queues the organisation has."""
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             count: int = await connection.fetchval(sql("organization_queues"), organization_id)
         return count
 

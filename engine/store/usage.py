@@ -1,9 +1,9 @@
 """What was submitted, as the tables have it: written by the projector, read here.
 
-    owners         whose account a project's jobs go to
-    of_shard       for the node that takes the shard over
-    elsewhere      for a node that does not own all shards
-    history        for people
+owners         whose account a project's jobs go to
+of_shard       for the node that takes the shard over
+elsewhere      for a node that does not own all shards
+history        for people
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +12,7 @@ from taskforge_server.engine.model.subscription import month_before, month_of
 from taskforge_server.engine.shard.usage import MONTHS_KEPT, StoredUsage, UsageRow
 from taskforge_server.engine.store.pool import Pool, acquire
 from taskforge_server.engine.store.statements import sql
+from taskforge_server.engine.store.tenancy import tenant
 
 
 class UsageRows:
@@ -48,6 +49,6 @@ class UsageRows:
 
     async def history(self, organization_id: bytes, months: int) -> list[tuple[int, int]]:
         """Month and jobs of an organisation, the newest month first."""
-        async with acquire(self._pool) as connection:
+        async with tenant(self._pool, organization_id=organization_id) as connection:
             rows = await connection.fetch(sql("usage_of_organization"), organization_id, months)
         return [(row["month"], row["jobs"]) for row in rows]

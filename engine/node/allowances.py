@@ -1,0 +1,63 @@
+"""A node's part in what organisations may use: the tasks behind plans, rates and counts.
+
+rates           settled with the other nodes
+usage           what was counted in shards of other nodes is read now and then
+history         finished jobs past the days of their plan are deleted
+"""
+
+import logging
+
+from taskforge_server.engine.errors import TaskForgeError
+from taskforge_server.engine.model.subscription import Plan, month_of
+from taskforge_server.engine.node.core import Core
+from taskforge_server.engine.node.workerrows import moment
+from taskforge_server.engine.store.history import expire_history
+from taskforge_server.engine.store.pool import Pool
+from taskforge_server.engine.store.subscriptions import Subscriptions
+from taskforge_server.engine.store.usage import UsageRows
+
+log = logging.getLogger(__name__)
+
+
+class AllowanceUpkeep:
+    """What is done at intervals."""
+
+    def __init__(
+        self, pool: Pool, core: Core, subscriptions: Subscriptions, usage_rows: UsageRows
+    ) -> None:
+        self._pool = pool
+        self._core = core
+        self._subscriptions = subscriptions
+        self._usage_rows = usage_rows
+        self._elsewhere = False
+
+    def learned(self, project_id: bytes, plan: Plan) -> None:
+        """A plan was read: the quota of its organisation is as it says."""
+        account = self._core.usage.learn(project_id, plan.organization_id)
+        account.jobs_max = plan.limits.max_jobs_per_month
+
+    async def read_owners(self) -> None:
+        """Which organisation each project belongs to."""
+        for project_id, organization_id in await self._usage_rows.owners():
+            self._core.usage.learn(project_id, organization_id)
+
+    async def read_elsewhere(self, missing: bool) -> None:
+        """What others counted; nothing to ask while all shards are here."""
+        if not missing and not self._elsewhere:
+            return
+        month = month_of(self._core.clock.now_us())
+        jobs = await self._usage_rows.elsewhere(month, self._core.shards) if missing else {}
+        self._core.usage.counted_elsewhere(month, jobs)
+        self._elsewhere = missing
+
+    async def expire_history(self) -> None:
+        """Delete what is past its days, one organisation after the other."""
+        now = moment(self._core.clock.now_us())
+        for plan in await self._subscriptions.plans():
+            try:
+                gone = await expire_history(self._pool, plan, now)
+            except TaskForgeError as error:
+                log.warning("history not deleted: %s", error)
+                return
+            if gone:
+                log.info("%d finished jobs were past their days", gone)

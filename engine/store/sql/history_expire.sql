@@ -1,0 +1,20 @@
+-- Finished jobs of an organisation past their days, with their attempts and lines, the oldest first.
+-- The id carries the time of the submit, so the index of each queue finds what may be old enough; what
+-- was finished later stays. All parts see the rows as they were before.
+WITH doomed AS (
+    SELECT job.id
+    FROM projects AS project
+    JOIN job_queues AS queue ON queue.project_id = project.id
+    JOIN jobs AS job ON job.queue_id = queue.id
+    WHERE project.organization_id = $1
+        AND job.id < uuid_floor($2::timestamptz)
+        AND job.finished_at < $2
+        AND job.status IN ('succeeded', 'failed', 'cancelled')
+    ORDER BY job.id
+    LIMIT $3
+), attempts AS (
+    DELETE FROM job_executions WHERE job_id IN (SELECT id FROM doomed) RETURNING id
+), lines AS (
+    DELETE FROM execution_logs WHERE execution_id IN (SELECT id FROM attempts)
+)
+DELETE FROM jobs WHERE id IN (SELECT id FROM doomed)
