@@ -14,8 +14,10 @@ from taskforge.client.models import (
     QueueSettings,
     RetryPolicy,
 )
+from taskforge.client.workers import Assignment, WorkerInfo
 
 __all__ = [
+    "Assignment",
     "AsyncClient",
     "AsyncJobHandle",
     "Buffer",
@@ -30,4 +32,5 @@ __all__ = [
     "QueueCounts",
     "QueueSettings",
     "RetryPolicy",
+    "WorkerInfo",
 ]

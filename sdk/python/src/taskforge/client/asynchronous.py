@@ -15,6 +15,7 @@ from taskforge.client.buffer import Buffer
 from taskforge.client.following import Following, refused
 from taskforge.client.http1 import JSON, ProtocolError, Requests
 from taskforge.client.models import Job, JobStatus, LogLevel, LogLine, Queue, QueueSettings
+from taskforge.client.workers import AsyncWorkers
 from taskforge.errors import ConnectionFailed, SubmitError
 from taskforge.limits import (
     BUFFER_JOBS,
@@ -91,6 +92,7 @@ class AsyncClient:
         self._auto_key = auto_key and retries > 0
         self._timeout_s = timeout_s
         self.queues = AsyncQueues(self)
+        self.workers = AsyncWorkers(self)
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from taskforge.client.blocking_http import BlockingPool
 from taskforge.client.following import Following, refused
 from taskforge.client.http1 import JSON, ProtocolError, Requests
 from taskforge.client.models import Job, JobStatus, LogLevel, LogLine, Queue, QueueSettings
+from taskforge.client.workers import Workers
 from taskforge.errors import ConnectionFailed, SubmitError
 from taskforge.limits import FOLLOW_SILENCE_S, REQUEST_TIMEOUT_S, RETRIES_DEFAULT, WAIT_STEP_S
 from taskforge.task import JobSpec, Payload, Task
@@ -79,6 +80,7 @@ class Client:
         self._auto_key = auto_key and retries > 0
         self._timeout_s = timeout_s
         self.queues = Queues(self)
+        self.workers = Workers(self)
 
     def __enter__(self) -> Self:
         return self

@@ -289,7 +289,7 @@ def list_jobs(
         "cursor": cursor,
         "limit": str(PAGE_JOBS),
     }
-    path = f"/v1/jobs?{_query(wanted)}"
+    path = f"/v1/jobs?{query_text(wanted)}"
     return Call("GET", path, lambda response: _read_jobs(checked(response).body))
 
 
@@ -303,7 +303,7 @@ def list_logs(
         "cursor": cursor,
         "limit": str(PAGE_LINES),
     }
-    path = f"{job_path(job_id)}/logs?{_query(wanted)}"
+    path = f"{job_path(job_id)}/logs?{query_text(wanted)}"
     return Call("GET", path, lambda response: _read_logs(checked(response).body))
 
 
@@ -331,7 +331,7 @@ def get_queue(name: str) -> Call[models.Queue]:
 
 def list_queues(cursor: str | None) -> Call[models.QueuePage]:
     """One page of queues."""
-    path = "/v1/queues" if cursor is None else f"/v1/queues?{_query({'cursor': cursor})}"
+    path = "/v1/queues" if cursor is None else f"/v1/queues?{query_text({'cursor': cursor})}"
     return Call("GET", path, lambda response: _read_queues(checked(response).body))
 
 
@@ -347,7 +347,8 @@ def update_queue(
     return Call("PATCH", f"/v1/queues/{quote(name, safe='')}", _queue, _to_json(body))
 
 
-def _query(wanted: Mapping[str, str | None]) -> str:
+def query_text(wanted: Mapping[str, str | None]) -> str:
+    """The query string; None is left out."""
     return urlencode({name: value for name, value in wanted.items() if value is not None})
 
 

@@ -1,5 +1,6 @@
 """What the server says about jobs and queues. Fields that a newer server adds are passed over."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -8,6 +9,7 @@ import msgspec
 JobStatus = Literal["pending", "scheduled", "processing", "succeeded", "failed", "cancelled"]
 LogLevel = Literal["info", "warn", "error"]
 History = Literal["all", "failed", "none"]
+WorkerType = Literal["general", "specialized_cpu", "specialized_io"]
 FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -88,6 +90,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     timeout: float | None = None
     history: History | None = None
     crashes_max: int | None = None
+    worker_types: Sequence[WorkerType] | None = None
+    """Only workers of these types get jobs; empty: of any."""
 
 
 class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
