@@ -88,6 +88,7 @@ cdef class ShardTable:
     cdef IdSource ids
     cdef uint64_t nonce_state
     cdef int64_t watermark
+    cdef uint64_t frontier      # while rows still come: no job behind this key starts
     cdef uint32_t away          # jobs in a projection under way that are not dirty
     cdef list queues, queue_ids # QueueState; id bytes
     cdef dict queue_index

@@ -87,6 +87,7 @@ cdef int64_t I64_MAX = 0x7fffffffffffffff
 cdef int64_t I32_MAX = 0x7fffffff
 cdef int64_t I16_MAX = 0x7fff
 cdef int64_t DAY_US = 86_400_000_000
+cdef uint64_t NO_FRONTIER = <uint64_t>0xffffffffffffffff
 cdef uint64_t NO_DEADLINE = <uint64_t>0xffffffffffffffff
 
 # The one transition table: the states, as bits, in which a job may make each move.
@@ -346,6 +347,7 @@ cdef class ShardTable:
         self.over = Attempts()
         self.held, self.keys, self.under_way = {}, [], deque()
         self.submitted = []
+        self.frontier = NO_FRONTIER
         self.last_type = -1
         buf_init(&self.events)
 
@@ -845,7 +847,7 @@ cdef class ShardTable:
                             best_key = lane.heap.keys[0]
                 best.heap.peek_into(&key, &slot)
                 job = job_at(self.slots, slot)
-                if job.lease_lsn == self.gathering_lsn:
+                if job.lease_lsn == self.gathering_lsn or key > self.frontier:
                     break
                 kind = kinds.get(best.type, -1) if len(lanes) > 1 or not n else 0
                 if kind < 0:
@@ -1420,8 +1422,17 @@ cdef class ShardTable:
 
     # --- the tables ---------------------------------------------------------------------------------
 
-    def load(self, bytes data not None):
-        """Rows of unfinished jobs, as COPY OUT gives them; how many. ValueError changes nothing."""
+    @property
+    def loading(self):
+        """Rows of jobs are still to come."""
+        return self.frontier != NO_FRONTIER
+
+    def load(self, bytes data not None, bint more=False):
+        """Rows of unfinished jobs, as COPY OUT gives them; how many. ValueError changes nothing.
+
+        `more`: the rows come in the order in which jobs start, and others will follow. Until then
+        no job behind the last row starts, be it a new one.
+        """
         cdef const unsigned char *p = at(data)
         cdef JobRow row
         cdef list rows = split_rows(data)
@@ -1438,6 +1449,12 @@ cdef class ShardTable:
             raise ValueError("a job stands there twice")
         for start, end in rows:
             self._load_row(p + start)
+        if not more:
+            self.frontier = NO_FRONTIER
+        elif rows:
+            self.frontier = ready_key(row.priority, row.job.id_hi, row.job.id_lo)
+        else:
+            self.frontier = 0
         return len(rows)
 
     cdef int _load_row(self, const unsigned char *p) except -1:

@@ -184,8 +184,9 @@ class Check:
         whole = row is not None and row.lsn == 1
         folded_lsn = 0 if whole else mark
         if not whole:
-            async for chunk in self._tables.unfinished(shard):
-                table.load(chunk)
+            for running in (True, False):
+                async for chunk in self._tables.unfinished(shard, running):
+                    table.load(chunk)
         head = 0
         while row is not None:
             head = row.lsn

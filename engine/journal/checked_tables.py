@@ -1,6 +1,6 @@
 """What the check reads of the tables in Postgres: every row, over connections of its own."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,8 +34,8 @@ class PostgresCheckedTables:
     async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
         return await self._unfinished_jobs.watermarks(shards)
 
-    def unfinished(self, shard: int) -> AsyncIterator[bytes]:
-        return self._unfinished_jobs.unfinished(shard)
+    def unfinished(self, shard: int, running: bool) -> AsyncGenerator[bytes, None]:
+        return self._unfinished_jobs.unfinished(shard, running)
 
     async def keys(self, shard: int) -> Sequence[StoredKey]:
         return await self._unfinished_jobs.keys(shard)

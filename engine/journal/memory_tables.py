@@ -8,7 +8,7 @@ gate          writes of jobs wait until the event is set
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from taskforge_server.engine.journal.rounds import (
@@ -131,11 +131,15 @@ class MemoryTables:
     async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
         return {shard: self.marks.get(shard, 0) for shard in shards}
 
-    async def unfinished(self, shard: int) -> AsyncIterator[bytes]:
+    async def unfinished(self, shard: int, running: bool) -> AsyncGenerator[bytes, None]:
         rows = [row for row in self.jobs.values() if row["shard"] == shard]
-        mine = [row for row in rows if row["status"] in OPEN]
+        open_rows = [row for row in rows if row["status"] in OPEN]
+        mine = [row for row in open_rows if (row["status"] == "processing") is running]
         mine.sort(key=lambda row: (-row["priority"], row["id"]))
-        yield COPY_HEADER + b"".join(encode_row(JOB_COLUMNS, row) for row in mine) + COPY_TRAILER
+        yield COPY_HEADER
+        for row in mine:
+            yield encode_row(JOB_COLUMNS, row)
+        yield COPY_TRAILER
 
     async def usage_of(self, shard: int) -> list[StoredUsage]:
         return [StoredUsage(row, None) for key, row in self.usage.items() if key[0] == shard]

@@ -3,11 +3,16 @@
     read heads ──► append `owned` at head + 1, epoch + 1 ──refused──► read heads again
                               │ ours: every earlier owner is fenced
                               ▼
-    watermark ──► unfinished jobs ──► log rows above the watermark ──► the table stands at the head
+    watermark ──► running jobs ──► waiting jobs ──► log rows above the watermark ──► given away
+                        └── nothing above the watermark ──► given away ──► waiting jobs, bit by bit
 
 The watermark is read first: what an earlier owner still projects after that is replayed once more,
 and the table knows by the lsn of each row what is old. Rows of the log must be dense from watermark
 to head; a gap means that the log was damaged, and stops the takeover with its place.
+
+Where the tables know all that the log says, as after a stop in peace, the shard works as soon as
+the jobs that run and the first that wait are there. The others come in the order in which they
+start, and until they are there the table starts none behind them (`load(more=True)`).
 
 All shards of a call share the round trips for heads, appends, watermarks and the log; then one is
 brought up after the other, so that the first can work before the last is there.
@@ -49,8 +54,9 @@ class UnfinishedJobs(Protocol):
         """The lsn up to which the tables know each shard; 0 for a new one."""
         ...
 
-    def unfinished(self, shard: int) -> AsyncIterator[bytes]:
-        """Whole rows of binary COPY of the shard's open jobs, in order of their id or better."""
+    def unfinished(self, shard: int, running: bool) -> AsyncGenerator[bytes, None]:
+        """Whole rows of binary COPY of the shard's open jobs: of those that run, or of those that
+        wait, in the order in which they start."""
         ...
 
     async def keys(self, shard: int) -> Sequence[StoredKey]:
@@ -69,7 +75,7 @@ class OwnedTable(Protocol):
     def adopt(self, head_lsn: int) -> None: ...
     def owned(self, node: str, epoch: int, now_us: int) -> None: ...
     def take_batch(self) -> tuple[int, int, bytes] | None: ...
-    def load(self, data: bytes) -> int: ...
+    def load(self, data: bytes, more: bool = False) -> int: ...
     def replay(self, lsn: int, body: bytes) -> int: ...
     def take_submitted(self) -> list[tuple[bytes, int, int]]: ...
     def collect(self, rows_max: int, settled_us: int) -> Projection | None: ...
@@ -87,6 +93,7 @@ class Taken(Generic[T]):
     epoch: int
     head_lsn: int
     jobs_loaded: int
+    """Until it was given away."""
     events_replayed: int
     keys: list[StoredKey]
     """Every key that is remembered, from the tables and from the log."""
@@ -106,6 +113,8 @@ class Taker(Generic[T]):
     now_us: Callable[[], int]
     new_table: Callable[[int], T]
     """An empty table for a shard, with the shard's queues defined: replay needs their history."""
+    grown: Callable[[int], None] = lambda shard: None
+    """Told of a shard that was given away already and has more jobs now."""
 
     async def take(self, shards: Iterable[int]) -> list[Taken[T]]:
         """All of `each`, when the last one is there."""
@@ -113,6 +122,9 @@ class Taker(Generic[T]):
 
     async def each(self, shards: Iterable[int]) -> AsyncGenerator[Taken[T], None]:
         """Own the shards at once, then give each one as soon as its table is at the log's head.
+
+        What waits behind the first jobs of a shard may still come after it was given: the next one
+        is asked for when the caller has it.
 
         Raises Unavailable when a busy owner wins every race for the next lsn; what was owned until
         then is ours by the log, and may be taken again.
@@ -125,11 +137,30 @@ class Taker(Generic[T]):
             for shard, head in heads.items():
                 table = self.new_table(shard)
                 loaded = 0
-                async for chunk in self.tables.unfinished(shard):
+                async for chunk in self.tables.unfinished(shard, running=True):
                     loaded += table.load(chunk)
                     await asyncio.sleep(0)
-                replayed = await _replay(table, tail, marks[shard], head.lsn)
-                yield await self._taken(table, head, loaded, *replayed)
+                keys = list(await self.tables.keys(shard))
+                async with aclosing(self.tables.unfinished(shard, running=False)) as waiting:
+                    known = marks[shard] == head.lsn - 1
+                    async for chunk in waiting:
+                        loaded += table.load(chunk, more=known)
+                        if known:
+                            break
+                        await asyncio.sleep(0)
+                    replayed = await _replay(table, tail, marks[shard], head.lsn)
+                    yield _taken(table, head, loaded, keys, *replayed)
+                    if known:
+                        await self._load_others(table, waiting)
+
+    async def _load_others(self, table: T, waiting: AsyncIterator[bytes]) -> None:
+        """Load what waits behind the first jobs, while these are served."""
+        async for chunk in waiting:
+            table.load(chunk, more=True)
+            self.grown(table.shard)
+            await asyncio.sleep(0)
+        table.load(b"")
+        self.grown(table.shard)
 
     async def _own(self, shards: Sequence[int]) -> dict[int, LogRow]:
         """Our `owned` row of each shard, durable."""
@@ -156,24 +187,29 @@ class Taker(Generic[T]):
         lsn, events, body = batch
         return LogRow(shard, lsn, head_epoch + 1, events, body)
 
-    async def _taken(
-        self, table: T, head: LogRow, loaded: int, events: int, submitted: list[Submitted]
-    ) -> Taken[T]:
-        keys = list(await self.tables.keys(table.shard))
-        # Keys of the log are in no other place of the table than what it wants projected.
-        early = table.collect(1, 0)
-        if early is not None:
-            keys += early.keys
-        return Taken(
-            table=table,
-            epoch=head.epoch,
-            head_lsn=head.lsn,
-            jobs_loaded=loaded,
-            events_replayed=events,
-            keys=keys,
-            submitted=submitted,
-            early=early,
-        )
+
+def _taken(
+    table: T,
+    head: LogRow,
+    loaded: int,
+    keys: list[StoredKey],
+    events: int,
+    submitted: list[Submitted],
+) -> Taken[T]:
+    # Keys of the log are in no other place of the table than what it wants projected.
+    early = table.collect(1, 0)
+    if early is not None:
+        keys += early.keys
+    return Taken(
+        table=table,
+        epoch=head.epoch,
+        head_lsn=head.lsn,
+        jobs_loaded=loaded,
+        events_replayed=events,
+        keys=keys,
+        submitted=submitted,
+        early=early,
+    )
 
 
 class Tail:

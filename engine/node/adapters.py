@@ -1,6 +1,6 @@
 """What a node gives to its parts of the store and the cluster: small pieces between two ports."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from taskforge_server.engine.journal.takeover import StoredKey
@@ -30,9 +30,9 @@ class StoredJobs:
         async with acquire(self._pool) as connection:
             return await loader.watermarks(connection, shards)
 
-    async def unfinished(self, shard: int) -> AsyncIterator[bytes]:
+    async def unfinished(self, shard: int, running: bool) -> AsyncGenerator[bytes, None]:
         async with acquire(self._pool) as connection:
-            async for chunk in loader.unfinished_jobs(connection, shard):
+            async for chunk in loader.unfinished_jobs(connection, shard, running):
                 yield chunk
 
     async def keys(self, shard: int) -> Sequence[StoredKey]:

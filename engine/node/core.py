@@ -130,6 +130,12 @@ class Core:
         self.dispatcher.detach(worker)
         self.sessions.discard(worker)
 
+    def grown(self, number: int) -> None:
+        """More jobs of the shard were loaded."""
+        if (shard := self.shards.get(number)) is not None:
+            self.touched(shard)
+            self.due_timer.note(shard.table.next_due_us())
+
     def _due(self, shard: Shard, queues: list[int]) -> None:
         actors = self._actors_of.get(shard, {})
         for index in queues:

@@ -78,6 +78,8 @@ class Doors:
         """A waiting job is cancelled; NotFound when it is not in memory, Conflict."""
         shard = self._shard(job_id)
         job = shard.table.get(job_id)
+        if job is None and shard.table.loading:
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is still being loaded")
         if job is None or job["project_id"] != project_id:
             raise NotFound("no such job is waiting", "job_id")
         return await self._command(job, lambda reply: Cancel(job_id, reply))

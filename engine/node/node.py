@@ -155,6 +155,8 @@ class Node:
         reasons = self.admission.closed()
         if missing := len(self.ownership.missing):
             reasons.append(f"{missing} shards are not here")
+        if loading := len(self.ownership.loading):
+            reasons.append(f"{loading} shards are still being loaded")
         if self._failure.done():
             reasons.append("the node has failed")
         return reasons
@@ -231,6 +233,7 @@ class Node:
                 self.node_id,
                 clock.now_us,
                 self.core.new_table,
+                self.core.grown,
             ),
             self.cluster,
             self._read_queues,

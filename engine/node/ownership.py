@@ -93,6 +93,11 @@ class Ownership:
         """Shards that should be ours and are not."""
         return sorted(self.wanted - self._core.shards.keys())
 
+    @property
+    def loading(self) -> list[int]:
+        """Shards that work already, while some of their jobs are still to come."""
+        return [number for number, shard in self._core.shards.items() if shard.table.loading]
+
     async def take_all(self, shards: Iterable[int]) -> None:
         """Take these shards over, some at once; queues of a shard are served when it is there."""
         self.wanted = frozenset(shards)
@@ -120,10 +125,17 @@ class Ownership:
             self._core.refs[ref.id] = ref
 
     async def _take(self, shards: Iterable[int]) -> None:
-        async for taken in self._taker.each(shards):
-            if any(queue_id not in self._core.refs for _, queue_id, _, _ in taken.submitted):
-                await self._refresh()  # queues that were made while we came
-            self._adopt(taken, await self._read_usage(taken.table.shard))
+        wanted = list(shards)
+        try:
+            async for taken in self._taker.each(wanted):
+                if any(queue_id not in self._core.refs for _, queue_id, _, _ in taken.submitted):
+                    await self._refresh()  # queues that were made while we came
+                self._adopt(taken, await self._read_usage(taken.table.shard))
+        except BaseException:
+            # A shard of which some jobs did not come must not go on without them.
+            for number in set(wanted).intersection(self.loading):
+                self._core.shards[number].on_fenced()
+            raise
 
     def _adopt(self, taken: Taken[ShardTable], stored: Iterable[StoredUsage]) -> None:
         shard = Shard(taken.table.shard, taken.table, taken.epoch, self._on_lost)

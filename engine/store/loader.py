@@ -1,6 +1,7 @@
 """What a new owner of a shard reads before it replays the tail of the log.
 
-    unfinished jobs    binary COPY OUT in chunks of whole rows, in the order in which they start
+    unfinished jobs    binary COPY OUT in chunks of whole rows: those that run, then those that
+                       wait, in the order in which they start
     idempotency keys   younger than their retention
     watermark          the lsn up to which the log is in the tables
 
@@ -30,8 +31,9 @@ class RememberedKey(NamedTuple):
     created_us: int
 
 
-async def unfinished_jobs(connection: Lent, shard: int) -> AsyncIterator[bytes]:
-    """Rows of binary COPY in the order of the columns of `jobs`, priority 9 first, then by id.
+async def unfinished_jobs(connection: Lent, shard: int, running: bool) -> AsyncIterator[bytes]:
+    """Rows of binary COPY in the order of the columns of `jobs`, priority 9 first, then by id: of
+    the jobs that run, or of those that wait.
 
     A chunk holds whole rows; the first begins with the header of the format, the last ends with its
     trailer. The connection is busy until the iterator is at its end or closed.
@@ -51,6 +53,7 @@ async def unfinished_jobs(connection: Lent, shard: int) -> AsyncIterator[bytes]:
             await connection.copy_from_query(
                 sql("jobs_unfinished"),
                 shard,
+                running,
                 output=take,
                 format="binary",
                 timeout=limits.BULK_TIMEOUT_S,

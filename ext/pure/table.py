@@ -109,6 +109,8 @@ DAY_US = 86_400_000_000
 SLOT_BYTES = 160  # what a slot counts in bytes_resident
 JOBS_FRAME = 11
 
+NOTHING_YET = (-1, b"")
+
 
 class ShardTable(Fold):
     """The live jobs of one shard, the events that wait for the log, and what the tables miss."""
@@ -123,6 +125,8 @@ class ShardTable(Fold):
         self._under_way: deque[Projection] = deque()
         self._counted: list[tuple[bytes, int, int]] = []
         self._watermark = 0
+        # While rows are still to come: the order up to which jobs may start.
+        self._frontier: tuple[int, bytes] | None = None
 
     @property
     def jobs_resident(self) -> int:
@@ -222,6 +226,8 @@ class ShardTable(Fold):
         names: list[str] = []
         for job in sorted(self._ready(queue, types), key=lambda job: job.order):
             if job.lease_lsn == self.gathering_lsn:
+                break
+            if self._frontier is not None and job.order > self._frontier:
                 break
             if job.job_type not in names:
                 if len(names) == FRAME_TYPES_MAX:
@@ -493,7 +499,11 @@ class ShardTable(Fold):
 
     # --- the tables -----------------------------------------------------------------------------
 
-    def load(self, data: bytes) -> int:
+    @property
+    def loading(self) -> bool:
+        return self._frontier is not None
+
+    def load(self, data: bytes, more: bool = False) -> int:
         rows = read_job_rows(data)
         known = self._jobs.keys() & {row["id"] for row in rows}
         if known or len({row["id"] for row in rows}) != len(rows):
@@ -505,6 +515,9 @@ class ShardTable(Fold):
             worker = NO_WORKER if row["worker_id"] is None else self.worker(row["worker_id"])
             job = job_of_row(row, queue, worker)
             self._add(job, job.status)
+        self._frontier = None
+        if more:
+            self._frontier = job.order if rows else NOTHING_YET
         return len(rows)
 
     def collect(self, rows_max: int, settled_us: int) -> Projection | None:

@@ -1,7 +1,8 @@
 """Projection, takeover and replay, over the tables in Postgres and their twin in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol
 
@@ -50,9 +51,9 @@ class StoredTables:
         async with self._turn:
             return await loader.watermarks(self._connection, shards)
 
-    async def unfinished(self, shard: int) -> AsyncIterator[bytes]:
+    async def unfinished(self, shard: int, running: bool) -> AsyncGenerator[bytes, None]:
         async with self._turn:
-            async for chunk in loader.unfinished_jobs(self._connection, shard):
+            async for chunk in loader.unfinished_jobs(self._connection, shard, running):
                 yield chunk
 
     async def keys(self, shard: int) -> Sequence[StoredKey]:
@@ -158,8 +159,10 @@ async def write(storage: Storage, projections: list[Projection], how: How) -> No
     await storage.writer.write_jobs(projections, how)
 
 
-def taker(storage: Storage, node: str = "node") -> Taker[ShardTable]:
-    return Taker(storage.log, storage.reader, node, lambda: START_US, new_table)
+def taker(
+    storage: Storage, node: str = "node", grown: Callable[[int], None] = lambda shard: None
+) -> Taker[ShardTable]:
+    return Taker(storage.log, storage.reader, node, lambda: START_US, new_table, grown)
 
 
 # --- the writer ---------------------------------------------------------------------------------
@@ -343,6 +346,37 @@ async def test_the_new_owner_knows_what_the_old_one_knew(storage: Storage) -> No
         follower = Life(new.table, new.epoch)
         follower.run(1)
         await follower.commit(storage.log)
+
+
+async def test_a_shard_in_peace_works_before_all_its_jobs_are_there(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jobs that run are there at once, and no job overtakes one that is still to come."""
+    monkeypatch.setattr("taskforge_server.engine.limits.LOAD_CHUNK_BYTES", 1)
+    old = Life(new_table(1))
+    ids = old.submit(50)
+    urgent = old.submit(1, priority=9)
+    running = old.start(1)
+    await old.commit(storage.log)
+    await write(storage, [everything(old.table)], How.FAST)
+    seen: list[int] = []
+    taker_ = taker(storage, grown=lambda shard: seen.append(shard))
+    async with aclosing(taker_.each([1])) as shards:
+        taken = await anext(shards)
+        table = taken.table
+        new = Life(table)
+        assert table.loading
+        assert table.running(new.worker) == running
+        assert table.jobs_resident < len(ids)
+        (late,) = new.submit(1)
+        started = {token[:16] for token in new.start(1_000)} - set(urgent)
+        assert started < set(ids)
+        assert await anext(shards, None) is None
+    assert not table.loading
+    assert seen.count(1) > 1
+    everything_else = {token[:16] for token in new.start(1_000)} - set(urgent)
+    assert everything_else == {*ids, late}
+    assert table.get(late)["started_us"] >= max(table.get(one)["started_us"] for one in ids)
 
 
 async def test_what_is_replayed_is_projected_again_without_harm(storage: Storage) -> None:

@@ -71,7 +71,7 @@ class MemoryNode:
             self.journal,
             self.projector,
             log,
-            Taker(log, self.tables, name, self.clock.now_us, self.core.new_table),
+            Taker(log, self.tables, name, self.clock.now_us, self.core.new_table, self.core.grown),
             self.others,
             self._queues,
             self.failed.append,

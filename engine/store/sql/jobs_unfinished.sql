@@ -1,5 +1,5 @@
--- The jobs that a shard must take up again, in the order in which it starts them, so that the first
--- can go out before the last has come. Served by the partial index jobs_unfinished, which is small
+-- The jobs that a shard must take up again: those that run, or those that wait, in the order in which
+-- it starts them, so that the first can go out before the last has come. Served by the partial index jobs_unfinished, which is small
 -- however many finished jobs there are. Columns in the order that the shard table reads.
 SELECT
     id, queue_id, project_id, job_type, payload, status, priority, scheduled_for, created_at,
@@ -8,4 +8,5 @@ SELECT
     unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns
 FROM jobs
 WHERE shard = $1 AND status IN ('pending', 'scheduled', 'processing')
+    AND (status = 'processing') = $2
 ORDER BY shard, priority DESC, id

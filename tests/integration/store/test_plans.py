@@ -42,7 +42,7 @@ async def filled(filled_url: str, request: pytest.FixtureRequest) -> AsyncIterat
 
 
 async def test_load(filled: Connection) -> None:
-    plan = await _explain(filled, "jobs_unfinished", "smallint", 3)
+    plan = await _explain(filled, "jobs_unfinished", "smallint, boolean", 3, False)
     assert _indexes(plan) == {"shard_priority_id"}
     assert _rows_read(plan) == JOBS_PER_QUEUE // UNFINISHED_EVERY
 

@@ -53,7 +53,11 @@ async def test_rows_go_in_and_come_back(connection: Connection, impl: Any) -> No
     assert (p.jobs_copy_rows, p.executions_copy_rows) == (8, 5)
 
     twin = Bench(impl)
-    loaded = [twin.table.load(chunk) async for chunk in unfinished_jobs(connection, SHARD)]
+    loaded = [
+        twin.table.load(chunk)
+        for running in (True, False)
+        async for chunk in unfinished_jobs(connection, SHARD, running)
+    ]
     assert sum(loaded) == 5
     twin.table.adopt(1)
     assert twin.table.snapshot() == bench.table.snapshot()

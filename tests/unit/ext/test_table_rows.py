@@ -386,6 +386,25 @@ class TestLoad:
         twin.table.load(bench.project().jobs_copy)
         assert [t[:16] for t in twin.start()] == [job_ids[i] for i in (1, 3, 0, 2)]
 
+    def test_nothing_overtakes_rows_that_are_still_to_come(self, impl: ModuleType) -> None:
+        bench = Bench(impl)
+        job_ids = bench.submit({"priority": 5}, {"priority": 5}, {"priority": 1})
+        rows = bench.project().jobs_copy
+        first, second, third = (rows[start:end] for start, end in impl.split_rows(rows))
+        twin = Bench(impl)
+        twin.table.load(b"", True)
+        assert twin.table.loading
+        (late,) = twin.submit({"priority": 5}, now_us=NOW_US + 1_000_000)
+        assert twin.start() == []
+        twin.table.load(first, True)
+        (urgent,) = twin.submit({"priority": 9}, now_us=NOW_US + 2_000_000)
+        assert [t[:16] for t in twin.start()] == [urgent, job_ids[0]]
+        twin.table.load(second, True)
+        assert [t[:16] for t in twin.start()] == [job_ids[1]]
+        twin.table.load(third)
+        assert not twin.table.loading
+        assert [t[:16] for t in twin.start()] == [late, job_ids[2]]
+
     def test_new_ids_are_above_loaded_ones(self, impl: ModuleType) -> None:
         bench = Bench(impl)
         *_, newest = bench.submit(*({} for _ in range(50)), now_us=NOW_US + 5_000_000)
