@@ -14,6 +14,7 @@ from taskforge_server.api.rest.media import JSON_TYPE, MSGPACK_TYPE
 from taskforge_server.api.rest.problems import CONTENT_TYPE, KINDS, TYPE_PREFIX, Kind, Problem
 from taskforge_server.api.rest.routes import EVENTS_TYPE, Route
 from taskforge_server.api.rest.schemas import UuidText
+from taskforge_server.api.service.allowances import is_rated
 from taskforge_server.engine import limits
 
 REF = "#/components/schemas/{name}"
@@ -24,6 +25,9 @@ and ends `succeeded`, `failed` or `cancelled`.
 Bodies are JSON or MessagePack, by `Content-Type` and `Accept`. In MessagePack a payload given as
 `bin` is taken as JSON text, any other value is turned into JSON; payloads, results and errors come
 back as `bin` with JSON text. Errors are problem documents (RFC 9457): programs compare `code`.
+
+Every answer has an `X-Request-Id`: the one that the request gave, if it is 1 to 128 letters, digits
+or `._:/+=@-`, else a new one. It stands in the server's log lines and in the audit log.
 """
 
 _ALWAYS = ("not_acceptable", "internal", "unavailable")
@@ -48,6 +52,20 @@ _PARAMETERS = {
 }
 _RETRY_AFTER = {
     "Retry-After": {"schema": {"type": "integer"}, "description": "seconds to wait"},
+}
+_RATE = {
+    "RateLimit-Limit": {
+        "schema": {"type": "integer"},
+        "description": "requests a second that the project may send; missing: any number",
+    },
+    "RateLimit-Remaining": {
+        "schema": {"type": "integer"},
+        "description": "how many of them may come at once now",
+    },
+    "RateLimit-Reset": {
+        "schema": {"type": "integer"},
+        "description": "seconds until that is as much as it can be",
+    },
 }
 
 
@@ -175,13 +193,16 @@ def _responses(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
         about["content"] = {route.reply_type: {}}
     elif route.reply is not None:
         about["content"] = _content(route, schema_of)
+    headers: dict[str, Any] = {}
     if route.idempotent:
-        about["headers"] = {
-            "Idempotent-Replay": {
-                "schema": {"const": "true"},
-                "description": "the answer is the one that the key got first",
-            }
+        headers["Idempotent-Replay"] = {
+            "schema": {"const": "true"},
+            "description": "the answer is the one that the key got first",
         }
+    if is_rated(route.permission):
+        headers |= _RATE
+    if headers:
+        about["headers"] = headers
     responses: dict[str, Any] = {str(route.status): about}
     for status in route.other_statuses:
         responses[str(status)] = about
@@ -212,6 +233,8 @@ def _problem_codes(route: Route) -> Iterable[str]:
     codes = [*_ALWAYS, *route.problems]
     if route.permission is not None:
         codes += _WITH_KEY
+    if is_rated(route.permission):
+        codes.append("rate_limited")
     if route.body is not None:
         codes += _WITH_BODY
     if msgspec.structs.fields(route.query) or "{" in route.path:

@@ -91,7 +91,6 @@ KINDS = {
         Kind("conflict", 409, "Conflict", "The state of the thing does not allow this."),
         Kind("queue_name_taken", 409, "Queue exists", "The project has a queue of this name."),
         Kind("too_many_queues", 409, "Too many queues", "The project has as many as it may."),
-        Kind("too_many_workers", 409, "Too many workers", "The organisation has all it may."),
         Kind("queue_not_empty", 409, "Queue not empty", "Its jobs must end or be cancelled first."),
         Kind("queue_deleted", 409, "Queue deleted", "Its jobs can only be looked at."),
         Kind("too_many_projects", 409, "Too many projects", "The organisation has all it may."),
@@ -130,6 +129,12 @@ KINDS = {
         Kind("overloaded", 429, "Overloaded", "Come back after `Retry-After` seconds."),
         Kind("internal", 500, "Internal error", "Our fault; the server's log says why."),
         Kind("unavailable", 503, "Unavailable", "Come back after `Retry-After` seconds."),
+        Kind(
+            "outcome_unknown",
+            504,
+            "Outcome unknown",
+            "It may have been done or not: repeat it with the same `Idempotency-Key`.",
+        ),
     )
 }
 

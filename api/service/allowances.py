@@ -25,6 +25,11 @@ from taskforge_server.engine.model.subscription import (
 from taskforge_server.engine.model.tenant import Subscription
 
 
+def is_rated(permission: str | None) -> bool:
+    """Whether a request that needs this permission counts for a rate."""
+    return permission is not None and permission != WORKERS_CONNECT
+
+
 class Standing(NamedTuple):
     """How a project stands with its rate: `rate` requests a second, `remaining` of them at once,
     `reset_s` until that is as much as it can be."""
@@ -119,7 +124,7 @@ class Allowances:
 
     async def request(self, principal: Principal, permission: str) -> Standing | None:
         """One request more of the caller; None where its rate is not limited. RateLimited."""
-        if self._ports is None or permission == WORKERS_CONNECT:
+        if self._ports is None or not is_rated(permission):
             return None
         project_id = principal.project_id
         plan = self._ports.plans.cached(project_id)
