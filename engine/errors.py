@@ -2,7 +2,8 @@
 
     TaskForgeError
     ├── CallerError          the request is wrong: repeating it as it is changes nothing (4xx)
-    ├── EnvironmentalError   a server that we need, or our capacity, is short: try again (429, 503)
+    ├── EnvironmentalError   a server that we need, or our capacity, is short: try again
+    │                        (429, 503; 504 when what was asked for may be done already)
     └── InternalError        our own fault (500)
 
 Every error carries a stable `code` that a program may compare, a message that says what to do, and,
@@ -137,6 +138,18 @@ class Unavailable(EnvironmentalError):
         super().__init__("unavailable", message, retry_after_s)
 
 
+class OutcomeUnknown(EnvironmentalError):
+    """The log does not say in time whether it has what was decided: it may be done or not (504)."""
+
+    def __init__(self, retry_after_s: float = 1.0) -> None:
+        super().__init__(
+            "outcome_unknown",
+            "the log does not answer, so this may have been done or not: "
+            "repeat it with the same Idempotency-Key",
+            retry_after_s,
+        )
+
+
 class Overloaded(EnvironmentalError):
     """A bound on memory, backlog or lag is reached (429)."""
 
@@ -180,11 +193,13 @@ class FrameError(Exception):
 
 
 class ShardLost(Exception):
-    """This node no longer owns the shard: nothing that it decided since its last commit counts."""
+    """This node no longer owns the shard: nothing that it decided since its last commit counts,
+    unless that is `in_doubt`: on its way to the log when the node gave the shard up by itself."""
 
-    def __init__(self, shard: int) -> None:
+    def __init__(self, shard: int, *, in_doubt: bool = False) -> None:
         super().__init__(f"shard {shard} belongs to another owner")
         self.shard = shard
+        self.in_doubt = in_doubt
 
 
 class ConfigError(Exception):

@@ -25,7 +25,7 @@ from taskforge_server.engine.actors.ports import Hello, Journal, Outlet
 from taskforge_server.engine.actors.queue import QueueActor, define
 from taskforge_server.engine.actors.roster import Roster
 from taskforge_server.engine.actors.worker import WorkerActor
-from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.errors import OutcomeUnknown, Unavailable
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.timer import DueTimer
 from taskforge_server.engine.observe.counters import Counters
@@ -69,7 +69,7 @@ class Core:
         self._retired: dict[bytes, QueueActor] = {}
         self.supervisor = Supervisor(self._given_up, clock.monotonic_us)
         self.roster = Roster()
-        self.dispatcher = Dispatcher(journal, lambda queue: queue.shard.on_fenced(), self.roster)
+        self.dispatcher = Dispatcher(journal, lambda queue: queue.shard.give_up(), self.roster)
         self.due_timer = DueTimer(clock, self.shards.values, self._due)
         # Not for secrets: it spreads retries.
         self.outcomes = Outcomes(self, self.counters, random.random, self.vault)
@@ -187,7 +187,7 @@ class Core:
     def _given_up(self, actor: Actor[Any], error: Exception) -> None:
         if isinstance(actor, QueueActor):
             # Its table may be broken: what the log says is the truth.
-            actor.shard.on_fenced()
+            actor.shard.give_up()
         elif not isinstance(actor, WorkerActor):  # a session that fails has ended itself
             self._failed(actor)
 
@@ -270,7 +270,7 @@ class Core:
 
     def refuse_replies(self) -> None:
         """The log has been away for too long: let callers go."""
-        error = Unavailable(limits.UNAVAILABLE_RETRY_S, "the log is away: the outcome is unknown")
+        error = OutcomeUnknown(limits.UNAVAILABLE_RETRY_S)
         for shard in self.shards.values():
             shard.refuse_replies(error)
 

@@ -1,7 +1,8 @@
 """What the API may ask of a node: the engine port.
 
 Every answer that tells of a decision waits until the decision is durable. A caller whose shard is
-lost while it waits is told Unavailable: it may repeat the call, here or elsewhere.
+lost while it waits is told Unavailable: nothing was done, and it may repeat the call, here or
+elsewhere. Where that is not known, because the log does not answer, it is told OutcomeUnknown.
 """
 
 import asyncio
@@ -17,7 +18,13 @@ from taskforge_server.engine.actors import outcomes, worker
 from taskforge_server.engine.actors.ports import Hello, Outlet
 from taskforge_server.engine.actors.queue import Cancel, Command, QueueActor, Requeue, Submit
 from taskforge_server.engine.actors.worker import WorkerActor
-from taskforge_server.engine.errors import NotFound, Overloaded, ShardLost, Unavailable
+from taskforge_server.engine.errors import (
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+    ShardLost,
+    Unavailable,
+)
 from taskforge_server.engine.model.job import FINAL
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.admission import Admission
@@ -72,7 +79,7 @@ class Doors:
         try:
             return await reply
         except ShardLost as error:
-            raise _moved() from error
+            raise _lost(error) from error
 
     async def cancel(self, job_id: bytes, project_id: bytes) -> Job:
         """A waiting job is cancelled; NotFound when it is not in memory, Conflict."""
@@ -99,7 +106,7 @@ class Doors:
         try:
             return await reply
         except ShardLost as error:
-            raise _moved() from error
+            raise _lost(error) from error
 
     def _send(self, actor: QueueActor, command: Command) -> None:
         try:
@@ -258,8 +265,8 @@ async def _durable(shard: Shard, lsn: int) -> None:
     shard.effect_at(lsn, Reply(reply, None))
     try:
         await reply
-    except ShardLost as error:
-        raise _moved() from error
+    except (ShardLost, OutcomeUnknown) as error:
+        raise _moved() from error  # who only looks has changed nothing
 
 
 async def _all_durable(shards: Sequence[Shard]) -> None:
@@ -272,6 +279,11 @@ async def _all_durable(shards: Sequence[Shard]) -> None:
     for shard in shards:
         shard.effect(join)
     await reply
+
+
+def _lost(error: ShardLost) -> Unavailable | OutcomeUnknown:
+    """What the caller of a command is told."""
+    return OutcomeUnknown(limits.UNAVAILABLE_RETRY_S) if error.in_doubt else _moved()
 
 
 def _moved() -> Unavailable:

@@ -3,6 +3,7 @@
     gathering --take_batch--> in flight --on_committed--> released, in the order of the events
          \\                        \\----on_fenced--> refused with ShardLost, and the table dropped
           \\----on_fenced--------> refused
+    `give_up` does as `on_fenced`, but what is in flight may be in the log.
 
 Events are decided in the table, which moves at once; they gather until the journal takes the batch.
 An effect belongs to the newest event that it depends on:
@@ -12,7 +13,7 @@ An effect belongs to the newest event that it depends on:
                         else none: everything decided is durable, and the effect is released at once
 
 A read follows the same rule with the lsn of what was read: nobody is shown what may yet be lost.
-Invariant: after `on_fenced` nothing is released, and the table is not touched again.
+Invariant: after either nothing is released, and the table is not touched again.
 """
 
 import logging
@@ -114,25 +115,34 @@ class Shard:
 
     def on_fenced(self) -> None:
         """Somebody else owns the shard: nothing decided since the last commit counts."""
+        self._lose(in_doubt=False)
+
+    def give_up(self) -> None:
+        """The table cannot be trusted: drop the shard. What is in flight may yet become durable."""
+        self._lose(in_doubt=True)
+
+    def _lose(self, *, in_doubt: bool) -> None:
         if self.lost:
             return
         self.lost = True
         self.lost_lsn = self.table.committed_lsn
-        refused = [effect for _, effects in self._in_flight for effect in effects]
-        refused += self._gathering
-        refused += [Wake(promises) for promises in self._watchers.values()]
+        flying = [effect for _, effects in self._in_flight for effect in effects]
+        others = [*self._gathering, *(Wake(promises) for promises in self._watchers.values())]
         self._in_flight.clear()
         self._gathering = []
         self._watchers.clear()
         # The old table goes with its memory; the number stays for those that still hold the shard.
         self.table = ShardTable(self.number, 0)
-        error = ShardLost(self.number)
-        for effect in refused:
+        self._refuse(flying, ShardLost(self.number, in_doubt=in_doubt))
+        self._refuse(others, ShardLost(self.number))
+        self._on_lost(self)
+
+    def _refuse(self, effects: Iterable[Effect], error: ShardLost) -> None:
+        for effect in effects:
             try:
                 effect.refuse(error)
             except Exception:
                 log.exception("a refusal of shard %d failed", self.number)
-        self._on_lost(self)
 
     def refuse_replies(self, error: Exception) -> None:
         """Let callers go: the log does not answer. What they asked for may still happen."""

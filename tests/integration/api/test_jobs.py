@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from taskforge_server.engine.errors import Overloaded, Unavailable
+from taskforge_server.engine.errors import OutcomeUnknown, Overloaded, Unavailable
 from taskforge_server.ext.ids import uuid_bytes, uuid_text
 from tests.integration.api.conftest import OTHER_KEY, PAYLOAD_BYTES_MAX, Fixture, until
 from tests.support.stub_engine import NOW_US
@@ -176,6 +176,10 @@ async def test_overload_and_unavailability_say_when_to_come_back(api: Fixture) -
         refused = await api.post(JOBS, body)
         assert (refused.status, refused.json["code"]) == (503, "unavailable")
         assert refused.headers["Retry-After"] == "1"
+        api.engine.refusal = OutcomeUnknown(1.0)
+        refused = await api.post(JOBS, body)
+        assert (refused.status, refused.json["code"]) == (504, "outcome_unknown")
+        assert "Idempotency-Key" in refused.json["detail"]
         api.engine.refusal = None
         assert (await api.post(JOBS, body)).status == 201
 

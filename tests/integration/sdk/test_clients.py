@@ -22,6 +22,7 @@ from taskforge import (
     Overloaded,
     QueueSettings,
     RetryPolicy,
+    ServerError,
     SubmitError,
     Unauthenticated,
     limits,
@@ -236,6 +237,18 @@ def test_what_cannot_be_repeated_is_not(api: StubApi, make: Make) -> None:
     api.faults = ["lose_request"]
     with pytest.raises(ConnectionFailed):
         keyless.submit(send, to="Ada")
+    for submit in (
+        lambda: keyless.submit(send, to="Ada"),
+        lambda: keyless.submit_many([send.job(to="Ada")]),
+    ):
+        api.faults = [504, 503]
+        requests = len(api.requests)
+        with pytest.raises(ServerError) as caught:
+            submit()
+        assert caught.value.status == 504
+        assert len(api.requests) == requests + 1
+    api.faults = [504]
+    assert client.submit(send, to="Ada").id in api.jobs
 
 
 def test_an_idempotency_key_of_the_caller(api: StubApi, make: Make) -> None:

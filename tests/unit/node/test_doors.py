@@ -9,6 +9,7 @@ import pytest
 from taskforge_server.engine.errors import (
     Conflict,
     NotFound,
+    OutcomeUnknown,
     Overloaded,
     PermissionDenied,
     Unavailable,
@@ -76,6 +77,41 @@ async def test_nothing_is_shown_or_answered_before_it_is_durable() -> None:
         assert await submit == snapshot[0]["id"]
         assert await read is not None
         await until(lambda: outlet.of(11))
+
+
+async def test_while_the_log_is_away_commands_have_an_unknown_outcome_and_reads_none() -> None:
+    log = MemoryShardLog()
+    async with MemoryNode(log) as node:
+        log.gate.clear()
+        submit = asyncio.create_task(node.doors.submit(MAIL, jobs()))
+        await log.waiting.wait()
+        snapshot = node.core.shards[1].table.snapshot()
+        read = asyncio.create_task(node.doors.job(snapshot[0]["id"]))
+        await asyncio.sleep(0)
+        node.core.refuse_replies()
+        with pytest.raises(OutcomeUnknown):
+            await submit
+        with pytest.raises(Unavailable):
+            await read
+        log.gate.set()
+        assert await node.doors.job(snapshot[0]["id"]) is not None, "it was done"
+
+
+async def test_what_a_broken_shard_had_on_its_way_is_in_doubt() -> None:
+    log = MemoryShardLog()
+    async with MemoryNode(log, refs=(MAIL,)) as node:
+        log.gate.clear()
+        flying = asyncio.create_task(node.doors.submit(MAIL, jobs()))
+        await log.waiting.wait()
+        gathering = asyncio.create_task(node.doors.submit(MAIL, jobs()))
+        await until(lambda: node.core.shards[1].table.gathered_events)
+        node.core.shards[1].give_up()
+        with pytest.raises(OutcomeUnknown):
+            await flying
+        with pytest.raises(Unavailable):
+            await gathering
+        log.gate.set()
+        await until(lambda: 1 in node.core.shards)
 
 
 async def test_a_wait_ends_with_its_time() -> None:

@@ -288,6 +288,9 @@ def test_problems_become_errors() -> None:
 
 SAFE = calls.get("0190a000-0000-7000-8000-000000000001")
 UNSAFE = calls.retry("0190a000-0000-7000-8000-000000000001")
+KEYED = calls.submit(JobSpec("mail", queue="default"), "key")
+KEYLESS = calls.submit(JobSpec("mail", queue="default"), None)
+KEYLESS_BATCH = calls.batch("default", [calls.item(JobSpec("mail", queue="default"))], None)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +304,14 @@ UNSAFE = calls.retry("0190a000-0000-7000-8000-000000000001")
         (SAFE, OSError(), True),
         (UNSAFE, response(503), True),
         (UNSAFE, response(502), False),
+        (UNSAFE, response(504), False),
+        (KEYLESS, response(503), True),
+        (KEYLESS, response(504), False),
+        (KEYLESS, OSError(), False),
+        (KEYLESS_BATCH, response(504), False),
+        (KEYLESS_BATCH, OSError(), False),
+        (KEYED, response(504), True),
+        (KEYED, OSError(), True),
         (UNSAFE, OSError(), False),
         (SAFE, response(503, retry_after="61"), False),
     ],

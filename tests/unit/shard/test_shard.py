@@ -124,6 +124,19 @@ def test_a_fenced_shard_refuses_everything_and_forgets() -> None:
     assert shard.table.jobs_resident == 0
 
 
+def test_what_is_on_its_way_to_the_log_is_in_doubt_when_the_node_gives_the_shard_up() -> None:
+    shard, queue, _ = new_shard()
+    flying, gathering = Promise(), Promise()
+    submit(shard, queue)
+    shard.effect(Reply(flying, 1))
+    shard.take_batch()
+    submit(shard, queue)
+    shard.effect(Reply(gathering, 2))
+    shard.give_up()
+    errors = [flying.error, gathering.error]
+    assert [isinstance(error, ShardLost) and error.in_doubt for error in errors] == [True, False]
+
+
 def test_who_waits_for_a_job_is_woken_by_its_durable_end() -> None:
     shard, queue, _ = new_shard()
     job_id = submit(shard, queue)
