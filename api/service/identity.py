@@ -162,9 +162,7 @@ class Identity:
         await self._attempts.give_back(windows)
         password_hash = await self._passwords.hash(new)
         token = _new_token(principal.session_id)
-        changed, gone = await self._users.set_password(
-            user, password_hash, principal.session_id, token, actor
-        )
+        changed, gone = await self._users.set_password(user, password_hash, token, actor)
         self._news.tell([gone])
         return await self._issued(changed, token, principal.project_id)
 

@@ -100,12 +100,27 @@ class Users:
         self,
         user: User,
         password_hash: str,
-        session_id: bytes,
-        renewed: RefreshToken,
+        session: RefreshToken,
         actor: Actor,
     ) -> tuple[User, Revocation]:
         """End all other sessions, and give this one a new refresh token; `Conflict` when the person
         is no longer as `user` says."""
+        return await self._set_password(user, password_hash, session, actor, "user.change_password")
+
+    async def reset_password(
+        self, user: User, password_hash: str, actor: Actor
+    ) -> tuple[User, Revocation]:
+        """End all sessions; `Conflict` when the person is no longer as `user` says."""
+        return await self._set_password(user, password_hash, None, actor, "user.reset_password")
+
+    async def _set_password(
+        self,
+        user: User,
+        password_hash: str,
+        session: RefreshToken | None,
+        actor: Actor,
+        action: str,
+    ) -> tuple[User, Revocation]:
         organization_id = user.organization_id
         async with tenant(self._pool, organization_id=organization_id) as connection:
             row = await connection.fetchrow(
@@ -118,14 +133,15 @@ class Users:
             if row is None:
                 raise Conflict("the account was changed meanwhile: log in again")
             changed = User(**row)
-            await connection.execute(sql("sessions_end_of_user"), user.id, session_id)
-            await connection.execute(
-                sql("session_renew"), session_id, user.id, renewed.family_hash, renewed.token_hash
-            )
+            kept = None if session is None else session.session_id
+            await connection.execute(sql("sessions_end_of_user"), user.id, kept)
+            if session is not None:
+                hashes = session.family_hash, session.token_hash
+                await connection.execute(sql("session_renew"), kept, user.id, *hashes)
             gone = Revocation(user.id, changed.token_version)
             await revoke(connection, organization_id, [gone])
             target = f"user:{uuid_text(user.id)}"
-            await record(connection, organization_id, actor, "user.change_password", target)
+            await record(connection, organization_id, actor, action, target)
         return changed, gone
 
     async def rehash(self, user: User, password_hash: str) -> None:

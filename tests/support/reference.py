@@ -8,15 +8,18 @@ newest results of the benchmarks, and are as old as those.
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from taskforge_server.api.rest.problems import KINDS
 from taskforge_server.api.rest.table import ROUTES
 from taskforge_server.engine import limits
 from taskforge_server.engine.config import ENVIRONMENT_PREFIX, SECRETS, options
+from taskforge_server.engine.model.permissions import PERMISSIONS, Role
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = "docs/reference/configuration.md"
 HTTP = "docs/reference/http.md"
+PERMISSIONS_PAGE = "docs/reference/permissions.md"
 README = "README.md"
 RESULTS = "bench/results/latest.md"
 NONE = "-"
@@ -68,6 +71,43 @@ def routes() -> str:
     return "\n".join(_table(("route", "what", "permission", "its own problems"), rows))
 
 
+def permissions() -> str:
+    """The page of who may do what."""
+    rows = []
+    for row in PERMISSIONS.values():
+        held = ["yes" if role in row.roles else NONE for role in get_args(Role)]
+        keys = "yes" if row.scope == "project" else NONE
+        rows.append((f"`{row.name}`", row.about, *held, keys, "<br>".join(_wanting(row.name))))
+    roles = [f"role {role}" for role in get_args(Role)]
+    head = ("permission", "what it allows", *roles, "API keys", "routes")
+    return "\n".join(
+        (
+            "# Permissions",
+            "",
+            "Who may do what. Made of `engine/model/permissions.py`, which the server decides by.",
+            "",
+            "An API key belongs to a project, and has those permissions of this page that it was "
+            "given, of those",
+            "that say so. A person has the permissions of a role in their organisation. Those that "
+            "API keys may",
+            "have too are about one project: a person has them in a session that they opened for a "
+            "project",
+            "([people](../guides/identity.md)).",
+            "",
+            *_table(head, rows),
+            "",
+            "Without any credential: " + ", ".join(_wanting(None)) + ".",
+            "",
+        )
+    )
+
+
+def _wanting(permission: str | None) -> list[str]:
+    """The routes that want this permission, or none."""
+    found = [f"`{route.method} {route.path}`" for route in ROUTES if route.permission == permission]
+    return found or [NONE]
+
+
 def problems() -> str:
     """The block of all problem codes."""
     rows = [(str(kind.status), f"`{kind.code}`", kind.about) for kind in KINDS.values()]
@@ -109,6 +149,7 @@ def _current(path: str) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    PERMISSIONS_PAGE: permissions,
     CONFIGURATION: configuration,
     HTTP: lambda: fill(fill(_current(HTTP), "routes", routes()), "problems", problems()),
     README: lambda: fill(_current(README), "figures", figures()),

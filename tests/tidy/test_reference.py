@@ -5,7 +5,9 @@ import pytest
 from tests.support import reference
 
 
-@pytest.mark.parametrize("path", [reference.CONFIGURATION, reference.HTTP])
+@pytest.mark.parametrize(
+    "path", [reference.CONFIGURATION, reference.HTTP, reference.PERMISSIONS_PAGE]
+)
 def test_page_is_current(path: str) -> None:
     current = (reference.ROOT / path).read_text(encoding="utf-8")
     assert current == reference.PAGES[path](), "run `make docs`"
