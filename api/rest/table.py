@@ -42,6 +42,7 @@ SUBMIT_PROBLEMS = (
     "quota_exceeded",
     "subscription_expired",
     "overloaded",
+    "outcome_unknown",
 )
 
 QUEUE_ROUTES = (
@@ -181,7 +182,7 @@ JOB_ROUTES = (
         permission=permissions.JOBS_CANCEL,
         handler=handlers.cancel_job,
         reply=JobDetails,
-        problems=("job_not_found", "job_not_cancellable"),
+        problems=("job_not_found", "job_not_cancellable", "outcome_unknown"),
     ),
     Route(
         method="POST",
@@ -192,7 +193,7 @@ JOB_ROUTES = (
         permission=permissions.JOBS_CANCEL,
         handler=handlers.retry_job,
         reply=JobDetails,
-        problems=("job_not_found", "job_not_retryable", "queue_deleted"),
+        problems=("job_not_found", "job_not_retryable", "queue_deleted", "outcome_unknown"),
     ),
 )
 
