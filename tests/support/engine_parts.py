@@ -30,6 +30,7 @@ from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.clock import VirtualClock
 from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.vault.vault import Vault
 from taskforge_server.ext.table import ShardTable, SubmitBatch
 
 PROJECT = b"p" * 16
@@ -103,6 +104,7 @@ class EngineParts:
         self.journal = StepJournal()
         self.counters = Counters()
         self.keys = KeyBook()
+        self.vault = Vault()
         self.shards = {n: Shard(n, ShardTable(n, n), 1) for n in shards}
         self.refs: dict[bytes, QueueRef] = {}
         self.broken: list[QueueActor] = []
@@ -110,7 +112,7 @@ class EngineParts:
         self.jitter = 0.5
         self.roster = Roster()
         self.dispatcher = Dispatcher(self.journal, self.broken.append, self.roster)
-        self.outcomes = Outcomes(self, self.counters, lambda: self.jitter)
+        self.outcomes = Outcomes(self, self.counters, lambda: self.jitter, self.vault)
         self.actors: dict[str, QueueActor] = {}
         self.leases = Leases(self.clock, TTL_S, self.outcomes, self.journal, self.touched)
         self._queue_context = queue_module.Context(
@@ -121,6 +123,7 @@ class EngineParts:
             self.shards.get,
             self.due_us.append,
             self.counters,
+            self.vault,
         )
         self.logs = LogBook(self.clock, self.shards.get, self, self.counters)
         self._worker_context = worker_module.Context(
