@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from typer.testing import CliRunner
 
 from taskforge import AsyncClient, Client, Conflict, NotFound, QueueSettings, task
 from taskforge.worker import Worker
 from taskforge.worker.cli import parser
+from taskforge_server.api.cli import workers
 from taskforge_server.api.cli.serving import api_of
 from taskforge_server.engine.model.tenant import api_key_text
 from taskforge_server.engine.node.node import Node
@@ -115,3 +117,31 @@ def test_options_of_a_worker() -> None:
         Worker("http://localhost", "k", [here], worker_type="huge")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="UUID"):
         Worker("http://localhost", "k", [here], worker_id="x")
+
+
+async def test_the_command_manages_workers(
+    served: tuple[Node, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, url = served
+    monkeypatch.setenv("TASKFORGE_URL", url)
+    monkeypatch.setenv("TASKFORGE_API_KEY", KEY)
+    async with AsyncClient(url, KEY) as client:
+        await client.queues.create("mail")
+        async with working(url, queues=["mail"], name="box") as worker:
+            await (await client.submit(here, queue="mail")).wait(20)
+            await node.worker_rows.write()
+            worker_id = str(worker.worker_id)
+
+            async def run(*words: str) -> tuple[int, str]:
+                done = await asyncio.to_thread(CliRunner().invoke, workers.app, list(words))
+                return done.exit_code, done.output.strip()
+
+            assert await run("list") == (0, f"{worker_id} online general 0 box")
+            assert await run("drain", worker_id) == (0, "draining, 0 jobs left")
+            assert await run("list", "--status", "online") == (0, "")
+            assert await run("resume", worker_id) == (0, "online")
+            assert await run("assign", "mail", worker_id, "--weight", "7") == (0, "")
+            assert await run("assignments", "mail") == (0, f"{worker_id} 7 active")
+            assert await run("unassign", "mail", worker_id) == (0, "")
+            code, said = await run("drain", str(uuid.uuid4()))
+            assert (code, said.startswith("taskforge: ")) == (1, True)

@@ -1,0 +1,104 @@
+"""`taskforge workers`: look at the workers of a project, drain them, assign them to queues.
+
+It goes over HTTP, with the SDK's client: TASKFORGE_URL and TASKFORGE_API_KEY say where and who.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from taskforge_server.api.cli.commands import FAILED, USAGE
+
+if TYPE_CHECKING:
+    from taskforge import Client
+
+app = typer.Typer(
+    name="workers",
+    help="The workers of a project; TASKFORGE_URL and TASKFORGE_API_KEY say which.",
+    no_args_is_help=True,
+)
+
+WorkerId = Annotated[str, typer.Argument(help="The worker's id, as `list` shows it.")]
+Queue = Annotated[str, typer.Argument(help="Name or id of a queue.")]
+
+
+@app.command("list")
+def list_workers(
+    status: Annotated[
+        Literal["online", "draining", "offline"] | None, typer.Option(help="Only these.")
+    ] = None,
+) -> None:
+    """One worker a line: id, status, type, jobs that it has, name."""
+    with _client() as client:
+        for worker in client.workers.list(status=status):
+            jobs = "-" if worker.running_jobs is None else worker.running_jobs
+            wanted = " (drained)" if worker.drained else ""
+            typer.echo(
+                f"{worker.id} {worker.status}{wanted} {worker.worker_type} {jobs} {worker.name}"
+            )
+
+
+@app.command()
+def drain(worker_id: WorkerId) -> None:
+    """Give a worker nothing new, until it is resumed; it finishes what it has."""
+    with _client() as client:
+        worker = client.workers.drain(worker_id)
+        jobs = "" if worker.running_jobs is None else f", {worker.running_jobs} jobs left"
+        typer.echo(f"{worker.status}{jobs}")
+
+
+@app.command()
+def resume(worker_id: WorkerId) -> None:
+    """Give a drained worker jobs again."""
+    with _client() as client:
+        typer.echo(client.workers.resume(worker_id).status)
+
+
+@app.command()
+def assign(
+    queue: Queue,
+    worker_id: WorkerId,
+    weight: Annotated[int, typer.Option(help="Its part, in relation to the others'.", min=1)] = 1,
+    active: Annotated[bool, typer.Option(help="Whether it has an effect.")] = True,
+) -> None:
+    """Let a queue be served by this worker and the others that are assigned to it alone."""
+    with _client() as client:
+        client.workers.assign(queue, worker_id, weight=weight, is_active=active)
+
+
+@app.command()
+def unassign(queue: Queue, worker_id: WorkerId) -> None:
+    """Take an assignment back; without any, every worker serves the queue again."""
+    with _client() as client:
+        client.workers.unassign(queue, worker_id)
+
+
+@app.command()
+def assignments(queue: Queue) -> None:
+    """Who is assigned to a queue, one a line: worker, weight, whether it has an effect."""
+    with _client() as client:
+        for entry in client.workers.assignments(queue):
+            typer.echo(
+                f"{entry.worker_id} {entry.weight} {'active' if entry.is_active else 'inactive'}"
+            )
+
+
+@contextmanager
+def _client() -> Iterator["Client"]:
+    """A client of the project; what the server refuses is one line."""
+    try:
+        from taskforge import Client, TaskForgeError
+    except ImportError:
+        typer.echo("taskforge: the Python SDK is missing: pip install taskforge", err=True)
+        raise typer.Exit(USAGE) from None
+    try:
+        with Client() as client:
+            yield client
+    except ValueError as error:  # the environment says something wrong
+        typer.echo(f"taskforge: {error}", err=True)
+        raise typer.Exit(USAGE) from None
+    except TaskForgeError as error:
+        typer.echo(f"taskforge: {error}", err=True)
+        raise typer.Exit(FAILED) from None
