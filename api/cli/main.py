@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from taskforge_server.api.cli import audit, commands, identity, workers
+from taskforge_server.api.cli import audit, commands, identity, subscription, workers
 from taskforge_server.api.cli.demo import demo
 from taskforge_server.api.cli.keys import keys
 
@@ -40,6 +40,7 @@ app.command("demo")(demo)
 app.add_typer(audit.app)
 app.add_typer(keys)
 app.add_typer(identity.app)
+app.add_typer(subscription.app)
 app.add_typer(workers.app)
 
 

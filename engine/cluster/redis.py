@@ -220,6 +220,20 @@ class RedisCluster:
             on_gap()
 
 
+async def tell(url: str, topic: str, message: bytes) -> bool:
+    """Tell all nodes, from outside of them; whether there was somebody to tell it by."""
+    talker = client(url)
+    try:
+        async with asyncio.timeout(limits.CLUSTER_COMMAND_S):
+            await talker.publish(_topic(topic), message)
+            return True
+    except FAILURES:
+        return False
+    finally:
+        with contextlib.suppress(*FAILURES):
+            await talker.aclose()
+
+
 def client(url: str) -> Redis:
     """A client whose every command has a deadline and is tried once."""
     return Redis.from_url(

@@ -94,7 +94,7 @@ TIERS: Final[dict[SubscriptionTier, Limits]] = {
         max_workers=5,
         max_queues=10,
         max_payload_bytes=64 * limits.KIB,
-        max_requests_per_second=50,
+        max_requests_per_second=100,
         history_days=7,
     ),
     "pro": Limits(

@@ -158,6 +158,12 @@ class Subscriptions:
         async with acquire(self._pool) as connection:
             return [_plan(row) for row in await connection.fetch(sql("plans_all"))]
 
+    async def overview(self, month: int) -> list[tuple[str, Plan, int]]:
+        """Of all organisations: name, plan, and the jobs of a month."""
+        async with acquire(self._pool) as connection:
+            rows = await connection.fetch(sql("subscriptions_overview"), month)
+        return [(row["name"], _plan(row), row["jobs"]) for row in rows]
+
     async def workers(
         self, organization_id: bytes, now: datetime, silent_s: float, most: int
     ) -> set[bytes]:
