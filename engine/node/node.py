@@ -26,7 +26,7 @@ from taskforge_server.engine.cluster.port import Cluster
 from taskforge_server.engine.cluster.rates import RateLimiter, RedisBuckets
 from taskforge_server.engine.cluster.redis import RedisCluster
 from taskforge_server.engine.config import Config
-from taskforge_server.engine.errors import ConfigError, TaskForgeError
+from taskforge_server.engine.errors import ConfigError, NotFound, TaskForgeError
 from taskforge_server.engine.journal.journal import Journal
 from taskforge_server.engine.journal.link import Connection
 from taskforge_server.engine.journal.postgres import PostgresShardLog
@@ -74,6 +74,7 @@ from taskforge_server.engine.store.subscriptions import Subscriptions
 from taskforge_server.engine.store.tenancy import check_roles
 from taskforge_server.engine.store.usage import UsageRows
 from taskforge_server.engine.store.workers import Workers
+from taskforge_server.ext.ids import shard_of
 
 log = logging.getLogger(__name__)
 
@@ -422,6 +423,12 @@ class NodeDoors(Doors):
             node.core, node.admission, node.find_queue, config.lease_ttl_s, config.heartbeat_s
         )
         self._node = node
+
+    async def cancel(self, job_id: bytes, project_id: bytes) -> dict[str, Any]:
+        """As in `Doors`; an id of a shard that there is not is nobody's, here or elsewhere."""
+        if shard_of(job_id) >= self._node.config.shards:
+            raise NotFound("no such job is waiting", "job_id")
+        return await super().cancel(job_id, project_id)
 
     def queue_changed(self, queue: QueueRef) -> None:
         """The queue was made, or its row changed; other nodes are told."""

@@ -3,8 +3,8 @@
     async with serving(postgres_url) as site:
         ada = await found(site, "ada")     # organisation, people, projects, keys, queues, jobs, …
 
-Every name that an estate gives to something holds its mark, so that whoever finds the mark in an
-answer has found a row of this organisation.
+Every name that an estate gives to something ends with `of MARK`, in its second project with `of
+MARK two`, so that whoever finds that in an answer has found a row of this organisation.
 """
 
 import time
@@ -69,12 +69,15 @@ async def found(site: Site, mark: str) -> Estate:
     second = await _made(site, "/v1/projects", admin, {"name": f"second of {mark}"})
     key = await make_key(site, admin, admin.project_id, ["*"], f"key of {mark}")
     second_key = await make_key(site, admin, second["id"], ["*"], f"second key of {mark}")
-    for project_id, text in ((admin.project_id, key["key"]), (second["id"], second_key["key"])):
-        queue = await _made(site, "/v1/queues", text, {"name": f"queue of {mark}"})
-        job = {"job_type": "t", "payload": {"of": mark}}
+    for project_id, text, name in (
+        (admin.project_id, key["key"], mark),
+        (second["id"], second_key["key"], f"{mark} two"),
+    ):
+        queue = await _made(site, "/v1/queues", text, {"name": f"queue of {name}"})
+        job = {"job_type": "t", "payload": {"of": name}}
         await _made(site, f"/v1/queues/{queue['id']}/jobs", text, job)
         async with acquire(site.node.pool) as connection:
-            await _fill(connection, uuid_bytes(project_id), organization_id, queue["id"], mark)
+            await _fill(connection, uuid_bytes(project_id), organization_id, queue["id"], name)
     return Estate(
         mark,
         admin,
@@ -170,16 +173,30 @@ async def rows_of(
 
 
 async def ids_of(connection: Lent, organization_id: bytes, project_id: bytes) -> set[str]:
-    """Every id that stands in a table of this tenant, and the names of its queues."""
+    """An id of each kind that stands in a table of this tenant."""
     found: set[str] = set()
-    tables = await tenant_tables(connection)
     columns = await connection.fetch(
         """SELECT table_name, column_name FROM information_schema.columns
         WHERE data_type = 'uuid' AND table_name = ANY ($1::text[])""",
-        tables,
+        await tenant_tables(connection),
     )
     async with acting(connection, organization_id, project_id):
         for table, column in columns:
-            rows = await connection.fetch(f"SELECT DISTINCT {column} FROM {table}")
-            found |= {uuid_text(row[0]) for row in rows if row[0] is not None}
+            value = await connection.fetchval(
+                f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL LIMIT 1"
+            )
+            found |= {uuid_text(value)} if value is not None else set()
     return found
+
+
+async def id_of(
+    connection: Lent, parameter: str, organization_id: bytes, project_id: bytes
+) -> str | None:
+    """What a tenant would write for a path parameter such as `api_key_id`, found by its name: the
+    id of a row of `api_keys`."""
+    table = "job_queues" if parameter == "queue" else f"{parameter.removesuffix('_id')}s"
+    if table not in await tenant_tables(connection):
+        return None
+    async with acting(connection, organization_id, project_id):
+        value = await connection.fetchval(f"SELECT id FROM {table} LIMIT 1")
+    return None if value is None else uuid_text(value)
