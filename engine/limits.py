@@ -336,6 +336,9 @@ SWEEP_LATE_S: Final = 0.5
 WELCOME_WAIT_S: Final = 10.0
 """A welcome waits for the log where it tells of something that is not durable yet."""
 
+DUE_JOBS_MAX: Final = 4_096
+"""Due jobs that go to their lanes in one turn of the loop: some 2 ms. A herd takes several turns."""
+
 DUE_TIMER_S_MAX: Final = 60.0
 """The timer for due jobs looks again after this long, whatever it was told."""
 
@@ -380,6 +383,11 @@ LOG_LINGER_S: Final = 0.05
 
 LOG_RETRY_S: Final = 0.5
 """Between two tries to write while the database is away."""
+
+LOG_FOLLOW_PAUSE_S: Final = 0.1
+LOG_FOLLOW_READS_MAX: Final = 4
+"""A follower reads this often at most, and so many at one time: many of them must not keep the
+connections of the pool from others."""
 
 LOG_FLUSH_S: Final = 2.0
 """What a stopping node gives to write lines; a worker sends what was not acked to another node."""
@@ -456,7 +464,9 @@ ROSTER_READ_PAUSE_S: Final = 0.05
 """The same for news of drained workers and of assignments."""
 
 WORKER_KEPT_S: Final = 7 * 86_400
-"""Workers that left are listed for a week: every process is a worker of its own."""
+WORKERS_KEPT_MAX: Final = 10_000
+"""Workers that left are listed for a week, and so many of a project: every process is a worker of
+its own."""
 
 WORKER_ROWS_S: Final = 2.0
 WORKER_ROWS_MAX: Final = 1_000
@@ -470,12 +480,12 @@ MASTER_ID_CHARS_MAX: Final = 64
 MASTER_KEYS_BYTES_MAX: Final = 16 * KIB
 """A hundred master keys and more: whoever rotates monthly may keep those of years."""
 
-PROJECT_KEYS_MAX: Final = 1_000
-"""Data keys of one project: a new one each week for twenty years."""
+PROJECT_KEYS_MAX: Final = 100
+"""Data keys of one project: a new one each month for eight years. Every node holds them all."""
 
 PROJECT_KEYS_READ_S: Final = 2.0
 """News of a key arrives in a tenth of a second; news that was lost, or of a command that talks to
-the database alone, after this. The rows of encrypted projects are few and small."""
+the database alone, after this. It takes one row to see that nothing has changed."""
 
 PROJECT_KEYS_PAUSE_S: Final = 1.0
 """A reader that meets an unknown key has the rows read again at once, but not more often."""
@@ -550,6 +560,9 @@ STREAM_CLOSE_S: Final = 2.0
 
 EVENT_STREAMS_MAX: Final = 1_000
 """Answers that go on (server-sent events), in the whole process; beyond, callers get 429."""
+
+EVENT_STREAMS_ORGANIZATION_MAX: Final = 250
+"""Of one organisation, so that none takes them all."""
 
 EVENT_HEARTBEAT_S: Final = 15.0
 """A silent stream says this often that it lives: proxies commonly cut after 60 s."""
@@ -682,6 +695,7 @@ assert LOG_MESSAGE_BYTES_MAX + LOG_METADATA_BYTES_MAX < LOG_BYTES_MAX < STREAM_M
 assert STREAM_MESSAGE_BYTES_MAX < LOG_BUFFER_PROJECT_BYTES_MAX < LOG_BUFFER_BYTES_MAX
 assert LOG_FRAME_LINES_MAX <= LOG_WRITE_ROWS
 assert EVENT_HEARTBEAT_S < WAIT_S_MAX
+assert EVENT_STREAMS_ORGANIZATION_MAX <= EVENT_STREAMS_MAX
 assert SWEEP_S < SWEEP_LATE_S < LEASE_TTL_S_MIN
 assert RATE_SETTLE_S < RATE_BURST_S < 0.3, "a burst stays below 1 % of 30 s"
 assert REVOCATIONS_OVERLAP_S > STATEMENT_TIMEOUT_S + ACQUIRE_TIMEOUT_S

@@ -34,6 +34,7 @@ class EventStreams:
 
     def __init__(self) -> None:
         self.count = 0
+        self._count_of: dict[bytes, int] = {}
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -45,13 +46,16 @@ class EventStreams:
         request: web.BaseRequest,
         headers: dict[str, str],
         events: AsyncGenerator[Event, None],
+        organization_id: bytes,
         allowed: Allowed,
     ) -> web.StreamResponse:
         """Send events as they come. Overloaded: too many are open."""
-        if self.count >= limits.EVENT_STREAMS_MAX:
+        count = self._count_of.get(organization_id, 0) + 1
+        if self.count >= limits.EVENT_STREAMS_MAX or count > limits.EVENT_STREAMS_ORGANIZATION_MAX:
             await events.aclose()
             raise Overloaded(limits.OVERLOAD_RETRY_S, "too many streams are open")
         self.count += 1
+        self._count_of[organization_id] = count
         answer = web.StreamResponse(headers=headers)
         # Proxies shall pass on each event as it comes, and keep none.
         answer.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -67,6 +71,9 @@ class EventStreams:
             _cut(request)
         finally:
             self.count -= 1
+            self._count_of[organization_id] -= 1
+            if not self._count_of[organization_id]:
+                del self._count_of[organization_id]
             await events.aclose()
         return answer
 

@@ -176,7 +176,8 @@ class Api:
                 principal.require(call.route.permission)
 
         headers = {**_headers(reply), correlation.HEADER: call.correlation_id}
-        return await self.events.serve(request, headers, reply.events, allowed)
+        organization_id = call.principal.organization_id
+        return await self.events.serve(request, headers, reply.events, organization_id, allowed)
 
     def _call(
         self,

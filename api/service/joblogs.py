@@ -58,6 +58,8 @@ class JobLogService:
         self._jobs = jobs
         self._logs = logs
         self._feed = feed
+        self._reads = asyncio.Semaphore(limits.LOG_FOLLOW_READS_MAX)
+        """Of followers; people who list do not wait behind them."""
 
     async def page(
         self,
@@ -86,15 +88,22 @@ class JobLogService:
             while True:
                 news.clear()
                 try:
-                    job, executions = await self._jobs.get(project_id, job_id)
+                    async with self._reads:
+                        job, executions = await self._jobs.get(project_id, job_id)
                     ended = job["status"] in FINAL
                     if ended:
                         await self._written()
                     more = True
                     while more:
-                        lines, more = await self._read(
-                            project_id, job_id, executions, wanted, after, limits.PAGE_ROWS_DEFAULT
-                        )
+                        async with self._reads:
+                            lines, more = await self._read(
+                                project_id,
+                                job_id,
+                                executions,
+                                wanted,
+                                after,
+                                limits.PAGE_ROWS_DEFAULT,
+                            )
                         for logged in lines:
                             yield logged
                             after = logged.line.id
@@ -109,6 +118,8 @@ class JobLogService:
                     yield Ended(job["status"])
                     return
                 watched = await self._wait(job_id, news, watched)
+                # What is logged in quick succession is read together.
+                await asyncio.sleep(limits.LOG_FOLLOW_PAUSE_S)
 
     async def _read(
         self,
