@@ -164,6 +164,7 @@ async def test_looking_changing_and_refusals(stack: Stack) -> None:
     with pytest.raises(InvalidInput) as caught:
         await client.submit(greet, name="Ada", priority=10)
     assert caught.value.field == "priority"
+    assert caught.value.correlation_id
     with pytest.raises(NotFound):
         await client.submit("x", queue="nowhere")
     first = await client.submit(greet, name="Bob", idempotency_key="one")

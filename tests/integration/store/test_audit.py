@@ -144,7 +144,13 @@ async def test_secrets_are_not_recorded(connection: Connection) -> None:
 # What a verification finds when somebody who may do anything has been at the tables
 
 CHANGE = "UPDATE audit_log SET {} WHERE organization_id = $1 AND sequence = {}"
-LAST = "organization_id = $1 AND sequence = 6"
+NO_LAST = "DELETE FROM audit_log WHERE organization_id = $1 AND sequence = 6"
+NO_LOG = "DELETE FROM audit_log WHERE organization_id = $1"
+NO_HEAD = "DELETE FROM audit_heads WHERE organization_id = $1"
+TRIGGERS_OFF = """
+    ALTER TABLE audit_log DISABLE TRIGGER USER;
+    ALTER TABLE audit_heads DISABLE TRIGGER USER
+"""
 TAMPERINGS = {
     "an entry deleted": (
         ["DELETE FROM audit_log WHERE organization_id = $1 AND sequence = 3"],
@@ -172,20 +178,20 @@ TAMPERINGS = {
         ],
         [("unlinked", 3), ("changed", 3), ("unlinked", 4), ("changed", 4), ("unlinked", 5)],
     ),
-    "the end cut off": ([f"DELETE FROM audit_log WHERE {LAST}"], [("truncated", 6)]),
+    "the end cut off": ([NO_LAST], [("truncated", 6)]),
     "everything deleted": (
-        ["DELETE FROM audit_log WHERE organization_id = $1"],
+        [NO_LOG],
         [("truncated", 1)],
     ),
     "the end cut off, and the head's number lowered": (
         [
-            f"DELETE FROM audit_log WHERE {LAST}",
+            NO_LAST,
             "UPDATE audit_heads SET sequence = 5 WHERE organization_id = $1",
         ],
         [("other_head", 5)],
     ),
     "the head lost": (
-        ["DELETE FROM audit_heads WHERE organization_id = $1"],
+        [NO_HEAD],
         [("beyond_head", 1)],
     ),
 }
@@ -201,12 +207,10 @@ async def six_acts(connection: Connection) -> bytes:
 async def tamper(connection: Connection, organization: bytes, statements: list[str]) -> None:
     """As the owner of the tables could."""
     async with connection.transaction():
-        for table in ("audit_log", "audit_heads"):
-            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        await connection.execute(TRIGGERS_OFF)
         for statement in statements:
             await connection.execute(statement, organization)
-        for table in ("audit_log", "audit_heads"):
-            await connection.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
+        await connection.execute(TRIGGERS_OFF.replace("DISABLE", "ENABLE"))
 
 
 @pytest.mark.parametrize("name", TAMPERINGS)
@@ -229,14 +233,7 @@ async def test_a_log_that_was_rewritten_whole_is_found_by_a_noted_head(
     noted = (await logs.verify(organization)).head
     await act(connection, organization)
     assert (await logs.verify(organization, noted)).is_intact
-    await tamper(
-        connection,
-        organization,
-        [
-            f"DELETE FROM {table} WHERE organization_id = $1"
-            for table in ("audit_log", "audit_heads")
-        ],
-    )
+    await tamper(connection, organization, [NO_LOG, NO_HEAD])
     faults = (await logs.verify(organization, noted)).faults
     assert [(fault.kind, fault.sequence) for fault in faults] == [("truncated", 1)]
     for number in range(7):

@@ -42,8 +42,11 @@ class ApiError(TaskForgeError):
     """The server's refusal: an RFC 9457 problem document.
 
     `code` is stable and meant for programs, `field` names the input at fault if there is one,
-    `retry_after_s` is there when the server says when to come back.
+    `retry_after_s` is there when the server says when to come back. `correlation_id` names the
+    request in the server's log.
     """
+
+    correlation_id: str = ""
 
     def __init__(
         self,

@@ -371,13 +371,15 @@ def problem_error(response: Response) -> ApiError:
             problem = msgspec.json.decode(response.body, type=models.Problem)
         except msgspec.DecodeError:
             pass
-    return error_class(response.status)(
+    error = error_class(response.status)(
         problem.detail or problem.title or f"the server answered {response.status}",
         code=problem.code,
         status=response.status,
         field=problem.field,
         retry_after_s=retry_after_s(response),
     )
+    error.correlation_id = response.header("x-request-id")
+    return error
 
 
 def retry_after_s(response: Response) -> float | None:
