@@ -8,6 +8,7 @@ import typer
 from taskforge_server.api.cli import audit, commands, identity, subscription, workers
 from taskforge_server.api.cli.demo import demo
 from taskforge_server.api.cli.keys import keys
+from taskforge_server.api.cli.logs import logs
 
 app = typer.Typer(
     name="taskforge",
@@ -37,6 +38,7 @@ def _options(
 
 commands.add_to(app)
 app.command("demo")(demo)
+app.command("logs")(logs)
 app.add_typer(audit.app)
 app.add_typer(keys)
 app.add_typer(identity.app)

@@ -31,7 +31,7 @@ def list_workers(
     ] = None,
 ) -> None:
     """One worker a line: id, status, type, jobs that it has, name."""
-    with _client() as client:
+    with project_client() as client:
         for worker in client.workers.list(status=status):
             jobs = "-" if worker.running_jobs is None else worker.running_jobs
             wanted = " (drained)" if worker.drained else ""
@@ -43,7 +43,7 @@ def list_workers(
 @app.command()
 def drain(worker_id: WorkerId) -> None:
     """Give a worker nothing new, until it is resumed; it finishes what it has."""
-    with _client() as client:
+    with project_client() as client:
         worker = client.workers.drain(worker_id)
         jobs = "" if worker.running_jobs is None else f", {worker.running_jobs} jobs left"
         typer.echo(f"{worker.status}{jobs}")
@@ -52,7 +52,7 @@ def drain(worker_id: WorkerId) -> None:
 @app.command()
 def resume(worker_id: WorkerId) -> None:
     """Give a drained worker jobs again."""
-    with _client() as client:
+    with project_client() as client:
         typer.echo(client.workers.resume(worker_id).status)
 
 
@@ -64,21 +64,21 @@ def assign(
     active: Annotated[bool, typer.Option(help="Whether it has an effect.")] = True,
 ) -> None:
     """Let a queue be served by this worker and the others that are assigned to it alone."""
-    with _client() as client:
+    with project_client() as client:
         client.workers.assign(queue, worker_id, weight=weight, is_active=active)
 
 
 @app.command()
 def unassign(queue: Queue, worker_id: WorkerId) -> None:
     """Take an assignment back; without any, every worker serves the queue again."""
-    with _client() as client:
+    with project_client() as client:
         client.workers.unassign(queue, worker_id)
 
 
 @app.command()
 def assignments(queue: Queue) -> None:
     """Who is assigned to a queue, one a line: worker, weight, whether it has an effect."""
-    with _client() as client:
+    with project_client() as client:
         for entry in client.workers.assignments(queue):
             typer.echo(
                 f"{entry.worker_id} {entry.weight} {'active' if entry.is_active else 'inactive'}"
@@ -86,7 +86,7 @@ def assignments(queue: Queue) -> None:
 
 
 @contextmanager
-def _client() -> Iterator["Client"]:
+def project_client() -> Iterator["Client"]:
     """A client of the project; what the server refuses is one line."""
     try:
         from taskforge import Client, TaskForgeError

@@ -216,6 +216,49 @@ async def test_streams_are_bounded_and_free_their_place(
         await follower.block()
 
 
+async def test_no_organisation_takes_all_streams(
+    api: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "EVENT_STREAMS_ORGANIZATION_MAX", 1)
+    job_id = await submitted(api)
+    async with following(api, job_id) as follower:
+        await follower.block()
+        assert (await api.get(f"/v1/jobs/{job_id}/logs/stream")).status == 429
+    await until(lambda: api.server._door._api.events.count == 0)
+    assert api.server._door._api.events._count_of == {}
+
+
+async def test_many_followers_read_a_few_at_a_time(
+    api: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await submitted(api)
+    execution = started(api)
+    api.logs.add(line(job_id, execution, 1))
+    ended(api, job_id)
+    page, reading, most = api.logs.page, 0, 0
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0)
+        reading -= 1
+        return await page(*arguments)
+
+    async def read() -> list[str]:
+        async with following(api, job_id) as follower:
+            return [kind async for kind in _kinds(follower)]
+
+    monkeypatch.setattr(api.logs, "page", counted)
+    assert await asyncio.gather(*(read() for _ in range(30))) == [["", "end"]] * 30
+    assert 1 < most <= limits.LOG_FOLLOW_READS_MAX
+
+
+async def _kinds(follower: Follower) -> AsyncIterator[str]:
+    while (event := await follower.event()) is not None:
+        yield event[0]
+
+
 async def test_streams_end_when_the_server_stops(api: Fixture) -> None:
     async with following(api, await submitted(api)) as follower:
         await follower.block()

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import pytest
+from typer.testing import CliRunner
 
 from taskforge import AsyncClient, Client, Context, LogLine, NotFound, QueueSettings, task
 from taskforge.worker import Worker
+from taskforge_server.api.cli.main import app
 from taskforge_server.api.cli.serving import api_of
 from taskforge_server.api.server import ApiServer
 from taskforge_server.engine import limits
@@ -182,6 +184,22 @@ async def test_the_blocking_client_lists_and_follows(stack: Stack) -> None:
             return [line.message for line in client.logs(job.id)]
 
     assert await asyncio.to_thread(work) == ["before", "after"] == seen
+
+
+async def test_the_command(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKFORGE_URL", stack.url)
+    monkeypatch.setenv("TASKFORGE_API_KEY", KEY)
+    job = await stack.client.submit(talk, lines=2)
+    shown = await asyncio.to_thread(CliRunner().invoke, app, ["logs", job.id, "--follow"])
+    assert shown.exit_code == 0
+    assert [row.split(" ", 1)[1] for row in shown.stdout.splitlines()] == [
+        "#1 info  step 1 number=1",
+        "#1 info  step 2 number=2",
+    ]
+    shown = await asyncio.to_thread(CliRunner().invoke, app, ["logs", job.id, "--level", "warn"])
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    shown = await asyncio.to_thread(CliRunner().invoke, app, ["logs", str(UUID(int=7))])
+    assert shown.exit_code == 1
 
 
 async def test_following_goes_on_after_a_broken_connection(stack: Stack) -> None:
