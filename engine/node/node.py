@@ -326,6 +326,7 @@ class Node:
         self._background.start("rates", self.rates.run())
         every("usage", limits.USAGE_READ_S, self._usage_elsewhere)
         every("workers seen", limits.WORKER_ROWS_S, self._workers_seen)
+        every("silent workers", self.config.lease_ttl_s, self._forget_silent)
         every("upkeep", limits.UPKEEP_S, self._upkeep)
 
     async def _stop_upkeep(self) -> None:
@@ -340,6 +341,7 @@ class Node:
             "token news",
             "roster news",
             "workers seen",
+            "silent workers",
             "upkeep",
         )
         await self.rates.close()
@@ -406,12 +408,18 @@ class Node:
         await self.invitations.expire(limits.UPKEEP_ROWS_MAX)
         await self.token_revocations.expire(limits.REVOCATIONS_KEPT_S, limits.UPKEEP_ROWS_MAX)
         await self.signing_keys.ensure()
-        await self.workers.forget(moment(now_us - round(self.config.lease_ttl_s * 2e6)))
         deleted_us = now_us - round(limits.QUEUE_KEPT_S * 1e6)
         await self.queues.expire(moment(deleted_us), limits.UPKEEP_ROWS_MAX)
         kept_us = round(limits.WORKER_KEPT_S * 1e6)
-        await self.workers.expire(moment(now_us - kept_us), limits.UPKEEP_ROWS_MAX)
+        await self.workers.expire(
+            moment(now_us - kept_us), limits.WORKERS_KEPT_MAX, limits.UPKEEP_ROWS_MAX
+        )
         await self.allowances.expire_history()
+
+    async def _forget_silent(self) -> None:
+        """Whoever is written down as connected and was heard of by no node is gone."""
+        silent_us = round(self.config.lease_ttl_s * 2e6)
+        await self.workers.forget(moment(self.clock.now_us() - silent_us))
 
 
 class NodeDoors(Doors):

@@ -59,10 +59,11 @@ class Workers:
         async with acquire(self._pool) as connection:
             await connection.execute(sql("worker_offline"), silent_since)
 
-    async def expire(self, silent_since: datetime, rows_max: int) -> None:
-        """Delete some of those who left before this time and are assigned to nothing."""
+    async def expire(self, silent_since: datetime, kept_max: int, rows_max: int) -> None:
+        """Delete up to `rows_max` of those who left and are assigned to nothing: who left before
+        this time, and in each project all but the last `kept_max`."""
         async with acquire(self._pool) as connection:
-            await connection.execute(sql("workers_expire"), silent_since, rows_max)
+            await connection.execute(sql("workers_expire"), silent_since, kept_max, rows_max)
 
     async def drained(self, worker_ids: Sequence[bytes] | None = None) -> set[bytes]:
         """Who of these is drained; None: of all."""

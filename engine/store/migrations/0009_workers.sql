@@ -10,6 +10,9 @@ ALTER TABLE workers ADD COLUMN drained boolean NOT NULL DEFAULT false;
 -- Nodes read all of them at their start and now and then; they are few.
 CREATE INDEX idx_workers_drained ON workers (id) WHERE drained;
 
+-- Who falls silent is looked for every few seconds, among those that are there.
+CREATE INDEX idx_workers_connected ON workers (last_heartbeat) WHERE status <> 'offline';
+
 -- In the order of the list.
 DROP INDEX idx_workers_project_id;
 

@@ -10,13 +10,13 @@ from typing import Any
 import aiohttp
 
 from taskforge_server.api.cli.serving import api_of
-from taskforge_server.engine.cluster.memory import Exchange
+from taskforge_server.engine.cluster.memory import Exchange, MemoryCluster
 from taskforge_server.engine.model.tenant import api_key_text
 from taskforge_server.engine.node.node import Node
 from taskforge_server.engine.store.bootstrap import bootstrap
 from taskforge_server.engine.store.pool import connect
 from tests.support.engine_parts import done
-from tests.support.real_node import SHARDS, Hand, arrives, running_node
+from tests.support.real_node import SHARDS, Hand, arrives, config_for, kill, running_node
 
 KEY = api_key_text(bytes(range(32)))
 A, B = b"a" * 16, b"b" * 16
@@ -203,3 +203,21 @@ async def test_bad_ids_are_not_found(postgres_url: str) -> None:
             assert (await api("GET", path))[1]["code"] == "worker_not_found"
         assert (await api("GET", "/v1/queues/no/assignments"))[1]["code"] == "queue_not_found"
         assert (await api("GET", "/v1/workers?cursor=x"))[0] == 422
+
+
+async def test_a_worker_that_nobody_heard_of_is_offline(postgres_url: str) -> None:
+    project_id = await prepared(postgres_url)
+    killed = Node(config_for(postgres_url), lambda node_id: MemoryCluster(Exchange(), node_id))
+    await killed.start()
+    hand = Hand(killed, project_id)
+    await hand.worker(await hand.queue(), worker_id=A)
+    await killed.worker_rows.write()
+    await kill(killed)
+    async with running_node(postgres_url) as node, serving(node) as api:
+        path = f"/v1/workers/{text(A)}"
+        async with asyncio.timeout(20):
+            while (await api.ok("GET", path))["status"] != "offline":  # noqa: ASYNC110 - told by none
+                await asyncio.sleep(0.1)
+        gone = await api.ok("GET", path)
+        assert (gone["healthy"], gone["running_jobs"]) == (False, None)
+        await api.ok("DELETE", path)

@@ -129,7 +129,7 @@ async def test_only_a_worker_that_is_gone_and_serves_nothing_is_deleted(
     with pytest.raises(Conflict, match="mail") as assigned:
         await workers.delete(*ids, row.id)
     assert assigned.value.code == "worker_assigned"
-    await workers.expire(NOW + timedelta(days=1), 10)
+    await workers.expire(NOW + timedelta(days=1), 0, 10)
     await assignments.delete(*ids, queue, row.id)
     await workers.delete(*ids, row.id)
     with pytest.raises(NotFound):
@@ -146,9 +146,18 @@ async def test_workers_that_left_long_ago_are_forgotten(pool: Pool, tenant: Tena
             worker(3, tenant.project_id, status="offline", last_heartbeat=late),
         ]
     )
-    await workers.expire(NOW + timedelta(days=8), 10)
+    await workers.expire(NOW + timedelta(days=8), 1, 10)
     page, _ = await workers.page(tenant.project_id)
     assert [int.from_bytes(entry.id) for entry in page] == [2, 3]
+    await workers.upsert(
+        [
+            worker(number, tenant.project_id, status="offline", last_heartbeat=later)
+            for number, later in ((4, late + timedelta(days=1)), (5, late + timedelta(days=2)))
+        ]
+    )
+    await workers.expire(NOW, 2, 10)
+    page, _ = await workers.page(tenant.project_id)
+    assert [int.from_bytes(entry.id) for entry in page] == [2, 4, 5]
 
 
 async def test_a_foreign_worker_is_not_there(
