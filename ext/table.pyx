@@ -1076,17 +1076,20 @@ cdef class ShardTable:
         check_id("job_id", job_id)
         return self.slots.find(tf_rd64(at(job_id)), tf_rd64(at(job_id) + 8))
 
-    def due(self, int64_t now_us):
-        """Scheduled jobs whose time has come go to their lanes; the queues touched, ascending."""
+    def due(self, int64_t now_us, Py_ssize_t most):
+        """Up to `most` scheduled jobs whose time has come go to their lanes, the earliest first; how
+        many did, and the queues touched, ascending."""
         cdef uint64_t key
         cdef uint32_t slot
+        cdef Py_ssize_t moved = 0
         cdef Job *job
         touched = set()
-        while self.due_heap.peek_into(&key, &slot) and key <= <uint64_t>now_us:
+        while moved < most and self.due_heap.peek_into(&key, &slot) and key <= <uint64_t>now_us:
             job = job_at(self.slots, slot)
             self._enter(slot, job, PENDING)
             touched.add(job.queue)
-        return sorted(touched)
+            moved += 1
+        return moved, sorted(touched)
 
     def next_due_us(self):
         """When the next scheduled job is due; 0: none is scheduled."""

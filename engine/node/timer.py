@@ -2,6 +2,9 @@
 
     idle --note(due)--> armed for the earliest --fires--> due jobs go to their lanes, armed again
 
+A turn moves DUE_JOBS_MAX jobs at most; when more are due the timer is armed for at once, so that
+others have their turns in between.
+
 Time may be corrected, so a timer is only a hint: when it fires, the tables are asked, and it never
 sleeps longer than DUE_TIMER_S_MAX.
 """
@@ -27,6 +30,7 @@ class DueTimer:
         self._shards = shards
         self._due = due
         self._armed_us = 0
+        self._fired = 0
         self._handle: asyncio.TimerHandle | None = None
 
     def note(self, due_us: int) -> None:
@@ -51,11 +55,18 @@ class DueTimer:
     def _fire(self) -> None:
         self._handle, self._armed_us = None, 0
         now_us = self._clock.now_us()
+        left = limits.DUE_JOBS_MAX
         next_us = 0
-        for shard in list(self._shards()):
+        shards = list(self._shards())
+        # Another one begins each time: a herd in one shard must not keep the others waiting.
+        self._fired += 1
+        first = self._fired % max(1, len(shards))
+        for shard in shards[first:] + shards[:first]:
             due_us = shard.table.next_due_us()
-            if 0 < due_us <= now_us:
-                self._due(shard, shard.table.due(now_us))
+            if left and 0 < due_us <= now_us:
+                moved, queues = shard.table.due(now_us, left)
+                left -= moved
+                self._due(shard, queues)
                 due_us = shard.table.next_due_us()
             if due_us and (not next_us or due_us < next_us):
                 next_us = due_us

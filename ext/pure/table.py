@@ -11,7 +11,8 @@ A job is dirty from its first event that no projection took. It is freed when it
 the tables. The watermark says up to which lsn the tables know all; it never passes a dirty job.
 
 Choices that the interface leaves open:
-- `due` gives queue indexes in ascending order; `expired` and `running` promise no order; a job is
+- `due` gives queue indexes in ascending order; which of several jobs of one time it moves first is
+  open; `expired` and `running` promise no order; a job is
   expired when its deadline is not later than now. `executions` are in order of their number.
 - `start` stops before a job whose type would be the 257th in the frame, and before one that was
   started in the batch that gathers: its lease would have the same name. A frame gives attempt,
@@ -358,12 +359,14 @@ class ShardTable(Fold):
         if ids.shard_of(job_id) != self.shard:
             raise ValueError(f"a job of shard {ids.shard_of(job_id)}, this is {self.shard}")
 
-    def due(self, now_us: int) -> list[int]:
-        """Scheduled jobs whose time has come go to their lanes; the queues touched."""
+    def due(self, now_us: int, most: int) -> tuple[int, list[int]]:
+        """Up to `most` scheduled jobs whose time has come go to their lanes, the earliest first; how
+        many did, and the queues touched."""
         due = [job for job in self._all_in(SCHEDULED) if job.due_us <= now_us]
+        due = sorted(due, key=lambda job: job.due_us)[:most]
         for job in due:
             self._enter(job, PENDING)
-        return sorted({job.queue for job in due})
+        return len(due), sorted({job.queue for job in due})
 
     def next_due_us(self) -> int:
         return min((job.due_us for job in self._all_in(SCHEDULED)), default=0)

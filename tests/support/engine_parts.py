@@ -233,7 +233,7 @@ class EngineParts:
     def due(self) -> None:
         """What is due by now goes to its lanes."""
         for shard in self.shards.values():
-            if shard.table.due(self.clock.now_us()):
+            if shard.table.due(self.clock.now_us(), limits.DUE_JOBS_MAX)[0]:
                 self.touched(shard)
 
 

@@ -170,7 +170,7 @@ class TestOrder:
         token = bench.running()
         if put_back == "retried":
             bench.table.retried(token, NOW_US, ERROR, NOW_US)
-            bench.table.due(NOW_US)
+            bench.table.due(NOW_US, 10)
         else:
             bench.table.failed(token, "error", ERROR, NOW_US)
             bench.table.requeue(bench.job(token), NOW_US)
@@ -255,8 +255,8 @@ class TestTime:
         assert bench.job(job_id)["status"] == "scheduled"
         assert bench.table.next_due_us() == NOW_US + 10
         assert bench.start() == []
-        assert bench.table.due(NOW_US + 9) == []
-        assert bench.table.due(NOW_US + 10) == [0]
+        assert bench.table.due(NOW_US + 9, 10) == (0, [])
+        assert bench.table.due(NOW_US + 10, 10) == (1, [0])
         assert bench.job(job_id)["status"] == "pending"
         assert bench.job(job_id)["due_us"] == NOW_US + 10
         assert bench.table.next_due_us() == 0
@@ -269,7 +269,7 @@ class TestTime:
 
     def test_due_jobs_keep_the_order_of_submission(self, bench: Bench) -> None:
         first, second = bench.submit({"due_us": NOW_US + 10}, {})
-        bench.table.due(NOW_US + 10)
+        bench.table.due(NOW_US + 10, 10)
         assert [token[:16] for token in bench.start()] == [first, second]
 
     def test_due_names_each_queue_once(self, bench: Bench) -> None:
@@ -279,13 +279,23 @@ class TestTime:
         batch.add("mail", b"1", due_us=NOW_US + 2)
         bench.table.submit(1, batch, NOW_US)
         bench.table.submit(0, batch, NOW_US)
-        assert bench.table.due(NOW_US + 5) == [0, 1]
+        assert bench.table.due(NOW_US + 5, 10) == (4, [0, 1])
+
+    def test_due_moves_a_herd_in_parts_the_earliest_first(self, bench: Bench) -> None:
+        job_ids = bench.submit(*({"due_us": NOW_US + 5 - n} for n in range(5)))
+        assert bench.table.due(NOW_US + 4, 0) == (0, [])
+        assert bench.table.due(NOW_US + 4, 3) == (3, [0])
+        pending = [job_id for job_id in job_ids if bench.job(job_id)["status"] == "pending"]
+        assert pending == job_ids[2:]
+        assert bench.table.next_due_us() == NOW_US + 4
+        assert bench.table.due(NOW_US + 4, 3) == (1, [0])
+        assert bench.table.next_due_us() == NOW_US + 5
 
     def test_a_cancelled_job_is_not_due(self, bench: Bench) -> None:
         (job_id,) = bench.submit({"due_us": NOW_US + 10})
         bench.table.cancelled(job_id, "cancelled", NOW_US)
         assert bench.table.next_due_us() == 0
-        assert bench.table.due(NOW_US + 10) == []
+        assert bench.table.due(NOW_US + 10, 10) == (0, [])
 
     def test_expired_are_past_their_deadline(self, bench: Bench) -> None:
         bench.submit({"timeout_ms": 1}, {"timeout_ms": 2}, {})
@@ -364,7 +374,7 @@ class TestEnds:
         job = bench.job(token)
         assert (job["status"], job["due_us"], job["output"]) == ("scheduled", NOW_US + 100, ERROR)
         assert (job["attempt"], job["crashes"], job["finished_us"]) == (1, 0, 0)
-        assert bench.table.due(NOW_US + 100) == [0]
+        assert bench.table.due(NOW_US + 100, 10) == (1, [0])
         bench.commit()
         (token,) = bench.start(now_us=NOW_US + 200)
         assert bench.job(token)["attempt"] == 2

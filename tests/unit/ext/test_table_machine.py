@@ -168,7 +168,7 @@ calls = st.one_of(
     *call(3, "requeue", pick=picks, step_us=steps_us),
     *call(1, "keyed", key=st.sampled_from(["a", "b"]), pick=picks, step_us=steps_us),
     *call(1, "owned", epoch=st.integers(1, 300), step_us=steps_us),
-    *call(3, "due", step_us=steps_us),
+    *call(3, "due", step_us=steps_us, parts=st.booleans()),
     *call(1, "watch", pick=picks, on=st.booleans()),
     *call(1, "hand_over", pick=picks),
     *call(1, "change_queue", history=st.integers(0, 2)),
@@ -382,9 +382,17 @@ class TableMachine(RuleBasedStateMachine):
 
     # --- time, leases, questions ----------------------------------------------------------------
 
-    def due(self, step_us: int) -> None:
+    def due(self, step_us: int, parts: bool) -> None:
+        """All at once, or those of each time by themselves: which of one time go first is open."""
         now_us = self.tick(step_us)
-        assert self.pair.call("due", now_us) == self.model.due(now_us)
+        jobs = [job for job in self.model.jobs.values() if job.status == "scheduled"]
+        times = sorted(job.due_us for job in jobs if job.due_us <= now_us)
+        for time_us in sorted(set(times)) if parts else []:
+            count = times.count(time_us)
+            assert self.pair.call("due", now_us, count) == (count, self.model.due(time_us))
+        left = len(jobs) if not parts else 0
+        queues = self.model.due(now_us)
+        assert self.pair.call("due", now_us, left) == (0 if parts else len(times), queues)
 
     def watch(self, pick: int, on: bool) -> None:
         self.pair.call("watch", self.job_id(pick), on)
@@ -487,8 +495,8 @@ class TableMachine(RuleBasedStateMachine):
     def all_due(self, other: Pair) -> None:
         """Due jobs wait in their lanes on both sides: that they are due is no event."""
         self.model.due(self.latest_us)
-        self.pair.call("due", self.latest_us)
-        other.call("due", self.latest_us)
+        self.pair.call("due", self.latest_us, len(self.ids))
+        other.call("due", self.latest_us, len(self.ids))
 
     def fold_of_the_log_is_the_live_state(self) -> None:
         """No key may differ; the fold also knows jobs that ended and were freed."""

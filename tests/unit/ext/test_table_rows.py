@@ -238,7 +238,7 @@ class TestHistory:
         """A job with a retried, a released and a last attempt."""
         token = bench.running()
         bench.table.retried(token, NOW_US + 1, ERROR, NOW_US)
-        bench.table.due(NOW_US + 1)
+        bench.table.due(NOW_US + 1, 10)
         bench.commit()
         (token,) = bench.start()
         bench.table.released(token, ERROR, NOW_US)

@@ -6,6 +6,7 @@ from datetime import datetime
 
 import pytest
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.actors.ports import Hello
 from taskforge_server.engine.errors import Unavailable
 from taskforge_server.engine.model.worker import Worker, WorkerStatus
@@ -13,6 +14,8 @@ from taskforge_server.engine.node.background import Background
 from taskforge_server.engine.node.timer import DueTimer
 from taskforge_server.engine.node.workerrows import WorkerRows, moment
 from taskforge_server.engine.runtime.clock import VirtualClock
+from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.ext.table import ShardTable, SubmitBatch
 
 NOW_US = 1_700_000_000_000_000
 PROJECT = b"p" * 16
@@ -110,4 +113,32 @@ async def test_the_timer_is_armed_for_the_earliest() -> None:
     assert not asked.is_set()
     timer.note(clock.now_us() - 1)  # due already: in the next turn of the loop
     await asyncio.wait_for(asked.wait(), 10)
+    timer.stop()
+
+
+async def test_a_million_due_jobs_take_their_turns() -> None:
+    clock = VirtualClock()
+    shards = [Shard(number, ShardTable(number, number), 1) for number in (1, 2)]
+    batch = SubmitBatch()
+    for _ in range(10_000):
+        batch.add("send", b"1", due_us=clock.now_us() + 1)
+    for shard in shards:
+        shard.table.queue(b"q" * 16, PROJECT, "mail", 0, 0)
+        for _ in range(50):
+            shard.table.submit(0, batch, clock.now_us())
+            shard.take_batch()
+    clock.advance(1.0)
+    told: list[Shard] = []
+    timer = DueTimer(clock, lambda: shards, lambda shard, queues: told.append(shard))
+    timer.note(1)
+    pending = turns = 0
+    while pending < 1_000_000:
+        await asyncio.sleep(0)  # one turn of the loop
+        moved = sum(shard.table.counts(0)[0] for shard in shards) - pending
+        assert moved <= limits.DUE_JOBS_MAX
+        pending += moved
+        turns += moved > 0
+        if turns == 2:
+            assert set(told) == set(shards), "no shard waits for the herd of another"
+    assert len(told) >= turns == -(-1_000_000 // limits.DUE_JOBS_MAX)
     timer.stop()
