@@ -83,21 +83,22 @@ class SealedLines:
         self._counters = counters
 
     def add(self, lines: list[LogLine], written: Written) -> None:
-        """Lines of one project. Without its key they are dropped: they must not pass open."""
-        ring = self._vault.ring(lines[0].project_id)
-        if ring is not None:
+        """Without the key of their project lines are dropped: they must not pass open."""
+        if self._vault.active:
             try:
-                lines = [_sealed_line(ring, line) for line in lines]
+                lines = [self._sealed(line) for line in lines]
             except Unavailable:
                 self._counters.log_lines_dropped += len(lines)
                 written()
                 return
         self._sink.add(lines, written)
 
-
-def _sealed_line(ring: Ring, line: LogLine) -> LogLine:
-    return msgspec.structs.replace(
-        line,
-        message=ring.seal(line.job_id, "log", line.message.encode()).decode(),
-        metadata=ring.seal(line.job_id, "log_metadata", line.metadata),
-    )
+    def _sealed(self, line: LogLine) -> LogLine:
+        ring = self._vault.ring(line.project_id)
+        if ring is None:
+            return line
+        return msgspec.structs.replace(
+            line,
+            message=ring.seal(line.job_id, "log", line.message.encode()).decode(),
+            metadata=ring.seal(line.job_id, "log_metadata", line.metadata),
+        )

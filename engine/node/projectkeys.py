@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 class KeyRows(Protocol):
     """Where the wrapped keys are."""
 
+    async def version(self) -> int: ...
+
     async def all(self) -> Sequence[StoredRing]: ...
 
 
@@ -51,6 +53,8 @@ class ProjectKeyring:
         self._reading = asyncio.Lock()
         self._wake = asyncio.Event()
         self._refreshed_s = -limits.PROJECT_KEYS_PAUSE_S
+        self._version = 0
+        """That of the rows that the vault has."""
         self._unwrapped: dict[WrappedKey, DataKey] = {}
         self._complained: set[bytes] = set()
         cluster.subscribe(PROJECT_KEY_CHANGED, lambda message: self._wake.set(), self._wake.set)
@@ -82,6 +86,9 @@ class ProjectKeyring:
     async def read(self) -> None:
         """Bring the vault up to date with the rows; Unavailable."""
         async with self._reading:
+            version = await self._rows.version()
+            if version == self._version:
+                return
             rings = [self._ring(stored) for stored in await self._rows.all()]
             waited = [
                 ring.project_id
@@ -90,6 +97,7 @@ class ProjectKeyring:
             ]
             for project_id in self._vault.replace(rings):
                 self._complain(project_id, "keys of project %s are no longer in the table")
+            self._version = version
             if any((ring := self._vault.ring(one)) and ring.whole for one in waited):
                 self._whole()
 

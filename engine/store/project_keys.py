@@ -59,6 +59,12 @@ class ProjectKeys:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
+    async def version(self) -> int:
+        """Another one after every change."""
+        async with acquire(self._pool) as connection:
+            found: int = await connection.fetchval(sql("encryption_version"))
+        return found
+
     async def all(self) -> list[StoredRing]:
         """Every project that is or was encrypted."""
         async with acquire(self._pool) as connection:

@@ -105,3 +105,11 @@ def test_secrets_are_not_shown() -> None:
     with pytest.raises(ConfigError) as caught:
         load({"postgres_url": "canary-3://"}, {})
     assert "canary" not in str(caught.value)
+
+
+def test_master_keys_are_given_in_one_place_and_never_shown(tmp_path: Path) -> None:
+    config = load({}, {"TASKFORGE_MASTER_KEYS": "2026:c4n4ry"})
+    assert "c4n4ry" not in repr(config)
+    with pytest.raises(ConfigError, match="one of both") as refused:
+        load({"master_key_file": tmp_path}, {"TASKFORGE_MASTER_KEYS": "2026:c4n4ry"})
+    assert "c4n4ry" not in str(refused.value)

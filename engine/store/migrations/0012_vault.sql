@@ -30,4 +30,27 @@ ALTER TABLE project_keys FORCE ROW LEVEL SECURITY;
 
 CREATE POLICY engine ON project_keys TO taskforge_engine USING (true);
 
+-- Changes with the keys, so that nodes need not read them all to see that nothing is new.
+CREATE TABLE encryption_version (
+    only_row boolean PRIMARY KEY DEFAULT true CONSTRAINT encryption_version_one_row CHECK (only_row),
+    version bigint NOT NULL DEFAULT 1
+);
+
+INSERT INTO encryption_version DEFAULT VALUES;
+
+-- With the rights of the owner: a project is deleted by the role of its tenant.
+CREATE FUNCTION encryption_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    UPDATE encryption_version SET version = version + 1;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER project_keys_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON project_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION encryption_changed();
+
+CREATE TRIGGER projects_encrypted_changed AFTER UPDATE OF encrypted ON projects
+    FOR EACH STATEMENT EXECUTE FUNCTION encryption_changed();
+
 -- migrate: rollback

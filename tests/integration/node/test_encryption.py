@@ -5,22 +5,29 @@ import json
 import logging
 import secrets
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
 
+from taskforge_server.api.cli.embedded import EmbeddedServers
 from taskforge_server.api.service.encryption import UNREADABLE, Opener
 from taskforge_server.engine.cluster.memory import Exchange, MemoryCluster
 from taskforge_server.engine.errors import ConfigError, Conflict, KeyConflict, Unavailable
 from taskforge_server.engine.model.audit import OPERATOR
+from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.node.checking import check_database
 from taskforge_server.engine.node.node import Node
+from taskforge_server.engine.node.projectkeys import ProjectKeyring
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.execution_logs import ExecutionLogs
 from taskforge_server.engine.store.job_queries import JobFilter, JobQueries
+from taskforge_server.engine.store.pool import Connection, connect
 from taskforge_server.engine.vault.masters import MasterKeys, new_master_key, parse_master_keys
 from taskforge_server.engine.vault.sealing import looks_sealed
+from taskforge_server.engine.vault.vault import Vault
 from taskforge_server.ext.table import SubmitBatch
-from tests.support.engine_parts import KeptOutlet, done
+from tests.support.engine_parts import done
 from tests.support.real_node import Hand, arrives, config_for, kill, prepared, running_node
 from tests.support.sealed import encrypt, places_of
 
@@ -30,12 +37,12 @@ MASTER = new_master_key("2026")
 class Encrypted(Hand):
     """A hand that submits what a test gives it, and reads as the API does."""
 
-    async def send(self, queue: "object", payload: bytes, key: KeyedRequest | None = None) -> bytes:
+    async def send(self, queue: QueueRef, payload: bytes, key: KeyedRequest | None = None) -> bytes:
         batch = SubmitBatch()
         batch.add("send", payload)
-        return await self.node.doors.submit(queue, batch, key)  # type: ignore[arg-type]
+        return await self.node.doors.submit(queue, batch, key)
 
-    async def read(self, job_id: bytes) -> tuple[dict[str, object], list[dict[str, object]]]:
+    async def read(self, job_id: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """From memory, or from the tables."""
         found = await self.node.doors.job(job_id)
         if found is None:
@@ -45,17 +52,8 @@ class Encrypted(Hand):
         return await Opener(self.node.core.vault, self.node.keyring).found(*found)
 
 
-async def finish(worker: "object", outlet: KeptOutlet, result: bytes) -> bytes:
-    """End the newest job with a result; its token."""
-    token = outlet.tokens()[-1]
-    seq = len(outlet.of(12)) + 1
-    await worker.receive([done(seq, b"", (token, 0, result))])  # type: ignore[attr-defined]
-    await arrives(outlet, lambda: len(outlet.of(12)) == seq)
-    return token
-
-
 async def test_a_canary_is_in_no_table_no_log_and_no_file(
-    postgres_url: str, servers: "object", caplog: pytest.LogCaptureFixture
+    postgres_url: str, servers: EmbeddedServers, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     project_id = await prepared(postgres_url)
@@ -95,18 +93,19 @@ async def test_a_canary_is_in_no_table_no_log_and_no_file(
         opened = await Opener(node.core.vault).jobs(project_id, listed)
         assert [one["payload"] for one in opened if one["id"] == waiting] in ([payload], [])
         execution = next(one["id"] for one in (await hand.read(good))[1])
-        lines, _ = await ExecutionLogs(node.pool).page(project_id, good, [execution])  # type: ignore[list-item]
+        lines, _ = await ExecutionLogs(node.pool).page(project_id, good, [execution])
         assert [line.message for line in lines] != [canary]
         (line,) = await Opener(node.core.vault).lines(project_id, lines)
         assert (line.message, json.loads(line.metadata)) == (canary, {"meta": canary})
         assert await node.pool.fetchval("SELECT count(*) FROM shard_log") > 0
-        found = await places_of(node.pool, Path(servers.postgres.folder), canary)  # type: ignore[attr-defined]
+        found = await places_of(node.pool, Path(servers.postgres.folder), canary)
+    assert await check_database(config_for(postgres_url, log_retention_all=True)) == []
     assert found == []
     assert canary not in caplog.text
 
 
 async def test_the_search_for_canaries_finds_them_in_a_project_that_is_not_encrypted(
-    postgres_url: str, servers: "object"
+    postgres_url: str, servers: EmbeddedServers
 ) -> None:
     project_id = await prepared(postgres_url)
     canary = "c4n4ry" + secrets.token_hex(8)
@@ -115,7 +114,7 @@ async def test_the_search_for_canaries_finds_them_in_a_project_that_is_not_encry
         await hand.send(await hand.queue(), json.dumps(canary).encode())
         await asyncio.sleep(node.config.settle_s)
         await node.projector.flush()
-        found = await places_of(node.pool, Path(servers.postgres.folder), canary)  # type: ignore[attr-defined]
+        found = await places_of(node.pool, Path(servers.postgres.folder), canary)
     assert "shard_log" in found
     assert any(name.startswith("pg_wal") for name in found)
 
@@ -165,6 +164,24 @@ async def test_keys_that_another_node_made_are_read_once_it_is_fenced(postgres_u
         await second.stop()
 
 
+async def test_a_reader_on_a_node_that_heard_no_news_finds_the_new_key(postgres_url: str) -> None:
+    """The keys are read anew when a text needs one that is not known."""
+    project_id = await prepared(postgres_url)
+    async with running_node(postgres_url, master_keys=MASTER) as node:
+        vault = Vault()
+        elsewhere = ProjectKeyring(
+            node.project_keys, node.masters, vault, MemoryCluster(Exchange(), "elsewhere")
+        )
+        await elsewhere.start()
+        await encrypt(node, project_id)
+        hand = Encrypted(node, project_id)
+        job_id = await hand.send(await hand.queue(), b'"secret"')
+        found = await node.doors.job(job_id)
+        assert found is not None
+        assert (await Opener(vault).found(*found))[0]["payload"] != b'"secret"'
+        assert (await Opener(vault, elsewhere).found(*found))[0]["payload"] == b'"secret"'
+
+
 async def test_data_keys_and_master_keys_rotate_while_work_goes_on(postgres_url: str) -> None:
     project_id = await prepared(postgres_url)
     newer = new_master_key("2027")
@@ -180,8 +197,7 @@ async def test_data_keys_and_master_keys_rotate_while_work_goes_on(postgres_url:
         await node.keyring.changed(project_id)
         after = await hand.send(queue, b'"after"')
         ids = {
-            job_id: (await node.doors.job(job_id))[0]["payload"][:50]  # type: ignore[index]
-            for job_id in (before, after)
+            job_id: (await node.doors.job(job_id))[0]["payload"][:50] for job_id in (before, after)
         }
         assert ids[before][:35] != ids[after][:35]
         worker, outlet = await hand.worker(queue)
@@ -257,7 +273,7 @@ async def test_what_was_moved_between_jobs_is_not_given_to_a_worker(
         await node.doors.wait_finished(first, 10.0)
         job, _ = await hand.read(first)
         assert (job["status"], job["reason"]) == ("failed", "not_retryable")
-        assert json.loads(job["output"])["type"] == "payload_unreadable"  # type: ignore[arg-type]
+        assert json.loads(job["output"])["type"] == "payload_unreadable"
         assert job["payload"] == UNREADABLE
         assert outlet.payloads() == []
         after = await hand.send(queue, b'"after"')
@@ -380,7 +396,5 @@ async def test_a_key_for_a_project_that_was_never_encrypted_is_refused(postgres_
         assert not node.core.vault.active
 
 
-async def prepared_connection(url: str) -> "asyncio.Any":  # type: ignore[name-defined]
-    from taskforge_server.engine.store.pool import connect
-
+async def prepared_connection(url: str) -> Connection:
     return await connect(url, application_name="test")

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from taskforge_server.api.auth.principals import Principal
 from taskforge_server.api.cli.main import app
 from taskforge_server.api.cli.serving import api_of
-from taskforge_server.engine.cluster.memory import Exchange
 from taskforge_server.engine.model.permissions import Role, of_role
 from taskforge_server.engine.node.node import Node
 from taskforge_server.engine.vault.masters import new_master_key
@@ -152,22 +151,6 @@ async def test_without_a_master_key_it_is_refused(postgres_url: str) -> None:
         status, problem = await call("PATCH", call.path, {"encrypted": True})
         assert (status, problem["code"]) == (409, "no_master_key")
         assert (await call("PATCH", call.path, {"encrypted": False}))[0] == 200
-
-
-async def test_a_reader_on_a_node_that_heard_no_news_finds_the_new_key(postgres_url: str) -> None:
-    """The keys are read anew when a text needs one that is not known."""
-    project_id = await prepared(postgres_url)
-    async with (
-        running_node(postgres_url, Exchange(), master_keys=MASTER) as node,
-        person(node, project_id) as call,
-    ):
-        await Hand(node, project_id).queue()
-        await call("PATCH", call.path, {"encrypted": True})
-        job = {"job_type": "send", "payload": "secret"}
-        _, made = await call("POST", "/v1/queues/mail/jobs", job)
-        node.core.vault.replace([])  # as if it had never heard
-        _, seen = await call("GET", f"/v1/jobs/{made['id']}")
-        assert seen["payload"] == "secret"
 
 
 async def test_the_commands_of_an_operator(postgres_url: str, tmp_path: Path) -> None:
