@@ -20,7 +20,9 @@ BEGIN
                 NULL;
             END;
         END IF;
-        IF NOT pg_has_role(current_user, name, 'MEMBER') THEN
+        -- Who made a role may administer it, but does not have its rights by that.
+        IF NOT (pg_has_role(current_user, name, 'USAGE') AND pg_has_role(current_user, name, 'SET'))
+        THEN
             EXECUTE format('GRANT %I TO CURRENT_USER', name);
         END IF;
     END LOOP;
