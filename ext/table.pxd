@@ -90,7 +90,7 @@ cdef class ShardTable:
     cdef int64_t watermark
     cdef uint64_t frontier      # while rows still come: no job behind this key starts
     cdef uint32_t away          # jobs in a projection under way that are not dirty
-    cdef list queues, queue_ids # QueueState; id bytes
+    cdef list queues            # QueueState
     cdef dict queue_index
     cdef list type_names, type_texts
     cdef dict type_index

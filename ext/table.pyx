@@ -339,7 +339,7 @@ cdef class ShardTable:
         self.run_heap = Heap(self.positions)
         self.ids = IdSource(shard, seed)
         self.nonce_state = <uint64_t>((seed ^ 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
-        self.queues, self.queue_ids, self.queue_index = [], [], {}
+        self.queues, self.queue_index = [], {}
         self.type_names, self.type_texts, self.type_index = [], [], {}
         self.workers, self.worker_index = [], {}
         self.reasons, self.reason_index = [None], {}
