@@ -38,6 +38,12 @@ CREATE TABLE encryption_version (
 
 INSERT INTO encryption_version DEFAULT VALUES;
 
+ALTER TABLE encryption_version ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE encryption_version FORCE ROW LEVEL SECURITY;
+
+CREATE POLICY engine ON encryption_version TO taskforge_engine USING (true);
+
 -- With the rights of the owner: a project is deleted by the role of its tenant.
 CREATE FUNCTION encryption_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$

@@ -18,6 +18,7 @@ from tests.support.people import serving
 ENGINE_TABLES = {
     "_pogo_migration": "which migrations were applied",
     "_pogo_version": "of the library that applies them",
+    "encryption_version": "says that some wrapped key has changed",
     "nodes": "the installation's",
     "projection_errors": "rows that the tables refused, for the operator",
     "project_keys": "wrapped data keys: the engine alone opens them",
