@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 COMPILED := $(shell find ext -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build check lint types layers test fmt demo bench bench-micro crash docs freeze clean
+.PHONY: help venv build check lint types layers test fmt demo bench bench-micro crash fuzz docs freeze clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-micro: venv ## measure single parts: heap, channel, slot table, codecs, SD
 
 crash: venv ## kill, freeze and cut off real processes for minutes
 	$(BIN)/python -m pytest tests/crash --long
+
+fuzz: venv ## requests made from the OpenAPI document, for minutes
+	$(BIN)/python -m pytest tests/integration/api/test_schema.py --long -k fuzz
 
 docs: venv ## write the pages that are made of the code, and the figures in the README
 	$(BIN)/python -m tests.support.reference
