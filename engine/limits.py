@@ -395,6 +395,15 @@ LOG_FLUSH_S: Final = 2.0
 LOG_ATTEMPTS_SWEPT: Final = 10_000
 """Executions with lines that are remembered before those that have ended are looked for."""
 
+LOG_DELETE_EXECUTIONS: Final = 500
+"""Executions whose lines one statement deletes."""
+
+LOG_UNKEPT_S: Final = 1.0
+LOG_DOUBTFUL_LOOKS: Final = 5_000
+LOG_DOUBTFUL_MAX: Final = 200_000
+"""Executions of queues with `history = failed` are looked at this often, so many at once, until
+their job has ended; 20 ms of the loop at most. Beyond so many, lines of the oldest may stay."""
+
 LOG_NEWS_JOBS_MAX: Final = 256
 """Jobs named in one message to other nodes; followers of the others read again by themselves."""
 
@@ -555,6 +564,10 @@ STREAM_OUT_BYTES_MAX: Final = 64 * MIB
 STREAM_PING_S: Final = 20.0
 """A silent worker is asked whether it is there; half of this later it is taken for gone."""
 
+STREAM_CHECK_S: Final = 0.5
+"""How often the credentials of connected workers are looked at: with PRINCIPAL_TTL_S or the news of
+a revoked key before it, the worker is gone about a second later."""
+
 STREAM_CLOSE_S: Final = 2.0
 """What the worker's half of a close gets."""
 
@@ -694,6 +707,7 @@ assert LOG_LINES_MAX < LOG_NUMBER_MAX < 2**20
 assert LOG_MESSAGE_BYTES_MAX + LOG_METADATA_BYTES_MAX < LOG_BYTES_MAX < STREAM_MESSAGE_BYTES_MAX * 2
 assert STREAM_MESSAGE_BYTES_MAX < LOG_BUFFER_PROJECT_BYTES_MAX < LOG_BUFFER_BYTES_MAX
 assert LOG_FRAME_LINES_MAX <= LOG_WRITE_ROWS
+assert LOG_DOUBTFUL_LOOKS <= LOG_DOUBTFUL_MAX
 assert EVENT_HEARTBEAT_S < WAIT_S_MAX
 assert EVENT_STREAMS_ORGANIZATION_MAX <= EVENT_STREAMS_MAX
 assert SWEEP_S < SWEEP_LATE_S < LEASE_TTL_S_MIN

@@ -10,6 +10,7 @@ keeps a frame until its ack and sends it again on a new connection; the numbers 
 what is there already. What is remembered of an execution is forgotten once its lease is over.
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -67,6 +68,8 @@ class LogBook:
         self._counters = counters
         self._attempts: dict[bytes, _Attempt] = {}
         self._sweep_at = limits.LOG_ATTEMPTS_SWEPT
+        self._doubtful: deque[tuple[bytes, bytes]] = deque(maxlen=limits.LOG_DOUBTFUL_MAX)
+        """Jobs and executions that are kept only if the job fails."""
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -116,7 +119,24 @@ class LogBook:
         queue = self._queues.find(job["queue_id"])
         kept = queue is None or queue.settings.history != "none"
         attempt = self._attempts[token] = _Attempt(job, kept)
+        if queue is not None and queue.settings.history == "failed":
+            self._doubtful.append((attempt.job_id, attempt.execution_id))
         return attempt
+
+    def in_the_tables(self) -> list[bytes]:
+        """Executions that were kept only if their job failed, and of which the tables know by now;
+        each is named once."""
+        found = []
+        for _ in range(min(len(self._doubtful), limits.LOG_DOUBTFUL_LOOKS)):
+            job_id, attempt_id = self._doubtful.popleft()
+            shard = self._shard(shard_of(job_id))
+            if shard is None:
+                continue  # its lines stay until their day is dropped
+            if shard.table.get(job_id) is None:
+                found.append(attempt_id)
+            else:
+                self._doubtful.append((job_id, attempt_id))
+        return found
 
     def _sweep(self) -> None:
         """Forget executions that have ended; how often follows from how many go on."""
@@ -132,12 +152,12 @@ class _Attempt:
 
     __slots__ = (
         "_bytes",
-        "_execution_id",
         "_full",
-        "_job_id",
         "_next",
         "_project_id",
         "_started_us",
+        "execution_id",
+        "job_id",
         "kept",
         "worker_id",
     )
@@ -145,10 +165,10 @@ class _Attempt:
     def __init__(self, job: dict[str, Any], kept: bool) -> None:
         self.kept = kept
         self.worker_id: bytes = job["worker_id"]
-        self._job_id: bytes = job["id"]
+        self.job_id: bytes = job["id"]
         self._project_id: bytes = job["project_id"]
         self._started_us: int = job["started_us"]
-        self._execution_id = execution_id(self._job_id, job["attempt"], self._started_us)
+        self.execution_id = execution_id(self.job_id, job["attempt"], self._started_us)
         self._next = 1
         self._bytes = 0
         self._full = False
@@ -172,9 +192,9 @@ class _Attempt:
                 level, message, metadata = LEVELS.index("warn"), FULL, FULL_METADATA
             lines.append(
                 LogLine(
-                    execution_id=self._execution_id,
+                    execution_id=self.execution_id,
                     number=count,
-                    job_id=self._job_id,
+                    job_id=self.job_id,
                     project_id=self._project_id,
                     level=LEVELS[level],
                     message=message,

@@ -37,6 +37,10 @@ class LogTable(Protocol):
         """Write them; how many were refused for what they hold. Unavailable."""
         ...
 
+    async def delete(self, execution_ids: Sequence[bytes]) -> None:
+        """The lines of these, as far as the executions themselves were not kept. Unavailable."""
+        ...
+
 
 class LogNews:
     """Wakes those who follow a job when there are new lines of it."""
@@ -89,6 +93,7 @@ class LogWriter:
         self._counters = counters
         self._waiting: deque[tuple[list[LogLine], int, Written]] = deque()
         self._bytes_of: dict[bytes, int] = {}
+        self._unkept: list[bytes] = []
         self._some = asyncio.Event()
         self._hurry = asyncio.Event()
         self.bytes_held = 0
@@ -158,6 +163,20 @@ class LogWriter:
                 self._release(*self._waiting.popleft())
             if lines:
                 self._news.tell({line.job_id for line in lines})
+
+    async def delete_unkept(self, execution_ids: Sequence[bytes]) -> None:
+        """Delete lines of executions that ended, where their queue did not keep them. What fails
+        is tried again with the next."""
+        self._unkept += execution_ids
+        if self._unkept:
+            await self.flush()
+        while part := self._unkept[: limits.LOG_DELETE_EXECUTIONS]:
+            del self._unkept[: len(part)]
+            try:
+                await self._table.delete(part)
+            except EnvironmentalError:
+                self._unkept += part
+                raise
 
     def _release(self, lines: list[LogLine], weight: int, written: Callable[[], None]) -> None:
         self.bytes_held -= weight

@@ -327,6 +327,7 @@ class Node:
         every("usage", limits.USAGE_READ_S, self._usage_elsewhere)
         every("workers seen", limits.WORKER_ROWS_S, self._workers_seen)
         every("silent workers", self.config.lease_ttl_s, self._forget_silent)
+        every("unkept logs", limits.LOG_UNKEPT_S, self._delete_unkept_logs)
         every("upkeep", limits.UPKEEP_S, self._upkeep)
 
     async def _stop_upkeep(self) -> None:
@@ -342,6 +343,7 @@ class Node:
             "roster news",
             "workers seen",
             "silent workers",
+            "unkept logs",
             "upkeep",
         )
         await self.rates.close()
@@ -397,6 +399,9 @@ class Node:
 
     async def _usage_elsewhere(self) -> None:
         await self.allowances.read_elsewhere(bool(self.ownership.missing))
+
+    async def _delete_unkept_logs(self) -> None:
+        await self.log_writer.delete_unkept(self.core.logs.in_the_tables())
 
     async def _upkeep(self) -> None:
         """Partitions ahead, old keys and silent workers away."""

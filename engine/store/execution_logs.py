@@ -90,7 +90,7 @@ class ExecutionLogs:
         return [_line(row, job_id) for row in rows[:rows_max]], len(rows) > rows_max
 
     async def delete(self, execution_ids: Sequence[bytes]) -> None:
-        """The lines of executions that nothing else is left of."""
+        """The lines of these executions, as far as the executions themselves were not kept."""
         async with acquire(self._pool) as connection:
             await connection.execute(sql("log_delete"), *_ranges(execution_ids))
 

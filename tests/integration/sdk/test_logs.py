@@ -11,7 +11,18 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner
 
-from taskforge import AsyncClient, Client, Context, LogLine, NotFound, QueueSettings, task
+from taskforge import (
+    AsyncClient,
+    Client,
+    Context,
+    FatalError,
+    JobFailed,
+    LogLine,
+    NotFound,
+    QueueSettings,
+    RetryPolicy,
+    task,
+)
 from taskforge.worker import Worker
 from taskforge_server.api.cli.main import app
 from taskforge_server.api.cli.serving import api_of
@@ -75,6 +86,12 @@ async def in_steps(ctx: Context) -> None:
     steps.begun.set()
     await steps.go.wait()
     ctx.log("info", "after")
+
+
+@task
+async def fails(ctx: Context) -> None:
+    ctx.log("error", "it fails")
+    raise FatalError("no")
 
 
 @dataclass
@@ -244,6 +261,32 @@ async def test_without_history_nothing_is_kept(stack: Stack) -> None:
     async with asyncio.timeout(10):
         while not stack.worker._lines.empty:  # noqa: ASYNC110 - it has no event for it
             await asyncio.sleep(0.001)
+
+
+async def test_where_only_failures_are_kept_so_are_their_lines(stack: Stack) -> None:
+    settings = QueueSettings(history="failed", retry_policy=RetryPolicy(base_delay=0.0))
+    await stack.client.queues.create("failures", settings=settings)
+    worker = Worker(stack.url, KEY, [in_two_attempts, fails], queues=["failures"])
+    serving = asyncio.create_task(worker.serve())
+    succeeded = [await stack.client.submit("in_two_attempts", queue="failures") for _ in range(3)]
+    failed = await stack.client.submit("fails", queue="failures")
+    with pytest.raises(JobFailed):
+        await failed.wait(20)
+    async with asyncio.timeout(20):
+        while len(stack.node.core.logs._doubtful):  # noqa: ASYNC110 - it has no event for it
+            await asyncio.sleep(0.01)
+    await stack.node._delete_unkept_logs()
+    count = "SELECT count(*) FROM execution_logs"
+    async with asyncio.timeout(20):
+        while await stack.node.pool.fetchval(count) > 1:  # the upkeep may be at it
+            await asyncio.sleep(0.01)
+    for job in succeeded:
+        with pytest.raises(NotFound):
+            await stack.lines(job.id)
+    assert [line.message for line in await stack.lines(failed.id)] == ["it fails"]
+    assert await stack.node.pool.fetchval(count) == 1
+    worker.stop()
+    await serving
 
 
 async def test_lines_are_written_once_over_a_broken_stream(stack: Stack) -> None:

@@ -125,6 +125,23 @@ async def test_lines_of_executions_are_deleted_and_others_stay(pool: Pool, tenan
     assert [line.execution_id for line in page] == EXECUTIONS[1:]
 
 
+async def test_lines_of_an_execution_that_was_kept_are_not_deleted(
+    pool: Pool, tenant: Tenant
+) -> None:
+    table = ExecutionLogs(pool)
+    await table.add(lines(tenant.project_id, 1))
+    async with acquire(pool) as connection:
+        await connection.execute(
+            "INSERT INTO job_executions (id, job_id, status, shard, lsn)"
+            " VALUES ($1, $2, 'failed', 7, 1)",
+            EXECUTIONS[0],
+            JOB,
+        )
+    await table.delete(EXECUTIONS)
+    page, _ = await table.page(tenant.project_id, JOB, EXECUTIONS)
+    assert len(page) == 1
+
+
 async def test_a_page_is_read_by_the_primary_key_of_one_partition(
     pool: Pool, tenant: Tenant
 ) -> None:

@@ -20,6 +20,7 @@ class Table:
 
     def __init__(self) -> None:
         self.lines: list[LogLine] = []
+        self.deleted: list[bytes] = []
         self.writes: list[int] = []
         self.away = False
         self.refuses = 0
@@ -30,6 +31,11 @@ class Table:
         self.lines += lines
         self.writes.append(len(lines))
         return self.refuses
+
+    async def delete(self, execution_ids: Sequence[bytes]) -> None:
+        if self.away:
+            raise Unavailable()
+        self.deleted += execution_ids
 
 
 class Parts:
@@ -137,6 +143,18 @@ async def test_a_flush_waits_for_what_was_added_before() -> None:
     assert parts.written == [1, 2]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_deletion_that_fails_is_tried_again() -> None:
+    parts = Parts()
+    parts.table.away = True
+    ids = [bytes([number]) * 16 for number in range(3)]
+    with pytest.raises(Unavailable):
+        await parts.writer.delete_unkept(ids[:2])
+    parts.table.away = False
+    await parts.writer.delete_unkept(ids[2:])
+    await parts.writer.delete_unkept([])
+    assert parts.table.deleted == ids
 
 
 async def test_followers_on_every_node_hear_of_their_jobs() -> None:
