@@ -174,3 +174,16 @@ async def test_the_turns_of_a_queue_whose_workers_all_drain_go_on_afterwards() -
     parts.drain(A, drained=False)
     parts.settle()
     assert got(a) == [3]
+
+
+async def test_what_was_decided_while_a_shard_was_away_holds_when_it_is_back() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    _, a = parts.worker(["mail"], worker_id=A)
+    _, b = parts.worker(["mail"], worker_id=B)
+    parts.roster.assign(queue.ref.id, {B: 1})  # nobody has an actor to tell
+    back = parts.queue("mail")
+    parts.dispatcher.replace(queue, back)
+    parts.submit(back, 4)
+    parts.settle()
+    assert got(a, b) == [0, 4]
