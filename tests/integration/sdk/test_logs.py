@@ -278,7 +278,7 @@ async def test_where_only_failures_are_kept_so_are_their_lines(stack: Stack) -> 
     await stack.node._delete_unkept_logs()
     count = "SELECT count(*) FROM execution_logs"
     async with asyncio.timeout(20):
-        while await stack.node.pool.fetchval(count) > 1:  # the upkeep may be at it
+        while await stack.node.pool.fetchval(count) > 1:  # noqa: ASYNC110 - the upkeep is at it
             await asyncio.sleep(0.01)
     for job in succeeded:
         with pytest.raises(NotFound):
