@@ -11,6 +11,10 @@ TABLES = """
     WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
 """
 
+SHOWN = """
+    SELECT count(*) FROM any_table t WHERE strpos(t::text, $1) > 0 OR strpos(t::text, $2) > 0
+"""
+
 
 async def encrypt(node: Node, project_id: bytes, *, on: bool = True) -> bytes:
     """Switch the project, as the operator; its organisation."""
@@ -25,11 +29,8 @@ async def places_of(pool: Pool, folder: Path, canary: str) -> list[str]:
     found = []
     for row in await pool.fetch(TABLES):
         table = row[0]
-        statement = (
-            f"SELECT count(*) FROM {table} t "
-            "WHERE strpos(t::text, $1) > 0 OR strpos(t::text, $2) > 0"
-        )
-        if await pool.fetchval(statement, canary, canary.encode().hex()):
+        shown = SHOWN.replace("any_table", table)
+        if await pool.fetchval(shown, canary, canary.encode().hex()):
             found.append(table)
     await pool.execute("CHECKPOINT")
     database = await pool.fetchval("SELECT oid FROM pg_database WHERE datname = current_database()")
