@@ -4,9 +4,9 @@ A client sends the same request head again and again; only the body differs. Par
 function of bytes, so a head that was parsed, authenticated and answered once needs no second
 parsing: it is known by heart, with what it says. What may change between two requests is looked up
 each time: the principal, the queue and the plan, in caches that never wait. Where anything is not
-as known, the request goes the long way. The values of `Idempotency-Key` and `X-Request-Id` are cut out of
-the head before it is compared: of visible characters alone they change nothing of what the rest
-says.
+as known, the request goes the long way. The values of `Idempotency-Key` and `X-Request-Id` are cut
+out of the head before it is compared: of visible characters alone they change nothing of what the
+rest says.
 
 Why it is worth it, in server time a request: docs/decisions/0008-known-request-heads.md.
 """
@@ -17,7 +17,6 @@ import time
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import NamedTuple
 
 from aiohttp import web
 
@@ -67,12 +66,8 @@ _HEAD = (
 )
 
 
-class CutHead(NamedTuple):
-    """A head without the values that differ from request to request, and these values."""
-
-    rest: bytes
-    key: str | None
-    correlation_id: str | None
+CutHead = tuple[bytes, str | None, str | None]
+"""A head without the values that differ from request to request, its key, its correlation id."""
 
 
 def cut(head: bytes) -> CutHead | None:
@@ -89,7 +84,7 @@ def cut(head: bytes) -> CutHead | None:
         request_id = value.decode("latin-1")
         if not correlation.is_id(request_id):
             return None
-    return CutHead(head, key, request_id)
+    return head, key, request_id
 
 
 def _without_value(head: bytes, begin: int) -> tuple[bytes, bytes]:
@@ -143,13 +138,13 @@ class Submits:
         parts = cut(head)
         if parts is None:
             return
-        head = parts.rest
+        head, key, request_id = parts
         plain = (
             call.route is SUBMIT_ROUTE
             and call.coding is call.body_coding is Coding.JSON
-            and parts.key == call.idempotency_key
-            and len(headers.getall("Idempotency-Key", ())) == (parts.key is not None)
-            and len(headers.getall(correlation.HEADER, ())) == (parts.correlation_id is not None)
+            and key == call.idempotency_key
+            and len(headers.getall("Idempotency-Key", ())) == (key is not None)
+            and len(headers.getall(correlation.HEADER, ())) == (request_id is not None)
             and call.query.wait is None
             and request.version == (1, 1)
             and request.keep_alive
@@ -174,7 +169,8 @@ class Submits:
         parts = cut(data[:end])
         if parts is None:
             return None
-        known = self._heads.get(parts.rest)
+        head, key, request_id = parts
+        known = self._heads.get(head)
         if known is None or len(data) != end + 4 + known.body_bytes:
             return None
         principal = self._authenticator.cached(known.key_digest, known.key_text)
@@ -185,8 +181,9 @@ class Submits:
         plan = self._services.allowances.cached(project_id)
         if queue is None or plan is None:
             return None
-        request_id = parts.correlation_id or correlation.new_id()
-        return Submit(queue, data[end + 4 :], known.path, parts.key, request_id, plan)
+        if request_id is None:
+            request_id = correlation.new_id()
+        return Submit(queue, data[end + 4 :], known.path, key, request_id, plan)
 
     async def answer(self, submit: Submit) -> bytes:
         """The whole response, once the job is durable or refused."""
