@@ -44,6 +44,7 @@ from taskforge_server.api.service.tenants import TenantRows, TenantService
 from taskforge_server.api.service.workers import WorkerPorts, WorkerService
 from taskforge_server.api.stream.session import WorkerStreams
 from taskforge_server.engine import limits
+from taskforge_server.engine.model.permissions import WORKERS_CONNECT
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class ApiServer:
         self.authenticator = Authenticator(
             ports.keys, ports.projects, people=known, used=self.last_used.note
         )
-        self.streams = WorkerStreams(ports.engine, self.catalog, step_aside)
+        self.streams = WorkerStreams(ports.engine, self.catalog, step_aside, self._check_worker)
         self.audit = AuditService(ports.audit)
         sealed = ports.encryption
         opener = None if sealed is None else Opener(sealed.vault, sealed.keyring)
@@ -141,9 +142,14 @@ class ApiServer:
         )
         self._door.start()
         self.last_used.start()
+        self.streams.start()
         bound: int = self._listener.sockets[0].getsockname()[1]
         log.info("listening on %s port %d", host, bound)
         return bound
+
+    async def _check_worker(self, header: str | None) -> None:
+        principal = await self.authenticator.authenticate(header)
+        principal.require(WORKERS_CONNECT)
 
     async def stop(self, timeout_s: float = limits.DRAIN_S) -> None:
         """Take no more connections, and end those that are there after what they wait for."""

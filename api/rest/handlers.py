@@ -42,7 +42,7 @@ from taskforge_server.api.service.joblogs import JobLogService
 from taskforge_server.api.service.jobs import JobService
 from taskforge_server.api.service.people import PeopleService
 from taskforge_server.api.service.ports import Engine
-from taskforge_server.api.service.queues import QueueService
+from taskforge_server.api.service.queues import NewQueue, QueueService
 from taskforge_server.api.service.submission import Checker
 from taskforge_server.api.service.tenants import TenantService
 from taskforge_server.api.service.workers import WorkerService
@@ -50,6 +50,7 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InvalidInput, NotFound
 from taskforge_server.engine.model.queue import JobQueue, QueueSettings
 from taskforge_server.engine.model.subscription import Plan
+from taskforge_server.engine.observe.metrics import ProjectCollector
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.ext.ids import uuid_bytes, uuid_text
@@ -88,10 +89,12 @@ class Services:
 
 async def create_queue(services: Services, call: Call) -> Reply:
     given = decode(call.body, call.body_coding, QueueCreate)
-    row = await services.queues.create(
-        call.principal.project_id, given.name, given.priority, given.settings, call.actor
-    )
-    return answer(call, _queue_view(services, row))
+    wanted = NewQueue(given.name, given.priority, given.settings, _keyed(call))
+    row, repeated = await services.queues.create(call.principal.project_id, wanted, call.actor)
+    reply = answer(call, _queue_view(services, row))
+    if repeated:
+        reply.headers |= REPLAY_HEADERS
+    return reply
 
 
 async def list_queues(services: Services, call: Call) -> Reply:
@@ -172,7 +175,7 @@ async def submit_job(services: Services, call: Call) -> Reply:
         )
         reply = answer(call, submitted)
     if replayed:
-        reply.headers = REPLAY_HEADERS
+        reply.headers |= REPLAY_HEADERS
     return reply
 
 
@@ -186,7 +189,7 @@ async def submit_batch(services: Services, call: Call) -> Reply:
     encode = _results_json if call.coding is Coding.JSON else _results_msgpack
     reply = Reply(encode(count, ids, checker), call.route.status, call.coding.value)
     if replayed:
-        reply.headers = REPLAY_HEADERS
+        reply.headers |= REPLAY_HEADERS
     return reply
 
 
@@ -272,8 +275,13 @@ async def cancel_job(services: Services, call: Call) -> Reply:
 
 
 async def retry_job(services: Services, call: Call) -> Reply:
-    found = await services.jobs.retry(call.principal.project_id, job_id_of(call))
-    return await _details(services, call, found)
+    found, repeated = await services.jobs.retry(
+        call.principal.project_id, job_id_of(call), _keyed(call)
+    )
+    reply = await _details(services, call, found)
+    if repeated:
+        reply.headers |= REPLAY_HEADERS
+    return reply
 
 
 async def _details(
@@ -326,3 +334,10 @@ async def readyz(services: Services, call: Call) -> Reply:
 
 async def metrics(services: Services, call: Call) -> Reply:
     return Reply(generate_latest(services.registry), content_type=METRICS_TYPE)
+
+
+async def project_metrics(services: Services, call: Call) -> Reply:
+    lengths = await services.queues.lengths(call.principal.project_id)
+    figures = CollectorRegistry()
+    figures.register(ProjectCollector(lengths))
+    return Reply(generate_latest(figures), content_type=METRICS_TYPE)

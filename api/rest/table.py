@@ -57,6 +57,7 @@ QUEUE_ROUTES = (
         status=201,
         body=QueueCreate,
         reply=QueueView,
+        idempotent=True,
         problems=("queue_name_taken", "too_many_queues"),
         example={
             "name": "emails",
@@ -177,7 +178,7 @@ JOB_ROUTES = (
         method="POST",
         path="/v1/jobs/{job_id}/cancel",
         operation_id="cancelJob",
-        summary="End a job that waits",
+        summary="End a job that waits; one that is cancelled already stays so",
         tag="jobs",
         permission=permissions.JOBS_CANCEL,
         handler=handlers.cancel_job,
@@ -189,6 +190,7 @@ JOB_ROUTES = (
         path="/v1/jobs/{job_id}/retry",
         operation_id="retryJob",
         summary="Let a job that failed or was cancelled run again",
+        idempotent=True,
         tag="jobs",
         permission=permissions.JOBS_CANCEL,
         handler=handlers.retry_job,
@@ -223,6 +225,16 @@ WORKER_ROUTES = (
 )
 
 PROCESS_ROUTES = (
+    Route(
+        method="GET",
+        path="/v1/metrics",
+        operation_id="projectMetrics",
+        summary="Figures of the project's queues, for Prometheus",
+        tag="queues",
+        permission=permissions.METRICS_READ,
+        handler=handlers.project_metrics,
+        reply_type=handlers.METRICS_TYPE,
+    ),
     Route(
         method="GET",
         path="/openapi.json",

@@ -1,12 +1,27 @@
 """Queues: make, list, look at, change, delete."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.ports import Engine, QueueRepository
+from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Conflict, InvalidInput
 from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
+from taskforge_server.engine.observe.metrics import QueueLength
+from taskforge_server.engine.shard.keys import KeyedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class NewQueue:
+    """A queue as a caller wants it."""
+
+    name: str
+    priority: int
+    settings: QueueSettings
+    key: KeyedRequest | None = None
+    """The request that makes it, if it may be repeated."""
 
 
 class QueueService:
@@ -18,21 +33,32 @@ class QueueService:
         self._catalog = catalog
 
     async def create(
-        self,
-        project_id: bytes,
-        name: str,
-        priority: int,
-        settings: QueueSettings,
-        actor: Actor,
-    ) -> JobQueue:
-        """A new queue; Conflict when the name is taken."""
-        if isinstance(queue_key(name), bytes):
+        self, project_id: bytes, new: NewQueue, actor: Actor
+    ) -> tuple[JobQueue, bool]:
+        """A new queue, or the one that this request made the first time, as it is now; and which of
+        both. Conflict when the name is taken, KeyConflict."""
+        if isinstance(queue_key(new.name), bytes):
             raise InvalidInput("must not read like an id", "name")
-        settings.check_relations("settings.")
-        row = await self._queues.create(project_id, name, priority, settings, actor)
+        new.settings.check_relations("settings.")
+        first = await self._made_by(project_id, new)
+        if first is not None:
+            return first, True
+        try:
+            row = await self._queues.create(
+                project_id, new.name, new.priority, new.settings, actor, new.key
+            )
+        except Conflict:
+            # Perhaps by the same request, a moment ago.
+            first = await self._made_by(project_id, new)
+            if first is None:
+                raise
+            return first, True
         self._catalog.forget(row.ref())
         self._engine.queue_changed(self._catalog.learn(row))
-        return row
+        return row, False
+
+    async def _made_by(self, project_id: bytes, new: NewQueue) -> JobQueue | None:
+        return None if new.key is None else await self._queues.made_by(project_id, new.key)
 
     async def get(self, project_id: bytes, queue: str) -> JobQueue:
         """The queue with this name or id, as its row stands; NotFound."""
@@ -87,6 +113,16 @@ class QueueService:
         found = [f"{count} {state}" for state, count in counts if count]
         if found:
             raise Conflict(f"the queue has jobs: {', '.join(found)}", "queue", "queue_not_empty")
+
+    async def lengths(self, project_id: bytes) -> list[QueueLength]:
+        """The open jobs of all queues of the project."""
+        found: list[QueueLength] = []
+        cursor: str | None = None
+        while True:
+            page, cursor = await self._queues.page(project_id, cursor, limits.PAGE_ROWS_MAX)
+            found += [QueueLength(row.name, self.counts(row)) for row in page]
+            if cursor is None:
+                return found
 
     def counts(self, row: JobQueue) -> tuple[int, int, int]:
         """How many jobs are pending, scheduled, processing."""

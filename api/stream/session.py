@@ -12,14 +12,19 @@ its head is a few bytes, and the transport buffers what the socket does not take
 of our own. What waits there is bounded: a worker that does not read loses its connection, not its
 leases. Unmasking what a worker sends is compiled code of aiohttp and takes some 0.1 ms a MiB.
 
-Close codes: 1008 bad hello or unknown queue, 1002 broken frame, 1009 too big, 1013 try again later,
-1001 the server stops; the session has its own (4001 replaced, 4002 moved).
+A connection outlives the request that began it, so its credential is looked at again every
+STREAM_CHECK_S: a key that was revoked meanwhile ends it. That asks the cache of credentials, not
+the database.
+
+Close codes: 1008 bad hello, unknown queue, or a credential that is no longer good, 1002 broken
+frame, 1009 too big, 1013 try again later, 1001 the server stops; the session has its own (4001
+replaced, 4002 moved).
 """
 
 import asyncio
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import WSMsgType, web
 
@@ -100,12 +105,17 @@ class WorkerStreams:
         engine: Engine,
         catalog: QueueCatalog,
         upgraded: Callable[[web.BaseRequest], None] = lambda request: None,
+        check: Callable[[str | None], Awaitable[None]] | None = None,
     ) -> None:
-        """`upgraded` is told when a connection speaks HTTP no longer."""
+        """`upgraded` is told when a connection speaks HTTP no longer. `check` raises a CallerError
+        when who has this `Authorization` header may be no worker any more."""
         self._engine = engine
         self._catalog = catalog
         self._upgraded = upgraded
-        self._outlets: set[SocketOutlet] = set()
+        self._check = check
+        self._outlets: dict[SocketOutlet, str | None] = {}
+        """Open connections, each with its `Authorization` header."""
+        self._checker: asyncio.Task[None] | None = None
         self._stopping = False
 
     @property
@@ -129,20 +139,48 @@ class WorkerStreams:
             return socket
         self._upgraded(request)
         outlet = SocketOutlet(socket, transport)
-        self._outlets.add(outlet)
+        self._outlets[outlet] = request.headers.get("Authorization")
         try:
             if self._stopping:
                 outlet.close(TRY_LATER, "the server stops")
             await self._serve(socket, outlet, principal)
         finally:
-            self._outlets.discard(outlet)
+            del self._outlets[outlet]
             if outlet.closing is not None:
                 await asyncio.gather(outlet.closing, return_exceptions=True)
         return socket
 
+    def start(self) -> None:
+        self._checker = asyncio.create_task(self._check_all(), name="credentials of workers")
+
+    async def check(self) -> None:
+        """Close the streams whose credential is no longer good."""
+        if self._check is None:
+            return
+        for header in set(self._outlets.values()):
+            try:
+                await self._check(header)
+            except EnvironmentalError:
+                continue  # nobody knows: the next look tells
+            except CallerError as error:
+                for outlet, its in list(self._outlets.items()):
+                    if its == header:
+                        outlet.close(REFUSED, error.message)
+
+    async def _check_all(self) -> None:
+        while True:
+            await asyncio.sleep(limits.STREAM_CHECK_S)
+            try:
+                await self.check()
+            except Exception:
+                log.exception("the credentials of workers were not looked at")
+
     async def stop(self) -> None:
         """Close all streams; workers connect to another node, or here when it is back."""
         self._stopping = True
+        if self._checker is not None:
+            self._checker.cancel()
+            await asyncio.gather(self._checker, return_exceptions=True)
         for outlet in self._outlets:
             outlet.close(GOING_AWAY, "the server stops")
         closing = [outlet.closing for outlet in self._outlets if outlet.closing is not None]

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.observe.metrics import LogFigures, ProjectorFigures, QueueLength
-from taskforge_server.ext.ids import uuid_text
 
 if TYPE_CHECKING:
     from taskforge_server.engine.node.node import Node
@@ -25,7 +24,7 @@ class Figures:
         for actor in self._node.core.queues():
             ref = actor.ref
             counts = actor.shard.table.counts(actor.index)
-            yield QueueLength(uuid_text(ref.project_id), ref.name, counts)
+            yield QueueLength(ref.name, counts)
 
     def log_figures(self) -> LogFigures:
         journal, counted = self._node.journal, self._node.journal.statistics

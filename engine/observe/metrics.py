@@ -1,7 +1,9 @@
 """What Prometheus reads: everything is counted elsewhere, and looked up when somebody asks.
 
-Queue lengths carry the queue's name and project; beyond QUEUES_SHOWN_MAX queues, those with the
-fewest open jobs are summed up as `other`, so that the number of series is bounded.
+A node's own metrics can be read by anybody who reaches it, so they are those of the installation
+and name nothing of a tenant's: open jobs are summed up. A project's figures carry the names of its
+queues and are shown to its credentials alone; beyond QUEUES_SHOWN_MAX queues, those with the fewest
+open jobs are summed up under an empty name, so that the number of series is bounded.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,9 +26,8 @@ STATES = ("pending", "scheduled", "processing")
 class QueueLength(NamedTuple):
     """The open jobs of one queue, by state."""
 
-    project: str
     queue: str
-    counts: tuple[int, int, int]
+    counts: tuple[int, ...]
 
 
 class LogFigures(NamedTuple):
@@ -76,7 +77,7 @@ class NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from _jobs(self._node.counters)
-        yield _queues(self._node.queue_lengths())
+        yield _open_jobs(self._node.queue_lengths())
         yield from _log(self._node.log_figures())
         yield from _projector(self._node.projector_figures())
         for name, text, value in self._node.gauges():
@@ -118,22 +119,40 @@ def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
     )
 
 
-def _queues(lengths: Iterable[QueueLength]) -> Metric:
+def _open_jobs(lengths: Iterable[QueueLength]) -> Metric:
     family = GaugeMetricFamily(
-        "taskforge_queue_jobs",
-        "Open jobs by queue and state.",
-        labels=("project", "queue", "state"),
+        "taskforge_jobs_open", "Open jobs of all queues in use, by state.", labels=("state",)
     )
-    ordered = sorted(lengths, key=lambda length: -sum(length.counts))
-    for project, queue, counts in ordered[: limits.QUEUES_SHOWN_MAX]:
-        for state, count in zip(STATES, counts, strict=True):
-            family.add_metric((project, queue, state), count)
-    rest = ordered[limits.QUEUES_SHOWN_MAX :]
-    if rest:
-        sums = [sum(column) for column in zip(*(length.counts for length in rest), strict=True)]
-        for state, count in zip(STATES, sums, strict=True):
-            family.add_metric(("", "other", state), count)
+    for state, count in zip(STATES, _sums(lengths), strict=True):
+        family.add_metric((state,), count)
     return family
+
+
+def _sums(lengths: Iterable[QueueLength]) -> tuple[int, ...]:
+    return tuple(
+        sum(column)
+        for column in zip((0,) * len(STATES), *(one.counts for one in lengths), strict=True)
+    )
+
+
+class ProjectCollector(Collector):
+    """The figures of one project, for one answer."""
+
+    def __init__(self, lengths: Iterable[QueueLength]) -> None:
+        self._lengths = lengths
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "taskforge_queue_jobs", "Open jobs by queue and state.", labels=("queue", "state")
+        )
+        ordered = sorted(self._lengths, key=lambda length: -sum(length.counts))
+        shown, rest = ordered[: limits.QUEUES_SHOWN_MAX], ordered[limits.QUEUES_SHOWN_MAX :]
+        if rest:
+            shown.append(QueueLength("", _sums(rest)))
+        for queue, counts in shown:
+            for state, count in zip(STATES, counts, strict=True):
+                family.add_metric((queue, state), count)
+        yield family
 
 
 def _log(figures: LogFigures) -> Iterator[Metric]:

@@ -9,6 +9,7 @@ from taskforge_server.engine.observe.counters import Counters, Histogram
 from taskforge_server.engine.observe.metrics import (
     LogFigures,
     NodeCollector,
+    ProjectCollector,
     ProjectorFigures,
     QueueLength,
 )
@@ -22,7 +23,7 @@ class Node:
         self._queues = queues
 
     def queue_lengths(self) -> Iterable[QueueLength]:
-        return [QueueLength("p", f"q{n}", (n, 1, 0)) for n in range(self._queues)]
+        return [QueueLength(f"q{n}", (n, 1, 0)) for n in range(self._queues)]
 
     def log_figures(self) -> LogFigures:
         return LogFigures(1, 2, 3, 4, 5, 6, 0.25, True)
@@ -52,12 +53,22 @@ def test_counters_gauges_and_histogram() -> None:
     assert "taskforge_start_latency_seconds_sum 0.003" in text
 
 
-def test_queues_beyond_the_bound_are_summed_up() -> None:
+def test_a_node_sums_up_and_names_no_queue() -> None:
+    text = scraped(Node(4))
+    assert 'taskforge_jobs_open{state="pending"} 6.0' in text
+    assert 'taskforge_jobs_open{state="scheduled"} 4.0' in text
+    assert "q1" not in text
+    assert 'taskforge_jobs_open{state="pending"} 0.0' in scraped(Node(0))
+
+
+def test_queues_of_a_project_beyond_the_bound_are_summed_up() -> None:
     more = 3
-    text = scraped(Node(limits.QUEUES_SHOWN_MAX + more))
+    registry = CollectorRegistry()
+    registry.register(ProjectCollector(Node(limits.QUEUES_SHOWN_MAX + more).queue_lengths()))
+    text = generate_latest(registry).decode()
     assert text.count('state="pending"') == limits.QUEUES_SHOWN_MAX + 1
-    assert f'queue="other",state="scheduled"}} {float(more)}' in text
-    assert 'queue="other",state="pending"} 3.0' in text  # the three shortest: 0, 1 and 2
+    assert f'queue="",state="scheduled"}} {float(more)}' in text
+    assert 'queue="",state="pending"} 3.0' in text  # the three shortest: 0, 1 and 2
 
 
 def test_a_histogram_counts_what_is_on_a_bound_below_it() -> None:
