@@ -61,8 +61,8 @@ async def found(site: Site, mark: str) -> Estate:
     """Make it, in part over HTTP, in part in the tables."""
     admin = await site.sign_up(f"{mark}@example.com", f"organization of {mark}")
     organization_id = uuid_bytes(admin.organization_id)
+    await enterprise(site, admin)
     async with acquire(site.node.pool) as connection:
-        await connection.execute(ENTERPRISE, organization_id)
         await connection.execute(REVOCATION, organization_id)
     member = await site.member(admin)
     await _made(site, "/v1/invitations", admin, {"email": f"x{mark}@example.com", "role": "member"})
@@ -89,6 +89,12 @@ async def found(site: Site, mark: str) -> Estate:
         key["id"],
         second_key["key"],
     )
+
+
+async def enterprise(site: Site, admin: Person) -> None:
+    """No limits for this organisation, which has asked for nothing yet: something else is tried."""
+    async with acquire(site.node.pool) as connection:
+        await connection.execute(ENTERPRISE, uuid_bytes(admin.organization_id))
 
 
 async def make_key(

@@ -23,7 +23,7 @@ from taskforge_server.engine.model.permissions import (
 )
 from taskforge_server.engine.model.tenant import UserRole, api_key_text
 from taskforge_server.engine.store.pool import Lent, acquire
-from taskforge_server.engine.vault.masters import MasterKeys, new_master_key, parse_master_keys
+from taskforge_server.engine.vault.masters import new_master_key
 from taskforge_server.ext.ids import uuid_bytes
 from tests.support.estate import Estate, found, id_of, ids_of, make_key, rows_of
 from tests.support.people import Answer, Person, Site, serving
