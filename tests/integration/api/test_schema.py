@@ -42,7 +42,7 @@ CHECKS = [
 ]
 OPERATIONS = [route for route in ROUTES if route.path not in (STREAM_PATH, "/openapi.json")]
 EXAMPLES = 8
-EXAMPLES_LONG = 1000
+EXAMPLES_LONG = 300
 
 
 class Server:
