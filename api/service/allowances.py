@@ -30,13 +30,9 @@ def is_rated(permission: str | None) -> bool:
     return permission is not None and permission != WORKERS_CONNECT
 
 
-class Standing(NamedTuple):
-    """How a project stands with its rate: `rate` requests a second, `remaining` of them at once,
-    `reset_s` until that is as much as it can be."""
-
-    rate: int
-    remaining: int
-    reset_s: int
+Standing = tuple[int, int, int]
+"""How a project stands with its rate: so many requests a second, so many of them at once from here
+on, and the seconds until that is as much as it can be."""
 
 
 class PlanSource(Protocol):
@@ -54,8 +50,8 @@ class PlanSource(Protocol):
 class Rates(Protocol):
     """The rates of projects."""
 
-    def take(self, key: bytes, rate: int) -> tuple[int, int]:
-        """What remains, and the seconds until all is there again; RateLimited."""
+    def take(self, key: bytes, rate: int) -> Standing:
+        """RateLimited."""
         ...
 
 
@@ -137,8 +133,7 @@ class Allowances:
         rate = plan.limits.max_requests_per_second
         if rate is None or self._ports is None:
             return None
-        remaining, reset_s = self._ports.rates.take(key, rate)
-        return Standing(rate, remaining, reset_s)
+        return self._ports.rates.take(key, rate)
 
     # submits
 

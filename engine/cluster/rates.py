@@ -17,6 +17,7 @@ is not added later, or the outage would be paid for twice.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 
 Debit = tuple[bytes, int, float]
 """A bucket's key, how many requests to add, and the microseconds that one takes."""
+
+
+_ROUNDING_S = 1e-6
+"""Sums of fractions: nobody is refused for less."""
 
 
 class SharedBuckets(Protocol):
@@ -68,14 +73,14 @@ class RedisBuckets:
 class _Bucket:
     """One project's rate, as this node sees it."""
 
-    __slots__ = ("arrival_us", "burst_us", "count", "interval_us", "key", "rate")
+    __slots__ = ("arrival_s", "burst_s", "count", "interval_s", "key", "rate")
 
     def __init__(self, key: bytes, rate: int) -> None:
         self.key = key
         self.rate = rate
-        self.interval_us = 1e6 / rate
-        self.burst_us = max(limits.RATE_BURST_S * 1e6, self.interval_us)
-        self.arrival_us = 0.0
+        self.interval_s = 1.0 / rate
+        self.burst_s = max(limits.RATE_BURST_S, self.interval_s)
+        self.arrival_s = 0.0
         self.count = 0
         """Let in and not settled."""
 
@@ -86,10 +91,10 @@ class RateLimiter:
     def __init__(
         self,
         shared: SharedBuckets | None = None,
-        now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shared = shared
-        self._now_us = now_us
+        self._now_s = now_s
         self._buckets: dict[bytes, _Bucket] = {}
         self._used: list[_Bucket] = []
         self._wake = asyncio.Event()
@@ -97,29 +102,29 @@ class RateLimiter:
         self.refused = 0
         """Requests since the start."""
 
-    def take(self, key: bytes, rate: int) -> tuple[int, int]:
-        """One request more: how many may come at once from here on, and after how many seconds that
-        is a whole burst again. RateLimited."""
+    def take(self, key: bytes, rate: int) -> tuple[int, int, int]:
+        """One request more: the rate, how many may come at once from here on, and after how many
+        seconds that is a whole burst again. RateLimited."""
         bucket = self._buckets.get(key)
         if bucket is None or bucket.rate != rate:
             bucket = self._open(key, rate)
-        now_us = self._now_us()
-        arrival_us = bucket.arrival_us
-        if arrival_us < now_us:
-            arrival_us = now_us
-        arrival_us += bucket.interval_us
-        ahead_us = arrival_us - now_us
-        left_us = bucket.burst_us - ahead_us
-        if left_us < 0:
+        now_s = self._now_s()
+        arrival_s = bucket.arrival_s
+        if arrival_s < now_s:
+            arrival_s = now_s
+        arrival_s += bucket.interval_s
+        left_s = bucket.burst_s - arrival_s + now_s
+        if left_s < -_ROUNDING_S:
             self.refused += 1
-            raise RateLimited(rate, -left_us / 1e6, _whole_s(ahead_us - bucket.interval_us))
-        bucket.arrival_us = arrival_us
+            raise RateLimited(rate, -left_s, math.ceil(bucket.arrival_s - now_s))
+        bucket.arrival_s = arrival_s
         if not bucket.count:
             if not self._used:
                 self._wake.set()
             self._used.append(bucket)
         bucket.count += 1
-        return int(left_us / bucket.interval_us), _whole_s(ahead_us)
+        # No burst is longer than a second.
+        return rate, int((left_s + _ROUNDING_S) * rate), 1
 
     def _open(self, key: bytes, rate: int) -> _Bucket:
         """A bucket that is full, or that owes as much time as before its rate was changed."""
@@ -128,13 +133,13 @@ class RateLimiter:
         bucket = _Bucket(key, rate)
         before = self._buckets.get(key)
         if before is not None:
-            bucket.arrival_us = min(before.arrival_us, self._now_us() + bucket.burst_us)
+            bucket.arrival_s = min(before.arrival_s, self._now_s() + bucket.burst_s)
         self._buckets[key] = bucket
         return bucket
 
     def _forget_full(self) -> None:
-        now_us = self._now_us()
-        kept = {key: b for key, b in self._buckets.items() if b.arrival_us > now_us or b.count}
+        now_s = self._now_s()
+        kept = {key: b for key, b in self._buckets.items() if b.arrival_s > now_s or b.count}
         # All in use: the oldest goes; that costs a limit once, and not the node its memory.
         while len(kept) >= limits.RATE_BUCKETS_MAX:
             del kept[next(iter(kept))]
@@ -161,7 +166,7 @@ class RateLimiter:
         """Add what was let in to the shared buckets, and take over how far ahead they are."""
         used, self._used = self._used, []
         self._wake.clear()
-        debits = [(bucket.key, bucket.count, bucket.interval_us) for bucket in used]
+        debits = [(bucket.key, bucket.count, bucket.interval_s * 1e6) for bucket in used]
         for bucket in used:
             bucket.count = 0
         if self._shared is None:
@@ -174,15 +179,11 @@ class RateLimiter:
                 log.warning("rates are limited by this node alone: %r", error)
                 await asyncio.sleep(limits.CLUSTER_PAUSE_S)
                 return
-            now_us = self._now_us()
+            now_s = self._now_s()
             for bucket, ahead in zip(used[part], ahead_us, strict=True):
                 # What was let in meanwhile is not in the answer.
-                bucket.arrival_us = now_us + ahead + bucket.count * bucket.interval_us
+                bucket.arrival_s = now_s + ahead / 1e6 + bucket.count * bucket.interval_s
 
     async def close(self) -> None:
         if self._shared is not None:
             await self._shared.close()
-
-
-def _whole_s(us: float) -> int:
-    return max(0, -int(-us // 1_000_000))
