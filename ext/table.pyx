@@ -1438,27 +1438,29 @@ cdef class ShardTable:
         """
         cdef const unsigned char *p = at(data)
         cdef JobRow row
-        cdef list rows = split_rows(data)
-        cdef Py_ssize_t start, end
-        seen = set()
-        for start, end in rows:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), first = first_row(data), start = first
+        cdef Py_ssize_t end, count = 0, i
+        cdef uint64_t key, last = 0
+        cdef bint in_order = True
+        while (end := next_row(p, start, size)):
             read_job_row(p + start, &row)
             if shard_of_hi(row.job.id_hi) != self.shard:
                 raise ValueError(f"a job of another shard than {self.shard}")
             if self.slots.find(row.job.id_hi, row.job.id_lo) != NONE:
                 raise ValueError("a job that is resident already")
-            seen.add(data[start + 6:start + 22])
-        if len(seen) != len(rows):
+            key = ready_key(row.priority, row.job.id_hi, row.job.id_lo)
+            in_order = in_order and (key > last or not count)
+            last = key
+            count += 1
+            start = end
+        if not in_order and len({data[a + 6:a + 22] for a, _ in split_rows(data)}) != count:
             raise ValueError("a job stands there twice")
-        for start, end in rows:
+        start = first
+        for i in range(count):
             self._load_row(p + start)
-        if not more:
-            self.frontier = NO_FRONTIER
-        elif rows:
-            self.frontier = ready_key(row.priority, row.job.id_hi, row.job.id_lo)
-        else:
-            self.frontier = 0
-        return len(rows)
+            start = row_end(p, start, size)
+        self.frontier = last if more else NO_FRONTIER
+        return count
 
     cdef int _load_row(self, const unsigned char *p) except -1:
         cdef JobRow row
@@ -1867,26 +1869,38 @@ def split_tokens(bytes tokens not None):
     return {shard: b"".join(parts) for shard, parts in shards.items()}
 
 
+cdef Py_ssize_t first_row(bytes data) except -1:
+    """Where the rows begin: behind the header, if there is one."""
+    if not data.startswith(COPY_SIGNATURE):
+        return 0
+    if PyBytes_GET_SIZE(data) < 19:
+        raise ValueError("the data end within the header")
+    return 19 + <int>tf_rd32(at(data) + 15)
+
+
+cdef Py_ssize_t next_row(const unsigned char *p, Py_ssize_t start, Py_ssize_t size) except -1:
+    """Where the row that begins at `start` ends; 0 when there is none but the trailer."""
+    cdef Py_ssize_t end
+    if start >= size:
+        return 0
+    end = row_end(p, start, size)
+    if end == -2 and <int16_t>tf_rd16(p + start) == -1:
+        if start + 2 != size:
+            raise ValueError(f"{size - start - 2} bytes after the trailer")
+        return 0
+    if end < 0:
+        raise ValueError(f"the row at byte {start} is cut or damaged")
+    return end
+
+
 def split_rows(bytes data not None):
     """(start, end) of each row of binary COPY. A header and a trailer are allowed.
 
     Raises ValueError when the data are cut or damaged.
     """
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(data), start = 0, end
-    cdef const unsigned char *p = at(data)
+    cdef Py_ssize_t start = first_row(data), end
     cdef list rows = []
-    if data.startswith(COPY_SIGNATURE):
-        if size < 19:
-            raise ValueError("the data end within the header")
-        start = 19 + <int>tf_rd32(p + 15)
-    while start < size:
-        end = row_end(p, start, size)
-        if end == -2 and <int16_t>tf_rd16(p + start) == -1:
-            if start + 2 != size:
-                raise ValueError(f"{size - start - 2} bytes after the trailer")
-            break
-        if end < 0:
-            raise ValueError(f"the row at byte {start} is cut or damaged")
+    while (end := next_row(at(data), start, PyBytes_GET_SIZE(data))):
         rows.append((start, end))
         start = end
     return rows

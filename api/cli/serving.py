@@ -68,7 +68,7 @@ async def _ensure_queue(queues: Queues, project_id: bytes) -> None:
 async def serve(config: Config, listening: Callable[[int], None] = lambda port: None) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises what made the node fail.
 
-    `listening` is called once with the port, when requests can come.
+    `listening` is called once with the port, when all shards are there.
     """
     allocator.map_large_blocks()
     stop = asyncio.Event()
@@ -79,22 +79,42 @@ async def serve(config: Config, listening: Callable[[int], None] = lambda port: 
     if tls is not None:
         loop.add_signal_handler(signal.SIGHUP, reload_certificate, tls)
     node = Node(config)
-    await node.start()
-    api = api_of(node)
+    door = Door(node, config, tls)
     try:
-        node.queue_news.listeners.append(api.catalog.forget)
-        node.key_news.listeners.append(api.authenticator.forget)
-        context = None if tls is None else tls.context
-        listening(await api.start(config.host, config.port, tls=context))
+        await node.start(door.open)
+        listening(door.port)
         await _ended(node, stop)
         log.info("draining")
         await node.drain()
     finally:
         try:
-            await api.stop(min(config.drain_timeout_s, limits.DRAIN_S))
+            await door.close()
         finally:
             await node.stop()
     log.info("stopped")
+
+
+class Door:
+    """The interface of a node, open as soon as the node can answer: who comes while shards are
+    still being taken gets what is there, and `/readyz` says that it is not all."""
+
+    def __init__(self, node: Node, config: Config, tls: ServerTls | None) -> None:
+        self._node = node
+        self._config = config
+        self._context = None if tls is None else tls.context
+        self._api: ApiServer | None = None
+        self.port = 0
+
+    async def open(self) -> None:
+        self._api = api = api_of(self._node)
+        self._node.queue_news.listeners.append(api.catalog.forget)
+        self._node.key_news.listeners.append(api.authenticator.forget)
+        config = self._config
+        self.port = await api.start(config.host, config.port, tls=self._context)
+
+    async def close(self) -> None:
+        if self._api is not None:
+            await self._api.stop(min(self._config.drain_timeout_s, limits.DRAIN_S))
 
 
 def server_tls(config: Config) -> ServerTls | None:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 STOP_FRAME = 14
 TRY_AGAIN_LATER = 1013
+SHARD_MOVED = 4002
 ID_BYTES = 16
 
 
@@ -155,15 +156,27 @@ class Leases:
             self._release(lease)
             self._ended(lease.worker_id)
 
+    def drop(self, worker_id: bytes) -> None:
+        """The same for a worker by its id, if it has a lease."""
+        if (lease := self._leases.get(worker_id)) is not None:
+            self.forget(lease)
+
     def recover(self, shard: Shard) -> int:
-        """Give every worker that runs something in a shard just taken a fresh lease; how many."""
+        """Give every worker that runs something in a shard just taken a fresh lease; how many.
+
+        One that is connected already has to connect anew: only its hello tells which of these jobs
+        it has, and which were lost on the way.
+        """
         # The number of an id that no worker has is the number of workers known so far.
         count = 0
         for index in range(shard.table.worker(bytes(ID_BYTES))):
             tokens = shard.table.running(index)
             job = shard.table.get(tokens[0][:ID_BYTES]) if tokens else None
             if job is not None and job["worker_id"] is not None:
-                self.take(job["worker_id"], job["project_id"]).index_in(shard)
+                lease = self.take(job["worker_id"], job["project_id"])
+                lease.index_in(shard)
+                if lease.session is not None:
+                    lease.session.end(SHARD_MOVED, "a shard came: connect again")
                 count += 1
         return count
 

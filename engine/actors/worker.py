@@ -22,7 +22,13 @@ import msgpack
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import outcomes
 from taskforge_server.engine.actors.joblogs import LogBook
-from taskforge_server.engine.actors.leases import STOP_FRAME, TRY_AGAIN_LATER, Lease, Leases
+from taskforge_server.engine.actors.leases import (
+    SHARD_MOVED,
+    STOP_FRAME,
+    TRY_AGAIN_LATER,
+    Lease,
+    Leases,
+)
 from taskforge_server.engine.actors.outcomes import Outcomes
 from taskforge_server.engine.actors.ports import Hello, Journal, Outlet
 from taskforge_server.engine.errors import FrameError
@@ -41,7 +47,7 @@ CREDIT, DONE, HEARTBEAT, BYE, LOGS = 2, 3, 4, 5, 6
 WELCOME, ACK, PONG, DRAIN, LOGS_ACK = 10, 12, 13, 15, 16
 SUCCEEDED, FAILED, GIVEN_BACK = 0, 1, 2
 
-NORMAL, BROKEN_FRAME, REPLACED, SHARD_MOVED = 1000, 1002, 4001, 4002
+NORMAL, BROKEN_FRAME, REFUSED, REPLACED = 1000, 1002, 1008, 4001
 PROTOCOL = 1
 TOKEN_BYTES = 24
 ID_BYTES = 16

@@ -62,6 +62,7 @@ class Core:
         self.shards: dict[int, Shard] = {}
         self.refs: dict[bytes, QueueRef] = {}
         self.sessions: set[WorkerActor] = set()
+        self._arrivals: dict[int, asyncio.Future[None]] = {}
         self._failed = failed
         self._actors: dict[bytes, QueueActor] = {}
         self._actors_of: dict[Shard, dict[int, QueueActor]] = {}
@@ -158,9 +159,20 @@ class Core:
             if old.ref.shard == shard.number:
                 del self._retired[queue_id]
                 self.dispatcher.replace(old, self.queue(self.refs.get(queue_id, old.ref)))
+        if (arrival := self._arrivals.pop(shard.number, None)) is not None:
+            arrival.set_result(None)
         workers = self.leases.recover(shard)
         self.due_timer.note(shard.table.next_due_us())
         log.debug("shard %d adopted, %d workers run jobs of it", shard.number, workers)
+
+    async def arrival(self, number: int) -> None:
+        """Returns when the shard is here. Callers bound how long they wait."""
+        if number in self.shards:
+            return
+        arrival = self._arrivals.get(number)
+        if arrival is None:
+            arrival = self._arrivals[number] = asyncio.get_running_loop().create_future()
+        await asyncio.shield(arrival)
 
     def new_table(self, number: int) -> ShardTable:
         """An empty table that knows the shard's queues."""

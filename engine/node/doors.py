@@ -189,6 +189,12 @@ class Doors:
         """
         if self._admission.draining:
             raise Unavailable(limits.UNAVAILABLE_RETRY_S, "this node is stopping")
+        try:
+            async with asyncio.timeout(limits.WELCOME_WAIT_S):
+                for ref in queues:
+                    await self._core.arrival(ref.shard)
+        except TimeoutError:
+            raise _moved() from None
         actors = [self._core.queue(ref) for ref in queues]
         session = self._core.session(hello, project_id, outlet)
         try:

@@ -13,7 +13,7 @@ A node that is killed instead loses nothing: the next start takes the shards ove
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -108,8 +108,9 @@ class Node:
 
     # life
 
-    async def start(self) -> None:
-        """Everything up to the point where jobs can come in."""
+    async def start(self, open_door: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Everything up to the point where all shards are served. `open_door` is called before the
+        first of them is taken: what comes through it is answered as far as shards are there."""
         config = self.config
         start = self._services.start
         await start(Part("pool", self._open_pool, self._close_pool))
@@ -126,6 +127,7 @@ class Node:
         await start(Part("cluster", self.cluster.start, self.cluster.stop))
         await start(Part("roster", self.roster_news.read_all, None))
         await start(Part("encryption", self.keyring.start, None))
+        await start(Part("door", open_door, None))
         await start(Part("ownership", self._take_shards, self.ownership.stop))
         await start(Part("upkeep", self._start_upkeep, self._stop_upkeep))
         self._started = True

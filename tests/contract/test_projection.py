@@ -354,7 +354,8 @@ async def test_a_shard_in_peace_works_before_all_its_jobs_are_there(
     """The jobs that run are there at once, and no job overtakes one that is still to come."""
     monkeypatch.setattr("taskforge_server.engine.limits.LOAD_CHUNK_BYTES", 1)
     old = Life(new_table(1))
-    ids = old.submit(50)
+    # More than the buffers between server and client hold, so that it comes bit by bit.
+    ids = old.submit(300, b'"' + b"x" * 8192 + b'"')
     urgent = old.submit(1, priority=9)
     running = old.start(1)
     await old.commit(storage.log)

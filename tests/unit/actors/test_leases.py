@@ -136,6 +136,25 @@ async def test_after_a_takeover_running_jobs_have_their_time_again() -> None:
     assert again.ready_jobs() == 2  # the third, and that of the worker that did not come back
 
 
+async def test_a_worker_that_is_there_before_its_shard_has_to_say_anew_what_it_runs() -> None:
+    """A job that was sent to it and lost on the way would else be its own for ever."""
+    before = EngineParts()
+    queue = before.queue("mail")
+    before.worker(["mail"], worker_id=b"a" * 16, credit=1)
+    before.submit(queue, 1)
+    before.settle()
+    after = EngineParts()
+    after.queue("mail")
+    _, early = after.worker(["mail"], worker_id=b"a" * 16, credit=0)
+    _, other = after.worker(["mail"], worker_id=b"b" * 16, credit=0)
+    for _, lsn, body in before.journal.bodies:
+        after.shards[1].table.replay(lsn, body)
+    assert after.leases.recover(after.shards[1]) == 1
+    assert early.closed is not None
+    assert early.closed[0] == 4002
+    assert other.closed is None
+
+
 async def test_a_node_that_was_held_up_does_not_blame_its_workers() -> None:
     parts = EngineParts()
     parts.queue("mail")

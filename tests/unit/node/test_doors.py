@@ -8,6 +8,7 @@ import pytest
 
 from taskforge_server.engine.errors import (
     Conflict,
+    KeyConflict,
     NotFound,
     OutcomeUnknown,
     Overloaded,
@@ -130,12 +131,31 @@ async def test_cancel_and_requeue_see_one_project_only() -> None:
             await node.doors.cancel(ids, b"o" * 16)
         job = await node.doors.cancel(ids, PROJECT)
         assert job["status"] == "cancelled"
-        with pytest.raises(Conflict):
-            await node.doors.cancel(ids, PROJECT)
+        assert await node.doors.cancel(ids, PROJECT) == job, "it is cancelled already"
         assert (await node.doors.requeue(job))["status"] == "pending"
         with pytest.raises(Conflict):
             await node.doors.requeue(job)
         assert node.doors.queue_counts(MAIL) == (1, 0, 0)
+
+
+async def test_a_retry_with_a_key_is_done_once_whatever_became_of_the_job() -> None:
+    log = MemoryShardLog()
+    key = KeyedRequest("k", b"hash")
+    async with MemoryNode(log, refs=(MAIL,)) as node:
+        job_id = await node.doors.submit(MAIL, jobs())
+        job = await node.doors.cancel(job_id, PROJECT)
+        again, repeated = await node.doors.requeue_once(job, key)
+        assert (again["status"], repeated) == ("pending", False)
+        job = await node.doors.cancel(job_id, PROJECT)
+        again, repeated = await node.doors.requeue_once(job, key)
+        assert (again["status"], repeated) == ("cancelled", True)
+        with pytest.raises(KeyConflict):
+            await node.doors.requeue_once(job, KeyedRequest("k", b"other"))
+    async with MemoryNode(log, refs=(MAIL,)) as node:
+        again, repeated = await node.doors.requeue_once(job, key)
+        assert (again["status"], repeated) == ("cancelled", True)
+        again, repeated = await node.doors.requeue_once(job, KeyedRequest("l", b"hash"))
+        assert (again["status"], repeated) == ("pending", False)
 
 
 async def test_a_new_owner_knows_jobs_keys_and_leases() -> None:
@@ -143,10 +163,11 @@ async def test_a_new_owner_knows_jobs_keys_and_leases() -> None:
     key = KeyedRequest("k", b"hash")
     async with MemoryNode(log) as node:
         first, outlet = await node.worker(MAIL, credit=1)
-        ids = await node.doors.submit(MAIL, jobs(3), key)
+        ids, repeated = await node.doors.submit_once(MAIL, jobs(3), key)
+        assert not repeated
         await until(outlet.tokens)
     async with MemoryNode(log, refs=(MAIL,)) as node:
-        assert await node.doors.submit(MAIL, jobs(3), key) == ids
+        assert await node.doors.submit_once(MAIL, jobs(3), key) == (ids, True)
         assert node.doors.queue_counts(MAIL) == (2, 0, 1)
         token = outlet.tokens()[0]
         worker, again = await node.worker(MAIL, credit=1, running=token + b"x" * 24)
