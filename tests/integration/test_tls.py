@@ -171,7 +171,7 @@ async def test_a_bad_renewal_changes_nothing(
     assert await stack.shown(trusting) == before
 
 
-async def test_the_command_reloads_on_sighup(
+async def test_the_command_serves_and_reloads_on_sighup(
     servers: EmbeddedServers, postgres_url: str, authority: Authority
 ) -> None:
     connection = await connect(postgres_url, application_name="test")
@@ -195,6 +195,14 @@ async def test_the_command_reloads_on_sighup(
         await asyncio.to_thread(command.until, "the certificate was reloaded")
         after, _ = await stack.shown(trusting)
         assert after != before
+        async with AsyncClient(stack.url, KEY, ca_file=str(authority.path)) as client:
+            await client.queues.create("default")
+            handles = [await client.submit(double, number=number) for number in range(10)]
+            worker = Worker(stack.url, KEY, [double], ca_file=str(authority.path))
+            serving = asyncio.create_task(worker.serve())
+            assert [await handle.wait(20) for handle in handles] == list(range(0, 20, 2))
+            worker.stop()
+            await serving
 
 
 # The configuration
