@@ -163,7 +163,7 @@ def _parameters(route: Route, schema_of: dict[Any, Any]) -> list[dict[str, Any]]
         found.append({"name": field.encode_name, "in": "query", "schema": _given(schema)})
     if route.idempotent:
         about = (
-            "Repeating a request with the same key and body gives the first answer, for "
+            "Repeating a request with the same key and body gives the first answer, for at least "
             f"{limits.IDEMPOTENCY_KEY_RETENTION_S // 3600} hours."
         )
         schema = {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"}
@@ -231,6 +231,8 @@ def _content(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
 
 def _problem_codes(route: Route) -> Iterable[str]:
     codes = [*_ALWAYS, *route.problems]
+    if route.idempotent:
+        codes.append("idempotency_key_reused")
     if route.permission is not None:
         codes += _WITH_KEY
     if is_rated(route.permission):

@@ -13,7 +13,6 @@ from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.engine.vault.vault import Vault
-from taskforge_server.ext.ids import time_ms_of
 from taskforge_server.ext.table import SubmitBatch
 
 _ID_BYTES = 16
@@ -41,17 +40,13 @@ class JobService:
         the first time. Conflict when the first time other items of the batch were refused."""
         if not batch.count:
             return b"", False
-        since_ms = self.engine.now_us() // 1000
-        ids = await self.engine.submit(queue, batch, key)
-        if key is None:
-            return ids, False
+        ids, repeated = await self.engine.submit_once(queue, batch, key)
         if len(ids) != batch.count * _ID_BYTES:
             raise Conflict(
                 "the first request with this Idempotency-Key had another number of valid jobs",
                 "Idempotency-Key",
             )
-        # New ids are never older than the request.
-        return ids, time_ms_of(ids[:_ID_BYTES]) < since_ms
+        return ids, repeated
 
     async def get(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
         """The job and its executions, the oldest first; NotFound."""
@@ -100,26 +95,33 @@ class JobService:
         return await self.opener.jobs(project_id, jobs), following
 
     async def cancel(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
-        """End a job that waits; NotFound, Conflict."""
+        """End a job that waits; one that is cancelled stays so. NotFound, Conflict."""
         try:
             await self.engine.cancel(job_id, project_id)
         except NotFound:
             # It may have ended long ago: that is a conflict, not an unknown job.
-            job, _ = await self.get(project_id, job_id)
+            found = await self.get(project_id, job_id)
+            status = found[0]["status"]
+            if status == "cancelled":
+                return found
             raise Conflict(
-                f"only a job that waits can be cancelled: this one is {job['status']}",
+                f"only a job that waits can be cancelled: this one is {status}",
                 code="job_not_cancellable",
             ) from None
         return await self.get(project_id, job_id)
 
-    async def retry(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
-        """Let a job that failed or was cancelled run again; NotFound, Conflict."""
+    async def retry(
+        self, project_id: bytes, job_id: bytes, key: KeyedRequest | None
+    ) -> tuple[tuple[JobDict, list[JobDict]], bool]:
+        """Let a job that failed or was cancelled run again; and whether this was a repetition that
+        did nothing. NotFound, Conflict."""
         job, executions = await self._find(project_id, job_id)
         try:
             await self._catalog.find(project_id, job["queue_id"])
         except NotFound:
             raise Conflict("its queue is deleted", code="queue_deleted") from None
-        return await self.opener.found(await self.engine.requeue(job), executions)
+        again, repeated = await self.engine.requeue_once(job, key)
+        return await self.opener.found(again, executions), repeated
 
     async def queue_name(self, project_id: bytes, queue_id: bytes) -> str:
         """The name of the queue that a job is in."""

@@ -31,11 +31,15 @@ class Engine(Protocol):
 
     def now_us(self) -> int: ...
 
-    async def submit(
-        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None = None
-    ) -> bytes:
+    async def submit(self, queue: QueueRef, batch: SubmitBatch) -> bytes:
         """Durable when it returns: the ids, 16 bytes each. Raises Overloaded, Unavailable,
-        KeyConflict."""
+        OutcomeUnknown."""
+        ...
+
+    async def submit_once(
+        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None
+    ) -> tuple[bytes, bool]:
+        """The same, and whether the key came before, with what the first time gave; KeyConflict."""
         ...
 
     async def job(self, job_id: bytes) -> tuple[JobDict, list[JobDict]] | None:
@@ -47,11 +51,15 @@ class Engine(Protocol):
         ...
 
     async def cancel(self, job_id: bytes, project_id: bytes) -> JobDict:
-        """Raises NotFound when no such job waits, Conflict."""
+        """Raises NotFound when no such job is there, Conflict when it is neither waiting nor
+        cancelled."""
         ...
 
-    async def requeue(self, job: JobDict) -> JobDict:
-        """A failed or cancelled job runs again; Conflict."""
+    async def requeue_once(
+        self, job: JobDict, key: KeyedRequest | None
+    ) -> tuple[JobDict, bool]:
+        """A failed or cancelled job runs again; or it did when the key came first, and then the job
+        is as it is now. Conflict, KeyConflict."""
         ...
 
     def queue_changed(self, queue: QueueRef) -> None: ...
@@ -81,8 +89,13 @@ class QueueRepository(Protocol):
         priority: int,
         settings: QueueSettings,
         actor: Actor = ...,
+        key: KeyedRequest | None = None,
     ) -> JobQueue:
-        """Conflict when the name is taken."""
+        """Conflict when the name or the key is taken."""
+        ...
+
+    async def made_by(self, project_id: bytes, key: KeyedRequest) -> JobQueue | None:
+        """The queue that this request made; KeyConflict when another one came with its key."""
         ...
 
     async def get(self, project_id: bytes, queue: bytes | str) -> JobQueue:

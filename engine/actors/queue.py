@@ -49,11 +49,13 @@ class Submit:
     batch: SubmitBatch
     key: KeyedRequest | None
     reply: Promise[bytes]
+    repeated: bool = False
+    """The key came before: the ids are those of the first time."""
 
 
 @dataclass(slots=True)
 class Cancel:
-    """A waiting job shall not run; answered with the job."""
+    """A waiting job shall not run; answered with the job, also when it is cancelled already."""
 
     job_id: bytes
     reply: Promise[dict[str, Any]]
@@ -65,6 +67,9 @@ class Requeue:
 
     job: dict[str, Any]
     reply: Promise[dict[str, Any]]
+    key: KeyedRequest | None = None
+    repeated: bool = False
+    """The key came before: nothing was done now."""
 
 
 Command = Submit | Cancel | Requeue
@@ -159,15 +164,12 @@ class QueueActor(Actor[Command]):
                 self._requeue(command, now_us)
 
     def _submit(self, command: Submit, now_us: int) -> None:
-        keys, project_id, request = self._context.keys, self.ref.project_id, command.key
+        project_id = self.ref.project_id
         ring = self._context.vault.ring(project_id)
-        first = None
-        if request is not None and ring is not None:
-            first, request = sealed.find_first(keys, ring, project_id, request, now_us)
-        elif request is not None:
-            first = keys.find(project_id, request, now_us)
+        first, request = self._first(command.key, ring, now_us)
         if first is not None:
-            self._answer_again(command, first)
+            command.repeated = True
+            self._when_durable(first, Reply(command.reply, first.ids))
             return
         shard, table, usage = self.shard, self.shard.table, self._context.usage
         usage.require(project_id, command.batch.count, now_us)
@@ -175,27 +177,46 @@ class QueueActor(Actor[Command]):
         ids = table.submit(self.index, command.batch, now_us, seal)
         usage.add(shard.usage, table.gathering_lsn, project_id, command.batch.count)
         if request is not None:
-            table.keyed(project_id, request.key, request.body_hash, ids, now_us)
-            lsn = table.gathering_lsn
-            entry = KeyEntry(shard.number, lsn, request.body_hash, ids, now_us)
-            keys.remember(project_id, request.key, entry)
+            self._remember(request, ids, now_us)
         shard.effect(Reply(command.reply, ids))
         self._context.counters.submitted_jobs += command.batch.count
         if self._probe is None:
             self._probe = (ids[:16], now_us)
 
-    def _answer_again(self, command: Submit, first: KeyEntry) -> None:
-        """The same key and body: the first answer, once it is durable."""
+    def _first(
+        self, request: KeyedRequest | None, ring: Ring | None, now_us: int
+    ) -> tuple[KeyEntry | None, KeyedRequest | None]:
+        """What came with this key before, and the request as it is to be remembered; KeyConflict."""
+        if request is None:
+            return None, None
+        keys, project_id = self._context.keys, self.ref.project_id
+        if ring is not None:
+            return sealed.find_first(keys, ring, project_id, request, now_us)
+        return keys.find(project_id, request, now_us), request
+
+    def _remember(self, request: KeyedRequest, ids: bytes, now_us: int) -> None:
+        shard, project_id = self.shard, self.ref.project_id
+        shard.table.keyed(project_id, request.key, request.body_hash, ids, now_us)
+        lsn = shard.table.gathering_lsn
+        entry = KeyEntry(shard.number, lsn, request.body_hash, ids, now_us)
+        self._context.keys.remember(project_id, request.key, entry)
+
+    def _when_durable(self, first: KeyEntry, answer: Reply) -> None:
+        """The answer to a repetition waits for what came with the key first."""
         holder = self._context.shard(first.shard)
         if holder is None:
             raise Unavailable(limits.UNAVAILABLE_RETRY_S)
-        holder.effect_at(first.lsn, Reply(command.reply, first.ids))
+        holder.effect_at(first.lsn, answer)
 
     def _cancel(self, command: Cancel, now_us: int) -> None:
         table = self.shard.table
         try:
             known = table.cancelled(command.job_id, "cancelled", now_us)
         except TransitionError as error:
+            job = table.get(command.job_id)
+            if job is not None and job["status"] == "cancelled":
+                self.shard.effect_at(job["lsn"], Reply(command.reply, job))
+                return
             raise Conflict(
                 "only a job that waits can be cancelled", code="job_not_cancellable"
             ) from error
@@ -210,6 +231,11 @@ class QueueActor(Actor[Command]):
         job_id = command.job["id"]
         job = table.get(job_id) or command.job
         ring = self._context.vault.ring(self.ref.project_id)
+        first, request = self._first(command.key, ring, now_us)
+        if first is not None:
+            command.repeated = True
+            self._when_durable(first, Reply(command.reply, job))
+            return
         if ring is not None and not looks_sealed(job["payload"]):
             # From before the encryption; the log must not have it again.
             job = job | {"payload": ring.seal(job_id, "payload", job["payload"])}
@@ -219,6 +245,8 @@ class QueueActor(Actor[Command]):
             raise Conflict(
                 "only a failed or cancelled job can be retried", code="job_not_retryable"
             ) from error
+        if request is not None:
+            self._remember(request, job_id, now_us)
         self._context.counters.requeued_jobs += 1
         self._answer(job_id, command.reply)
 

@@ -68,41 +68,55 @@ class Doors:
 
     # commands
 
-    async def submit(
-        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None = None
-    ) -> bytes:
+    async def submit(self, queue: QueueRef, batch: SubmitBatch) -> bytes:
         """The ids, 16 bytes each, when the jobs are durable."""
+        ids, _ = await self.submit_once(queue, batch, None)
+        return ids
+
+    async def submit_once(
+        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None
+    ) -> tuple[bytes, bool]:
+        """The same, and whether the key came before: then nothing was submitted now."""
         actor = self._core.queue(queue)
         self._admission.admit(batch)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._send(actor, Submit(batch, key, reply))
+        command = Submit(batch, key, reply)
+        self._send(actor, command)
         try:
-            return await reply
+            return await reply, command.repeated
         except ShardLost as error:
             raise _lost(error) from error
 
     async def cancel(self, job_id: bytes, project_id: bytes) -> Job:
-        """A waiting job is cancelled; NotFound when it is not in memory, Conflict."""
+        """A job that waits is cancelled, or was already; NotFound when it is not in memory,
+        Conflict."""
         shard = self._shard(job_id)
         job = shard.table.get(job_id)
         if job is None and shard.table.loading:
             raise Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is still being loaded")
         if job is None or job["project_id"] != project_id:
             raise NotFound("no such job is waiting", "job_id")
-        return await self._command(job, lambda reply: Cancel(job_id, reply))
+        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        return await self._command(job, Cancel(job_id, reply), reply)
 
     async def requeue(self, job: Job) -> Job:
         """A failed or cancelled job runs again; Conflict."""
+        again, _ = await self.requeue_once(job, None)
+        return again
+
+    async def requeue_once(self, job: Job, key: KeyedRequest | None) -> tuple[Job, bool]:
+        """The same, and whether the key came before: then nothing was done now."""
         if self._admission.draining:
             raise Unavailable(limits.UNAVAILABLE_RETRY_S, "this node is stopping")
-        return await self._command(job, lambda reply: Requeue(job, reply))
+        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        command = Requeue(job, reply, key)
+        return await self._command(job, command, reply), command.repeated
 
-    async def _command(self, job: Job, command: Callable[["asyncio.Future[Job]"], Command]) -> Job:
+    async def _command(self, job: Job, command: Command, reply: "asyncio.Future[Job]") -> Job:
         ref = self._core.find(job["queue_id"])
         if ref is None:
             ref = await self._find_queue(job["project_id"], job["queue_id"])
-        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        self._send(self._core.queue(ref), command(reply))
+        self._send(self._core.queue(ref), command)
         try:
             return await reply
         except ShardLost as error:

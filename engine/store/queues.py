@@ -1,7 +1,7 @@
 """Queues: the rows of `job_queues`. All but `all` see one project only."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,10 +9,11 @@ import asyncpg
 import msgspec
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import Conflict, LimitReached, NotFound
+from taskforge_server.engine.errors import Conflict, KeyConflict, LimitReached, NotFound
 from taskforge_server.engine.model.audit import OPERATOR, Actor
 from taskforge_server.engine.model.queue import JobQueue, QueueSettings, shard_of_queue
 from taskforge_server.engine.model.subscription import plan_of
+from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.audit import record
 from taskforge_server.engine.store.cursors import QUEUES, after_name, name_cursor
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
@@ -36,9 +37,10 @@ class Queues:
         priority: int,
         settings: QueueSettings,
         actor: Actor = OPERATOR,
+        key: KeyedRequest | None = None,
     ) -> JobQueue:
-        """`Conflict` when the name is taken, or the project has too many queues; `NotFound` without
-        the project."""
+        """`Conflict` when the name or the key is taken, or the project has too many queues;
+        `NotFound` without the project."""
         queue_id = uuid.uuid4().bytes
         shard = shard_of_queue(queue_id, self._shards)
         try:
@@ -52,6 +54,8 @@ class Queues:
                     _text(settings),
                     shard,
                     limits.QUEUES_PER_PROJECT_MAX,
+                    None if key is None else key.key,
+                    None if key is None else key.body_hash,
                 )
                 if row is None:
                     raise Conflict(
@@ -64,6 +68,18 @@ class Queues:
         except asyncpg.UniqueViolationError:
             raise Conflict("there is a queue with this name", "name", "queue_name_taken") from None
         return made
+
+    async def made_by(self, project_id: bytes, key: KeyedRequest) -> JobQueue | None:
+        """The queue that this request made, as it is now; `KeyConflict` when the key came with
+        another request. A deleted queue takes its key with it."""
+        async with tenant(self._pool, project_id=project_id) as connection:
+            row = await connection.fetchrow(sql("queue_made_by"), project_id, key.key)
+        if row is None:
+            return None
+        fields = dict(row)
+        if fields.pop("creation_hash") != key.body_hash:
+            raise KeyConflict
+        return _queue(fields)
 
     async def get(self, project_id: bytes, queue: bytes | str) -> JobQueue:
         """By id (bytes) or by name (text); `NotFound`."""
@@ -151,7 +167,7 @@ def _text(settings: QueueSettings) -> str:
     return msgspec.json.encode(settings).decode()
 
 
-def _queue(row: asyncpg.Record) -> JobQueue:
+def _queue(row: Mapping[str, Any]) -> JobQueue:
     return JobQueue(**{**row, "settings": QueueSettings.stored(row["settings"])})
 
 

@@ -96,16 +96,20 @@ class StubEngine:
             self._indexes[queue.id] = index
         return index
 
-    async def submit(
-        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None = None
-    ) -> bytes:
+    async def submit(self, queue: QueueRef, batch: SubmitBatch) -> bytes:
+        ids, _ = await self.submit_once(queue, batch, None)
+        return ids
+
+    async def submit_once(
+        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None
+    ) -> tuple[bytes, bool]:
         if self.refusal is not None:
             raise self.refusal
         index = self._index(queue)
         if key is not None and (known := self._keys.get((queue.project_id, key.key))):
             if known[0] != key.body_hash:
                 raise KeyConflict
-            return known[1]
+            return known[1], True
         ids = self.table.submit(index, batch, self.clock_us)
         if key is not None:
             self._keys[queue.project_id, key.key] = (key.body_hash, ids)
@@ -116,7 +120,7 @@ class StubEngine:
         if not self._waiting:
             loop.call_soon(self._commit)
         self._waiting.append((reply, ids))
-        return await reply
+        return await reply, False
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -148,19 +152,28 @@ class StubEngine:
         try:
             self.table.cancelled(job_id, "cancelled", self.clock_us)
         except TransitionError:
-            raise Conflict("only a job that waits", code="job_not_cancellable") from None
+            if job["status"] != "cancelled":
+                raise Conflict("only a job that waits", code="job_not_cancellable") from None
         cancelled = self.table.get(job_id)
         assert cancelled is not None
         return cancelled
 
-    async def requeue(self, job: JobDict) -> JobDict:
+    async def requeue_once(
+        self, job: JobDict, key: KeyedRequest | None
+    ) -> tuple[JobDict, bool]:
+        if key is not None and (known := self._keys.get((job["project_id"], key.key))):
+            if known[0] != key.body_hash:
+                raise KeyConflict
+            return self.table.get(job["id"]) or job, True
         try:
             self.table.requeue(job, self.clock_us)
         except TransitionError:
             raise Conflict("only failed ones", code="job_not_retryable") from None
         again = self.table.get(job["id"])
         assert again is not None
-        return again
+        if key is not None:
+            self._keys[job["project_id"], key.key] = (key.body_hash, job["id"])
+        return again, False
 
     def queue_changed(self, queue: QueueRef) -> None:
         self.changed.append(queue)
@@ -206,6 +219,7 @@ class StubQueues:
 
     def __init__(self) -> None:
         self.rows: dict[bytes, JobQueue] = {}
+        self.keys: dict[tuple[bytes, str], tuple[bytes, bytes]] = {}
         self.reads = 0
         self.actors: list[Actor] = []
 
@@ -216,6 +230,7 @@ class StubQueues:
         priority: int,
         settings: QueueSettings,
         actor: Actor = OPERATOR,
+        key: KeyedRequest | None = None,
     ) -> JobQueue:
         self.actors.append(actor)
         if any((row.project_id, row.name) == (project_id, name) for row in self.rows.values()):
@@ -230,7 +245,17 @@ class StubQueues:
             shard=SHARD,
         )
         self.rows[row.id] = row
+        if key is not None:
+            self.keys[project_id, key.key] = (key.body_hash, row.id)
         return row
+
+    async def made_by(self, project_id: bytes, key: KeyedRequest) -> JobQueue | None:
+        known = self.keys.get((project_id, key.key))
+        if known is None:
+            return None
+        if known[0] != key.body_hash:
+            raise KeyConflict
+        return self.rows[known[1]]
 
     async def get(self, project_id: bytes, queue: bytes | str) -> JobQueue:
         self.reads += 1

@@ -89,6 +89,21 @@ async def test_refused(api: Fixture, body: Any, status: int, code: str, field: s
     assert refused.json["status"] == status
 
 
+async def test_a_queue_is_made_once(api: Fixture) -> None:
+    headers = {"Idempotency-Key": "make-mail"}
+    body = {"name": "mail", "priority": 4}
+    first = await api.post("/v1/queues", body, headers=headers)
+    assert (first.status, "Idempotent-Replay" in first.headers) == (201, False)
+    again = await api.post("/v1/queues", body, headers=headers)
+    assert (again.status, again.json) == (201, first.json)
+    assert again.headers["Idempotent-Replay"] == "true"
+    for other in ({"name": "mail", "priority": 5}, {"name": "post", "priority": 4}):
+        refused = await api.post("/v1/queues", other, headers=headers)
+        assert (refused.status, refused.json["code"]) == (409, "idempotency_key_reused")
+    taken = await api.post("/v1/queues", body, headers={"Idempotency-Key": "else"})
+    assert (taken.status, taken.json["code"]) == (409, "queue_name_taken")
+
+
 async def test_relations_hold_after_an_update(api: Fixture) -> None:
     refused = await api.call(
         "PATCH",

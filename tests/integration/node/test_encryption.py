@@ -40,7 +40,8 @@ class Encrypted(Hand):
     async def send(self, queue: QueueRef, payload: bytes, key: KeyedRequest | None = None) -> bytes:
         batch = SubmitBatch()
         batch.add("send", payload)
-        return await self.node.doors.submit(queue, batch, key)
+        ids, _ = await self.node.doors.submit_once(queue, batch, key)
+        return ids
 
     async def read(self, job_id: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """From memory, or from the tables."""

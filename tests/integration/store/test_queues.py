@@ -7,11 +7,12 @@ import asyncpg
 import msgspec
 import pytest
 
-from taskforge_server.engine.errors import Conflict, InvalidInput, NotFound
+from taskforge_server.engine.errors import Conflict, KeyConflict, InvalidInput, NotFound
 from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.queue import QueueSettings, RetryPolicy, shard_of_queue
 from taskforge_server.engine.store.audit import AuditFilter, AuditLog
 from taskforge_server.engine.store.cursors import JOBS, QUEUES, id_cursor, name_cursor
+from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.pool import Pool
 from taskforge_server.engine.store.queues import Queues
 from taskforge_server.engine.store.tenants import Projects
@@ -40,6 +41,24 @@ async def test_a_name_is_taken_within_a_project(pool: Pool, tenant: Tenant) -> N
     assert (caught.value.field, caught.value.code) == ("name", "queue_name_taken")
     other = await Projects(pool).create(tenant.organization_id, "other")
     await queues.create(other.id, "email", 0, SETTINGS)
+
+
+async def test_a_request_makes_one_queue(pool: Pool, tenant: Tenant) -> None:
+    queues, project_id = Queues(pool, 64), tenant.project_id
+    key = KeyedRequest("key", b"hash")
+    assert await queues.made_by(project_id, key) is None
+    made = await queues.create(project_id, "email", 0, SETTINGS, key=key)
+    assert await queues.made_by(project_id, key) == made
+    with pytest.raises(KeyConflict):
+        await queues.made_by(project_id, KeyedRequest("key", b"other"))
+    with pytest.raises(Conflict):
+        await queues.create(project_id, "post", 0, SETTINGS, key=key)
+    other = await Projects(pool).create(tenant.organization_id, "other")
+    assert await queues.made_by(other.id, key) is None
+    await queues.create(other.id, "email", 0, SETTINGS, key=key)
+    await queues.delete(project_id, made.id, lambda: None)
+    assert await queues.made_by(project_id, key) is None
+    await queues.create(project_id, "email", 0, SETTINGS, key=key)
 
 
 async def test_other_projects_see_nothing(pool: Pool, tenant: Tenant) -> None:
