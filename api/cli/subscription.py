@@ -16,12 +16,14 @@ from taskforge_server.api.cli.commands import (
     configuration,
     reported,
 )
+from taskforge_server.engine.errors import InvalidInput
 from taskforge_server.engine.model.audit import OPERATOR
 from taskforge_server.engine.model.subscription import (
     FOREVER,
     NAMES,
     TIERS,
     Limits,
+    check_overrides,
     month_of,
     plan_of,
 )
@@ -78,6 +80,10 @@ def _limit(pair: str) -> tuple[str, Any]:
         return name, None if value == "none" else value
     if not value.isdecimal():
         raise typer.BadParameter(f"{name}: a whole number, none (no limit) or default (the tier's)")
+    try:
+        check_overrides({name: int(value)})
+    except InvalidInput as error:
+        raise typer.BadParameter(str(error)) from None
     return name, int(value)
 
 
