@@ -270,6 +270,12 @@ class Core:
         if self.roster.drain(worker_id, drained):
             self.dispatcher.worker_changed(worker_id)
 
+    def expel(self, worker_id: bytes) -> None:
+        """The worker is not to be here under this id: its jobs go back to their queues."""
+        for worker in [worker for worker in self.sessions if worker.id == worker_id]:
+            worker.end(worker_module.REFUSED, "this worker id belongs to another project")
+        self.leases.drop(worker_id)
+
     def drain(self) -> None:
         """Start nothing more; tell the workers."""
         self.dispatcher.stopped = True

@@ -178,7 +178,7 @@ class Node:
         config, clock = self.config, self.clock
         self.queues = Queues(self.pool, config.shards)
         self.workers = Workers(self.pool)
-        self.worker_rows = WorkerRows(self.workers)
+        self.worker_rows = WorkerRows(self.workers, lambda worker_id: self.core.expel(worker_id))
         self.subscriptions = Subscriptions(self.pool)
         self.usage_rows = UsageRows(self.pool, clock.now_us)
         self.queue_news = QueueNews(self.cluster, self.queues)

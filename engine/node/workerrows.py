@@ -9,7 +9,7 @@ and when the database is away the newest state is written when it is back.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -33,8 +33,13 @@ class WorkerTable(Protocol):
 class WorkerRows:
     """What is to be written about workers; the newest word about each."""
 
-    def __init__(self, table: WorkerTable) -> None:
+    def __init__(
+        self, table: WorkerTable, refused: Callable[[bytes], None] = lambda worker_id: None
+    ) -> None:
+        """`refused` hears of a worker that has no row: its id belongs to another project, or its
+        own project is gone."""
         self._table = table
+        self._refused = refused
         self._new: dict[bytes, Worker] = {}
         self._news: dict[bytes, tuple[WorkerStatus, datetime | None]] = {}
         self._wake = asyncio.Event()
@@ -83,10 +88,14 @@ class WorkerRows:
         """Write what is new; what fails is kept for the next time."""
         while self._new:
             part = dict(list(self._new.items())[: limits.WORKER_ROWS_MAX])
-            await self._table.upsert(list(part.values()))
+            written = await self._table.upsert(list(part.values()))
             for worker_id, row in part.items():
                 if self._new.get(worker_id) is row:
                     del self._new[worker_id]
+                if worker_id not in written:
+                    self._refused(worker_id)
+                    # What was said of it would be written to the row of somebody else.
+                    self._news.pop(worker_id, None)
         while self._news:
             news = dict(list(self._news.items())[: limits.WORKER_ROWS_MAX])
             await self._table.seen((key, status, at) for key, (status, at) in news.items())

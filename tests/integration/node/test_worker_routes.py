@@ -17,6 +17,7 @@ from taskforge_server.engine.store.bootstrap import bootstrap
 from taskforge_server.engine.store.pool import connect
 from tests.support.engine_parts import done
 from tests.support.real_node import SHARDS, Hand, arrives, config_for, kill, running_node
+from tests.support.tenancy import stranger
 
 KEY = api_key_text(bytes(range(32)))
 A, B = b"a" * 16, b"b" * 16
@@ -221,3 +222,27 @@ async def test_a_worker_that_nobody_heard_of_is_offline(postgres_url: str) -> No
         gone = await api.ok("GET", path)
         assert (gone["healthy"], gone["running_jobs"]) == (False, None)
         await api.ok("DELETE", path)
+
+
+async def test_the_id_of_another_projects_worker_is_not_to_be_had(postgres_url: str) -> None:
+    project_id = await prepared(postgres_url)
+    connection = await connect(postgres_url, application_name="test")
+    _, foreign_id = await stranger(connection)
+    await connection.close()
+    async with running_node(postgres_url, lease_ttl_s=30.0) as node, serving(node) as api:
+        hand, thief = Hand(node, project_id), Hand(node, foreign_id)
+        own, _ = await hand.worker(await hand.queue(), worker_id=A)
+        await node.worker_rows.write()
+        node.core.leases.drop(own.id)
+        own.detach()
+        await node.worker_rows.write()
+        queue = await thief.queue()
+        stealing, outlet = await thief.worker(queue, worker_id=A)
+        await thief.submit(queue)
+        await node.worker_rows.write()
+        assert stealing.ended
+        assert outlet.closed is not None
+        assert outlet.closed[0] == 1008
+        seen = await api.ok("GET", f"/v1/workers/{text(A)}")
+        assert (seen["status"], seen["running_jobs"]) == ("offline", None)
+        assert node.doors.queue_counts(queue) == (1, 0, 0)

@@ -38,7 +38,9 @@ async def test_an_id_of_another_project_is_left_alone(pool: Pool, tenant: Tenant
     workers = Workers(pool)
     other = (await Projects(pool).create(tenant.organization_id, "other")).id
     await workers.upsert([worker(1, tenant.project_id)])
-    assert await workers.upsert([worker(1, other), worker(2, other)]) == {(2).to_bytes(16)}
+    deleted = worker(3, b"d" * 16)  # its project is gone
+    written = await workers.upsert([worker(1, other), worker(2, other), deleted])
+    assert written == {(2).to_bytes(16)}
     with pytest.raises(NotFound):
         await workers.get(other, (1).to_bytes(16))
     assert (await workers.get(tenant.project_id, (1).to_bytes(16))).name == "w1"
