@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from taskforge_server.engine.model.execution import log_id
 from taskforge_server.engine.store.pool import Lent, acquire
@@ -105,9 +106,7 @@ async def make_key(
     return await _made(site, f"/v1/projects/{project_id}/api-keys", admin, value)
 
 
-async def _made(
-    site: Site, path: str, who: Person | str, value: dict[str, object]
-) -> dict[str, str]:
+async def _made(site: Site, path: str, who: Person | str, value: dict[str, Any]) -> dict[str, str]:
     answer = await site.post(path, who, value)
     assert answer.status == 201, answer.body
     made: dict[str, str] = answer.json

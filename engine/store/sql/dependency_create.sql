@@ -1,0 +1,2 @@
+-- Asking twice is no fault.
+INSERT INTO job_dependencies (parent_job_id, child_job_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
