@@ -1,17 +1,24 @@
 """Single calls, one at a time: how long the caller waits, and how soon the handler begins."""
 
+import asyncio
 import json
+import time
 from typing import Any
+
+import asyncpg
 
 from bench.figures import RawRun, quantile
 from bench.processes import BenchError
 from bench.stand import Run, Stand
 from bench.throughput import QUEUE, Options
+from taskforge_server.engine.journal.statements import sql
 
 WARM_UP_S = 1.0
 SPARE_S = 30.0
 EVERY_S = 0.02
 ATTACH_S = 20.0
+FREE_SHARD = 4_000
+BODY_BYTES = 300
 
 
 def _latencies(name: str, values_ms: list[float]) -> dict[str, RawRun]:
@@ -60,6 +67,7 @@ def low_load(stand: Stand, options: Options) -> dict[str, RawRun]:
         )
         worker.stop()
         starts = run.record()["latencies_ns"]
+        floor_ms = asyncio.run(_bare_commits(run.url, options.seconds / 4))
     if len(starts) != calls:
         raise BenchError(f"{calls} jobs submitted, {len(starts)} run")
     measured = starts[seen["warm_up_calls"] :]
@@ -68,7 +76,26 @@ def low_load(stand: Stand, options: Options) -> dict[str, RawRun]:
     for run_of in found.values():
         run_of["reply_p50_ms"] = round(quantile(replies_ms, 0.5), 4)
         run_of["reply_p99_ms"] = round(quantile(replies_ms, 0.99), 4)
+        run_of["bare_commit_p50_ms"] = round(quantile(floor_ms, 0.5), 4)
+        run_of["bare_commit_p99_ms"] = round(quantile(floor_ms, 0.99), 4)
     return found
+
+
+async def _bare_commits(url: str, seconds: float) -> list[float]:
+    """What one row of the log costs at the same pace with nothing around it: the floor on this
+    machine, in milliseconds. The shard is one that no node has."""
+    connection = await asyncpg.connect(url)
+    try:
+        append = await connection.prepare(sql("log_append_one"))
+        took_ms: list[float] = []
+        for lsn in range(1, round(seconds / EVERY_S) + 1):
+            await asyncio.sleep(EVERY_S)
+            begun = time.perf_counter()
+            await append.fetch(FREE_SHARD, lsn, 1, 2, bytes(BODY_BYTES))
+            took_ms.append((time.perf_counter() - begun) * 1e3)
+        return took_ms
+    finally:
+        await connection.close()
 
 
 def await_worker(run: Run) -> None:
