@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-HELLO, CREDIT, DONE, HEARTBEAT, BYE = 1, 2, 3, 4, 5
-WELCOME, JOBS, ACK, PONG, STOP, DRAIN = 10, 11, 12, 13, 14, 15
+HELLO, CREDIT, DONE, HEARTBEAT, BYE, LOGS = 1, 2, 3, 4, 5, 6
+WELCOME, JOBS, ACK, PONG, STOP, DRAIN, LOGS_ACK = 10, 11, 12, 13, 14, 15, 16
 TOKEN_BYTES = 24
 
 encode = msgspec.msgpack.Encoder().encode
@@ -50,6 +50,9 @@ class Connection:
     socket: web.WebSocketResponse
     hello: dict[str, Any]
     done: list[list[Any]] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
+    """Of the frames as they came, the hello left out."""
+    logs: list[list[Any]] = field(default_factory=list)
     credits: list[int] = field(default_factory=list)
     bye: bool = False
     closed: bool = False
@@ -70,6 +73,7 @@ class StubStream:
         self.lease_ttl_s = lease_ttl_s
         self.heartbeat_s = heartbeat_s
         self.result_bytes_max = 1 << 20
+        self.log_lines_max = 10_000
         self.auto_ack = True
         self.answer_pings = True
         self.known = True
@@ -166,6 +170,7 @@ class StubStream:
             "kept": b"".join(one for one in held if one not in self.stale),
             "stale": b"".join(one for one in held if one in self.stale),
             "result_bytes_max": self.result_bytes_max,
+            "log_lines_max": self.log_lines_max,
         }
         await connection.send(encode([WELCOME, body]))
         self.connections.append(connection)
@@ -180,6 +185,7 @@ class StubStream:
 
     async def _receive(self, connection: Connection, frame: list[Any]) -> None:
         kind = frame[0]
+        connection.kinds.append(kind)
         if kind == CREDIT:
             connection.credits.append(frame[1])
         elif kind == DONE:
@@ -189,6 +195,10 @@ class StubStream:
                 self.ended[one] = (outcome, None if data is None else msgspec.json.decode(data))
             if self.auto_ack:
                 await self.ack(connection, frame[1])
+        elif kind == LOGS:
+            connection.logs.append(frame)
+            if self.auto_ack:
+                await connection.send(encode([LOGS_ACK, frame[1]]))
         elif kind == HEARTBEAT:
             if self.answer_pings:
                 await connection.send(encode([PONG]))
