@@ -89,8 +89,13 @@ AUDIT_READ_ROWS: Final = 500
 """Entries of one read in an export or a verification: some 5 ms of hashing between two turns of the
 loop."""
 
-AUDIT_READERS_MAX: Final = 2
-"""Exports and verifications at one time on a node: each keeps a connection of the pool busy."""
+AUDIT_READERS_OF_ONE_MAX: Final = 2
+AUDIT_READERS_MAX: Final = 32
+"""Who reads a whole log at one time, of one organisation and on a node: an export goes as slowly as
+its reader, so that one organisation must not take what others need."""
+
+AUDIT_VERIFICATIONS_MAX: Final = 2
+"""Under way at one time on a node, others wait: each keeps a connection of the pool busy."""
 
 QUEUE_KEPT_S: Final = 3_600.0
 """The row of a deleted queue stays at least this long: what had ended is in the tables by then."""

@@ -1,5 +1,7 @@
 """The audit log of an organisation: look at it, take it along, verify it."""
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -35,7 +37,8 @@ class AuditService:
 
     def __init__(self, logs: AuditReader) -> None:
         self._logs = logs
-        self._readers = 0
+        self._readers: Counter[bytes] = Counter()
+        self._verifications = asyncio.Semaphore(limits.AUDIT_VERIFICATIONS_MAX)
 
     async def page(
         self, organization_id: bytes, wanted: AuditFilter, cursor: str | None, rows_max: int
@@ -47,21 +50,28 @@ class AuditService:
         self, organization_id: bytes, after: int
     ) -> AsyncGenerator[list[AuditEntry], None]:
         """All entries after a number, in their order; Overloaded before the first."""
-        with self._reading():
+        with self._reading(organization_id):
             async for entries in self._logs.entries(organization_id, after):
                 yield entries
 
     async def verify(self, organization_id: bytes, noted: AuditHead | None) -> Verdict:
         """Whether the log is whole; Overloaded."""
-        with self._reading():
-            return await self._logs.verify(organization_id, noted)
+        with self._reading(organization_id):
+            async with self._verifications:
+                return await self._logs.verify(organization_id, noted)
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
-        if self._readers >= limits.AUDIT_READERS_MAX:
+    def _reading(self, organization_id: bytes) -> Iterator[None]:
+        readers = self._readers
+        if (
+            readers[organization_id] >= limits.AUDIT_READERS_OF_ONE_MAX
+            or readers.total() >= limits.AUDIT_READERS_MAX
+        ):
             raise Overloaded(limits.OVERLOAD_RETRY_S, "too many read a whole audit log just now")
-        self._readers += 1
+        readers[organization_id] += 1
         try:
             yield
         finally:
-            self._readers -= 1
+            readers[organization_id] -= 1
+            if not readers[organization_id]:
+                del readers[organization_id]
