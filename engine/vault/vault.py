@@ -63,16 +63,18 @@ class Ring:
 
     def seal(self, job_id: bytes, field: Field, text: bytes) -> bytes:
         """As it may be stored: sealed, if the project is encrypted. Unavailable without its key."""
-        if not self.encrypted:
-            return text
-        return self._key(max(self.numbers, default=0)).seal(self.project_id, job_id, field, text)
+        return self.seal_all(field, [(job_id, text)])[0]
 
-    def seal_payloads(self, ids: bytes, payloads: Sequence[bytes]) -> list[bytes]:
-        """Those of a batch of new jobs."""
-        return [
-            self.seal(ids[place * ID_BYTES : (place + 1) * ID_BYTES], "payload", payload)
-            for place, payload in enumerate(payloads)
-        ]
+    def seal_all(self, field: Field, texts: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """The same for many, each given with the id of its job; cheaper than one by one."""
+        if not self.encrypted:
+            return [text for _, text in texts]
+        return self._key(max(self.numbers, default=0)).seal(self.project_id, field, texts)
+
+    def seal_payloads(self, ids: bytes, payloads: list[bytes]) -> list[bytes]:
+        """Those of a batch of new jobs, with their ids in a row."""
+        job_ids = [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
+        return self.seal_all("payload", list(zip(job_ids, payloads, strict=True)))
 
     def open(self, job_id: bytes, field: Field, text: bytes) -> bytes:
         """What was sealed; a text from before the encryption as it is. UnreadableError."""

@@ -50,7 +50,7 @@ def test_wrapping_anew_keeps_the_key_and_leaves_the_old_master_out() -> None:
     anew = MasterKeys([NEW, OLD]).rewrap(old)
     assert anew is not None
     assert (anew.id, anew.number, anew.master_id) == (old.id, 1, "2026")
-    sealed = MasterKeys([OLD]).unwrap(old).seal(PROJECT, b"j" * 16, "payload", b"1")
+    sealed = MasterKeys([OLD]).unwrap(old).seal(PROJECT, "payload", [(b"j" * 16, b"1")])[0]
     content = content_of(sealed)
     assert content is not None
     opened = MasterKeys([NEW]).unwrap(anew).open(PROJECT, b"j" * 16, "payload", content)

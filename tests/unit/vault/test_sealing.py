@@ -52,6 +52,29 @@ def test_the_same_text_is_never_sealed_alike() -> None:
     assert len({one.seal(JOB, "payload", TEXT) for _ in range(100)}) == 100
 
 
+def test_a_batch_has_a_key_of_its_own_and_a_nonce_for_each_text() -> None:
+    one = ring(key())
+    ids = [bytes([number]) * 16 for number in range(50)]
+    batches = [one.seal_payloads(b"".join(ids), [TEXT] * 50) for _ in range(2)]
+    heads = [[(content_of(text) or b"")[16:36] for text in batch] for batch in batches]
+    assert len({head for batch in heads for head in batch}) == 100
+    assert len({head[:16] for batch in heads for head in batch}) == 2
+    for batch in batches:
+        for job_id, text in zip(ids, batch, strict=True):
+            assert one.open(job_id, "payload", text) == TEXT
+        with pytest.raises(UnreadableError):
+            one.open(ids[1], "payload", batch[0])
+
+
+def test_what_is_kept_of_batches_is_bounded() -> None:
+    only = key()
+    one = ring(only)
+    texts = [one.seal(JOB, "payload", b"%d" % number) for number in range(600)]
+    for _ in range(2):
+        assert [one.open(JOB, "payload", text) for text in texts] == [b"%d" % n for n in range(600)]
+    assert 0 < len(only._ciphers) <= 256
+
+
 def test_it_opens_in_no_other_place() -> None:
     same = key()
     places: list[tuple[bytes, bytes, Field]] = [
@@ -81,7 +104,7 @@ def test_every_changed_byte_is_noticed() -> None:
         changed[place] ^= 1
         with pytest.raises(UnreadableError):
             one.open(JOB, "payload", PREFIX + base64.b64encode(changed) + b'"')
-    for cut in (0, 1, 28, 43, len(content) - 1):
+    for cut in (0, 1, 35, 36, 51, 52, len(content) - 1):
         with pytest.raises(UnreadableError):
             one.open(JOB, "payload", PREFIX + base64.b64encode(content[:cut]) + b'"')
 
