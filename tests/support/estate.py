@@ -42,6 +42,10 @@ USAGE = """INSERT INTO monthly_usage (shard, project_id, month, organization_id,
 REVOCATION = """INSERT INTO token_revocations (subject, organization_id, version)
     VALUES (gen_random_uuid(), $1, 1)"""
 
+# Names come from the catalogue; they cannot be arguments.
+EVERY_ROW = "SELECT seen::text FROM {table} AS seen"
+SOME_VALUE = "SELECT {column} FROM {table} WHERE {column} IS NOT NULL LIMIT 1"
+
 
 @dataclass(frozen=True, slots=True)
 class Estate:
@@ -170,9 +174,7 @@ async def rows_of(
     tables = await tenant_tables(connection)
     async with acting(connection, organization_id, *project_ids):
         return {
-            table: {
-                row[0] for row in await connection.fetch(f"SELECT seen::text FROM {table} AS seen")
-            }
+            table: {row[0] for row in await connection.fetch(EVERY_ROW.format(table=table))}
             for table in tables
         }
 
@@ -187,9 +189,7 @@ async def ids_of(connection: Lent, organization_id: bytes, project_id: bytes) ->
     )
     async with acting(connection, organization_id, project_id):
         for table, column in columns:
-            value = await connection.fetchval(
-                f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL LIMIT 1"
-            )
+            value = await connection.fetchval(SOME_VALUE.format(table=table, column=column))
             found |= {uuid_text(value)} if value is not None else set()
     return found
 
@@ -203,5 +203,5 @@ async def id_of(
     if table not in await tenant_tables(connection):
         return None
     async with acting(connection, organization_id, project_id):
-        value = await connection.fetchval(f"SELECT id FROM {table} LIMIT 1")
+        value = await connection.fetchval(SOME_VALUE.format(table=table, column="id"))
     return None if value is None else uuid_text(value)

@@ -11,7 +11,7 @@ from taskforge_server.engine.store import job_queries, queues
 from taskforge_server.engine.store.pool import Connection, Pool, connect, open_pool
 from taskforge_server.engine.store.statements import sql
 from taskforge_server.engine.store.tenancy import tenant
-from tests.support.estate import Estate, acting, found, rows_of, tenant_tables
+from tests.support.estate import EVERY_ROW, Estate, acting, found, rows_of, tenant_tables
 from tests.support.people import serving
 
 # What no tenant has a right on, each with its reason.
@@ -27,6 +27,10 @@ ENGINE_TABLES = {
     "shards": "the installation's",
     "signing_keys": "the installation's secrets",
 }
+
+# Names come from the catalogue; they cannot be arguments.
+UPDATE_ALL = "UPDATE {table} SET {column} = {column}"
+DELETE_ALL = "DELETE FROM {table}"
 
 TABLES = """SELECT class.relname AS name, class.relrowsecurity AS enabled,
     class.relforcerowsecurity AS forced,
@@ -118,8 +122,8 @@ async def test_writes_stay_at_home(connection: Connection, estates: tuple[Estate
             "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum = 1", table
         )
         for verb, statement in (
-            ("UPDATE", f"UPDATE {table} SET {column} = {column}"),
-            ("DELETE", f"DELETE FROM {table}"),
+            ("UPDATE", UPDATE_ALL.format(table=table, column=column)),
+            ("DELETE", DELETE_ALL.format(table=table)),
         ):
             if not await connection.fetchval(
                 "SELECT has_table_privilege('taskforge_tenant', $1, $2)", table, verb
@@ -159,7 +163,7 @@ async def test_what_belongs_to_nobody_is_out_of_reach(connection: Connection) ->
     for table in ENGINE_TABLES:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             async with acting(connection):
-                await connection.execute(f"SELECT FROM {table}")
+                await connection.execute(EVERY_ROW.format(table=table))
 
 
 async def test_the_next_borrower_is_no_tenant(
