@@ -1,6 +1,6 @@
 """The sealed form of one field of a job: JSON text in, a JSON string of ciphertext out.
 
-    "taskforge:sealed:1:<base64>"    id of the data key 16 │ salt 16 │ number 4 │ ciphertext │ tag 16
+    "taskforge:sealed:1:<base64>"   id of the data key 16 │ salt 16 │ number 4 │ ciphertext │ tag 16
 
     data key of the project ──HMAC-SHA256──► key of one batch ──AES-256-GCM──► ciphertext
                                  ▲                                ▲
