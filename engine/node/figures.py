@@ -56,5 +56,6 @@ class Figures:
         yield "jobs_unprojected", "Jobs not in the tables.", node.admission.unprojected_jobs
         yield "shards_owned", "Shards that this node owns.", len(node.core.shards)
         yield "shards_missing", "Shards that it should own.", len(node.ownership.missing)
+        yield "requests_rate_limited", "Refused since the start.", node.rates.refused
         yield "execution_log_buffer_bytes", "Lines not written.", node.log_writer.bytes_held
         yield "projection_refused_rows", "Rows put aside.", node.tables.refused_rows

@@ -1,18 +1,21 @@
-"""A new organisation, with all that it needs to begin: its first admin and its first project."""
+"""A new organisation, with all that it needs to begin: its first admin, its first project
+and the smallest subscription."""
 
 from dataclasses import dataclass
 
 from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.identity import RefreshToken
-from taskforge_server.engine.model.tenant import Organization, Project, User
+from taskforge_server.engine.model.tenant import Organization, Project, SubscriptionTier, User
 from taskforge_server.engine.store.audit import record
 from taskforge_server.engine.store.pool import Pool, acquire
 from taskforge_server.engine.store.sessions import open_session
+from taskforge_server.engine.store.subscriptions import create_subscription
 from taskforge_server.engine.store.tenants import create_organization, create_project
 from taskforge_server.engine.store.users import create_user
 from taskforge_server.ext.ids import uuid_text
 
 FIRST_PROJECT = "default"
+FIRST_TIER: SubscriptionTier = "starter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class SignUps:
         """All of it or nothing; `Conflict` when the address is taken."""
         async with acquire(self._pool) as connection, connection.transaction():
             organization = await create_organization(connection, name, email)
+            await create_subscription(connection, organization.id, FIRST_TIER)
             user = await create_user(connection, organization.id, email, password_hash, "admin")
             project = await create_project(connection, organization.id, FIRST_PROJECT)
             await open_session(connection, user, session)
