@@ -1,4 +1,4 @@
-"""Lines of handlers: the current lease counts, numbers tell repetitions, nothing grows without end."""
+"""Lines of handlers: the current lease counts, numbers tell repetitions, nothing grows forever."""
 
 from collections.abc import Callable
 from typing import Any
