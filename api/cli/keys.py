@@ -11,7 +11,14 @@ from typing import Annotated
 
 import typer
 
-from taskforge_server.api.cli.commands import File, More, PostgresUrl, configuration, reported
+from taskforge_server.api.cli.commands import (
+    FAILED,
+    File,
+    More,
+    PostgresUrl,
+    configuration,
+    reported,
+)
 from taskforge_server.engine.config import Config
 from taskforge_server.engine.errors import ConfigError
 from taskforge_server.engine.model.audit import OPERATOR
@@ -19,8 +26,14 @@ from taskforge_server.engine.node.masterkeys import master_keys_of
 from taskforge_server.engine.store.pool import open_pool
 from taskforge_server.engine.store.project_keys import ProjectKeys
 from taskforge_server.engine.store.signing_keys import SigningKeys
-from taskforge_server.engine.vault.masters import MasterKeys, UnknownMasterError, new_master_key
+from taskforge_server.engine.vault.masters import (
+    MasterKeys,
+    UnknownMasterError,
+    WrappedKey,
+    new_master_key,
+)
 from taskforge_server.engine.vault.sealing import UnreadableError
+from taskforge_server.ext.ids import uuid_text
 
 keys = typer.Typer(
     name="keys",
@@ -85,13 +98,19 @@ def rotate(
     async def work(rows: ProjectKeys, signing: SigningKeys, masters: MasterKeys) -> None:
         if masters.current is None:
             raise ConfigError("master_keys", "configuration", "none is given")
+        damaged: list[WrappedKey] = []
+
+        def rewrap(key: WrappedKey) -> WrappedKey | None:
+            try:
+                return masters.rewrap(key)
+            except UnreadableError:
+                damaged.append(key)
+                return None
+
         try:
-            wrapped = await rows.rewrap(masters.rewrap, OPERATOR)
+            wrapped = await rows.rewrap(rewrap, OPERATOR)
         except UnknownMasterError as error:
             raise ConfigError("master_keys", "configuration", str(error)) from None
-        except UnreadableError:
-            problem = "a data key cannot be unwrapped: its row, or its master key, was changed"
-            raise ConfigError("master_keys", "configuration", problem) from None
         sealed = await signing.reseal()
         typer.echo(
             f"{wrapped} data keys and {sealed} signing keys are under {masters.current} now."
@@ -101,6 +120,11 @@ def rotate(
             organization_id = await rows.organization_of(project_id)
             state = await rows.add(organization_id, project_id, masters.new_key, OPERATOR)
             typer.echo(f"{text}: data key {state.keys[0].number} seals from now on.")
+        for key in damaged:
+            project = uuid_text(key.project_id)
+            typer.echo(f"{project}: data key {key.number} cannot be unwrapped", err=True)
+        if damaged:
+            raise typer.Exit(FAILED)
 
     _run(file, postgres_url, more, work)
 

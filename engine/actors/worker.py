@@ -209,10 +209,15 @@ class WorkerActor(Actor[bytes]):
     def _done(self, seq: int, tokens_ok: bytes, others: list[Any]) -> None:
         """Apply completions; ack when they are durable."""
         turn = _Turn(self._context, self._context.clock.now_us())
-        turn.succeed(tokens_ok)
-        for outcome in others:
-            turn.apply(outcome)
         context = self._context
+        try:
+            turn.succeed(tokens_ok)
+            for outcome in others:
+                turn.apply(outcome)
+        except Exception:
+            for shard in turn.shards:  # what was applied holds, though no ack says so
+                context.journal.dirty(shard)
+            raise
         context.counters.stale_completions += len(turn.stale) // TOKEN_BYTES
         self.over(turn.accepted)
         if turn.moved:

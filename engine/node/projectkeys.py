@@ -66,22 +66,13 @@ class ProjectKeyring:
         await self.read()
 
     def _check(self, keys: Sequence[WrappedKey]) -> None:
-        """Refuse to run without a master key that wraps something, or with another in its place.
-        One row that cannot be read among others that can is damage, and stops its project alone."""
-        readable: dict[str, bool] = {}
-        for key in keys:
-            if not readable.get(key.master_id):
-                readable[key.master_id] = self._unwrap(key) is not None
-        for master_id, opened in sorted(readable.items()):
-            if not opened:
-                known = master_id in self._masters
-                what = "is not the one that wrapped them" if known else "is not given"
-                raise ConfigError(
-                    "master_keys",
-                    "configuration",
-                    f"encrypted projects have keys under the master key {master_id!r}, which "
-                    f"{what}: without it their jobs cannot be read",
-                )
+        """Refuse to run without a master key that wraps something, or with others in their places.
+        Keys that do not open beside some that do are damaged, and stop their projects alone."""
+        missing = {key.master_id for key in keys} - {*self._masters}
+        if missing:
+            raise _refusal(sorted(missing), "not given")
+        if keys and not any(self._unwrap(key) for key in keys):
+            raise _refusal(sorted({key.master_id for key in keys}), "not what wrapped them")
 
     async def read(self) -> None:
         """Bring the vault up to date with the rows; Unavailable."""
@@ -89,7 +80,10 @@ class ProjectKeyring:
             version = await self._rows.version()
             if version == self._version:
                 return
-            rings = [self._ring(stored) for stored in await self._rows.all()]
+            found = await self._rows.all()
+            rings = [self._ring(stored) for stored in found]
+            rows = {key for stored in found for key in stored.keys}
+            self._unwrapped = {row: key for row, key in self._unwrapped.items() if row in rows}
             waited = [
                 ring.project_id
                 for ring in rings
@@ -156,3 +150,12 @@ class ProjectKeyring:
         if id not in self._complained:
             self._complained.add(id)
             log.error(text, id.hex())
+
+
+def _refusal(master_ids: Sequence[str], problem: str) -> ConfigError:
+    return ConfigError(
+        "master_keys",
+        "configuration",
+        f"encrypted projects have keys under {', '.join(map(repr, master_ids))}, which is "
+        f"{problem}: without it their jobs cannot be read",
+    )

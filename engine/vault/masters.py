@@ -15,7 +15,7 @@ import binascii
 import hmac
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -66,8 +66,8 @@ class MasterKeys:
     def __repr__(self) -> str:
         return f"MasterKeys({', '.join(self._keys)})"
 
-    def __contains__(self, master_id: str) -> bool:
-        return master_id in self._keys
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
 
     # data keys
 

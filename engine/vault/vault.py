@@ -4,8 +4,9 @@
     ring, encrypted       what comes in is sealed with the newest key; every key opens
     ring, not encrypted   it was: what comes in passes, what was sealed is opened still
 
-A ring only grows: keys that are no longer in the table are kept while the project is there, so that
-whoever deletes rows does not make a running node seal with an older key.
+A ring only grows. Keys that are no longer in the table open still, while the project is there, but
+the ring is not whole without them: nothing is sealed with an older key because somebody deleted the
+row of a newer one, and nothing with a key that the next start would not find.
 
 Mixed texts are in order: those from before the switch have no sealed form. One that has it, in a
 project with a ring, must open, or it is unreadable: ciphertext is never taken for data.
@@ -50,10 +51,11 @@ class Ring:
         self._by_number[key.number] = key
 
     def keep(self, older: "Ring") -> bool:
-        """Take over keys that the table no longer has; whether there were any."""
+        """Open with keys that the table no longer has; whether there were any."""
         gone = [key for key in older._keys.values() if key.id not in self._keys]
         for key in gone:
-            self.add(key)
+            self.numbers.add(key.number)
+            self._keys[key.id] = key
         return bool(gone)
 
     @property

@@ -18,6 +18,7 @@ from taskforge_server.api.cli.main import app
 from taskforge_server.api.cli.serving import api_of
 from taskforge_server.engine.model.permissions import Role, of_role
 from taskforge_server.engine.node.node import Node
+from taskforge_server.engine.store.pool import connect
 from taskforge_server.engine.vault.masters import new_master_key
 from taskforge_server.engine.vault.sealing import looks_sealed
 from tests.support.engine_parts import done
@@ -153,6 +154,11 @@ async def test_without_a_master_key_it_is_refused(postgres_url: str) -> None:
         assert (await call("PATCH", call.path, {"encrypted": False}))[0] == 200
 
 
+def file_of(path: Path, name: str, older: Path) -> Path:
+    path.write_text(f"{new_master_key(name)}\n{older.read_text()}")
+    return path
+
+
 async def test_the_commands_of_an_operator(postgres_url: str, tmp_path: Path) -> None:
     project_id = await prepared(postgres_url)
     name = str(uuid.UUID(bytes=project_id))
@@ -192,7 +198,13 @@ async def test_the_commands_of_an_operator(postgres_url: str, tmp_path: Path) ->
     ]
     assert "NOT CONFIGURED" in (await run("list", keys=None)).stdout
     assert (await run("encrypt", name, "--off", keys=new)).stdout == "not encrypted\n"
-    async with running_node(postgres_url, master_key_file=new) as node:
+    connection = await connect(postgres_url, application_name="test")
+    await connection.execute("UPDATE project_keys SET wrapped = $1 WHERE number = 1", bytes(60))
+    await connection.close()
+    damaged = await run("rotate", keys=file_of(tmp_path / "3", "2028", new))
+    assert "1 data keys and 1 signing keys are under 2028 now" in damaged.stdout
+    assert (damaged.exit_code, f"{name}: data key 1 cannot" in damaged.output) == (1, True)
+    async with running_node(postgres_url, master_key_file=tmp_path / "3") as node:
         assert [key.id for key in await node.signing_keys.all()]
     assert (await run("encrypt", "x")).exit_code == 2
     assert (await run("encrypt", str(uuid.uuid4()))).exit_code == 1

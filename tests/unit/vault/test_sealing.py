@@ -189,15 +189,19 @@ def test_a_vault_without_rings_is_not_active() -> None:
     assert vault.ring(PROJECT) is None
 
 
-def test_keys_that_vanish_from_the_table_stay_in_use() -> None:
+def test_keys_that_vanish_from_the_table_open_still_but_nothing_is_sealed_without_them() -> None:
     vault, first, second = Vault(), key(1), key(2)
     assert vault.replace([ring(first, second)]) == []
-    assert vault.replace([ring(first)]) == [PROJECT]
-    kept = vault.ring(PROJECT)
-    assert kept is not None
-    content = content_of(kept.seal(JOB, "payload", TEXT))
-    assert content is not None
-    assert key_id_of(content) == second.id
+    sealed = ring(first, second).seal(JOB, "payload", TEXT)
+    for rows in ([first], [first, key(2)], []):
+        assert vault.replace([ring(*rows)]) == [PROJECT]
+        kept = vault.ring(PROJECT)
+        assert kept is not None
+        assert kept.open(JOB, "payload", sealed) == TEXT
+    assert not kept.whole
+    with pytest.raises(Unavailable):
+        kept.seal(JOB, "payload", TEXT)
+    vault.replace([ring(first, second)])
     assert vault.replace([]) == []
     assert vault.ring(PROJECT) is None
 
