@@ -220,8 +220,15 @@ def test_what_cannot_be_repeated_is_not(api: StubApi, make: Make) -> None:
     handle = client.submit(send, to="Ada")
     api.finish(handle.id, "failed")
     api.faults = ["lose_reply"]
+    assert handle.retry().status == "pending"
+    assert api.keys[-1] is not None
+    assert api.keys[-1] == api.keys[-2]
+    api.faults = ["lose_reply"]
+    assert client.queues.create("once").name == "once"
+    api.finish(handle.id, "failed")
+    api.faults = ["lose_reply"]
     with pytest.raises(ConnectionFailed):
-        handle.retry()
+        make(auto_key=False).handle(handle.id).retry()
     assert api.jobs[handle.id]["status"] == "pending"
     once = make(retries=0)
     api.faults = ["lose_reply", 503]

@@ -257,7 +257,7 @@ def test_paths_of_jobs() -> None:
     assert calls.get(job_id).path == f"/v1/jobs/{job_id}"
     assert calls.get(job_id, 1.5).path == f"/v1/jobs/{job_id}?wait=1500ms"
     assert calls.cancel(job_id).path == f"/v1/jobs/{job_id}/cancel"
-    assert calls.retry(job_id).path == f"/v1/jobs/{job_id}/retry"
+    assert calls.retry(job_id, None).path == f"/v1/jobs/{job_id}/retry"
     with pytest.raises(ValueError, match="not the id"):
         calls.get("../queues")
 
@@ -267,7 +267,7 @@ def test_queue_settings_that_are_not_given_are_not_sent() -> None:
     assert body_of(calls.update_queue("q", None, made)) == {
         "settings": {"retry_policy": {"max_attempts": 3}, "history": "none"}
     }
-    assert body_of(calls.create_queue("q", 5, None)) == {"name": "q", "priority": 5}
+    assert body_of(calls.create_queue("q", 5, None, None)) == {"name": "q", "priority": 5}
 
 
 # --- errors and retries
@@ -287,7 +287,8 @@ def test_problems_become_errors() -> None:
 
 
 SAFE = calls.get("0190a000-0000-7000-8000-000000000001")
-UNSAFE = calls.retry("0190a000-0000-7000-8000-000000000001")
+UNSAFE = calls.retry("0190a000-0000-7000-8000-000000000001", None)
+ONCE = calls.retry("0190a000-0000-7000-8000-000000000001", "key")
 KEYED = calls.submit(JobSpec("mail", queue="default"), "key")
 KEYLESS = calls.submit(JobSpec("mail", queue="default"), None)
 KEYLESS_BATCH = calls.batch("default", [calls.item(JobSpec("mail", queue="default"))], None)
@@ -310,6 +311,7 @@ KEYLESS_BATCH = calls.batch("default", [calls.item(JobSpec("mail", queue="defaul
         (KEYLESS, OSError(), False),
         (KEYLESS_BATCH, response(504), False),
         (KEYLESS_BATCH, OSError(), False),
+        (ONCE, response(504), True),
         (KEYED, response(504), True),
         (KEYED, OSError(), True),
         (UNSAFE, OSError(), False),

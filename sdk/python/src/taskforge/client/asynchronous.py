@@ -69,9 +69,11 @@ class AsyncClient:
     default TASKFORGE_CA_FILE, else of one that the system trusts.
 
     Refusals that say "later" (429, 503) and broken connections are tried again, `retries` times
-    with growing pauses. With `auto_key` every submit carries an Idempotency-Key, so that a repeated
-    one never makes a second job. Without it a submit costs the server less, and one whose
-    connection breaks is not repeated: it raises ConnectionFailed, and may have been done.
+    with growing pauses; so are answers of 502 and 504, which do not tell whether it was done. With
+    `auto_key` every submit, every retry of a job and every new queue carries an Idempotency-Key, so
+    that a repeated one is done once. Without it a submit costs the server less, and is not repeated
+    where it may have been done: it raises ConnectionFailed, or ServerError with the code
+    `outcome_unknown`.
     """
 
     def __init__(
@@ -191,7 +193,7 @@ class AsyncClient:
 
     async def retry(self, job_id: str) -> Job:
         """Run a job again that failed or was cancelled; else Conflict."""
-        return await self.execute(calls.retry(job_id))
+        return await self.execute(calls.retry(job_id, self.make_key()))
 
     async def list(
         self,
@@ -313,7 +315,9 @@ class AsyncQueues:
         self, name: str, *, priority: int = 0, settings: QueueSettings | None = None
     ) -> Queue:
         """Make a queue; Conflict when there is one of that name."""
-        return await self._client.execute(calls.create_queue(name, priority, settings))
+        return await self._client.execute(
+            calls.create_queue(name, priority, settings, self._client.make_key())
+        )
 
     async def get(self, name: str) -> Queue:
         """The queue with its counts; NotFound."""

@@ -58,9 +58,11 @@ class Client:
     default TASKFORGE_CA_FILE, else of one that the system trusts.
 
     Refusals that say "later" (429, 503) and broken connections are tried again, `retries` times
-    with growing pauses. With `auto_key` every submit carries an Idempotency-Key, so that a repeated
-    one never makes a second job. Without it a submit costs the server less, and one whose
-    connection breaks is not repeated: it raises ConnectionFailed, and may have been done.
+    with growing pauses; so are answers of 502 and 504, which do not tell whether it was done. With
+    `auto_key` every submit, every retry of a job and every new queue carries an Idempotency-Key, so
+    that a repeated one is done once. Without it a submit costs the server less, and is not repeated
+    where it may have been done: it raises ConnectionFailed, or ServerError with the code
+    `outcome_unknown`.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class Client:
             max_attempts=max_attempts,
             tags=tags,
         )
-        submitted = self.execute(calls.submit(spec, idempotency_key or self._key()))
+        submitted = self.execute(calls.submit(spec, idempotency_key or self.make_key()))
         return JobHandle(self, submitted.id, calls.result_type_of(task))
 
     def submit_many(self, specs: Iterable[JobSpec[Any]]) -> list[JobHandle[Any] | SubmitError]:
@@ -137,7 +139,7 @@ class Client:
         wanted = list(specs)
         found: list[JobHandle[Any] | SubmitError | None] = [None] * len(wanted)
         for queue, places, items in calls.batches(wanted):
-            reply = self.execute(calls.batch(queue, items, self._key()))
+            reply = self.execute(calls.batch(queue, items, self.make_key()))
             for place, result in calls.batch_results(reply, places):
                 if isinstance(result, SubmitError):
                     found[place] = result
@@ -171,7 +173,7 @@ class Client:
 
     def retry(self, job_id: str) -> Job:
         """Run a job again that failed or was cancelled; else Conflict."""
-        return self.execute(calls.retry(job_id))
+        return self.execute(calls.retry(job_id, self.make_key()))
 
     def list(
         self,
@@ -249,7 +251,8 @@ class Client:
             elif refused(part):
                 raise ConnectionRefusedError(f"the server answered {part.status}")
 
-    def _key(self) -> str | None:
+    def make_key(self) -> str | None:
+        """An Idempotency-Key for a call that is to be done once; None when keys are off."""
         return calls.make_key() if self._auto_key else None
 
     def execute(self, call: calls.Call[T]) -> T:
@@ -287,7 +290,9 @@ class Queues:
         self, name: str, *, priority: int = 0, settings: QueueSettings | None = None
     ) -> Queue:
         """Make a queue; Conflict when there is one of that name."""
-        return self._client.execute(calls.create_queue(name, priority, settings))
+        return self._client.execute(
+            calls.create_queue(name, priority, settings, self._client.make_key())
+        )
 
     def get(self, name: str) -> Queue:
         """The queue with its counts; NotFound."""

@@ -265,9 +265,10 @@ def cancel(job_id: str) -> Call[models.Job]:
     return Call("POST", f"{job_path(job_id)}/cancel", _job)
 
 
-def retry(job_id: str) -> Call[models.Job]:
+def retry(job_id: str, key: str | None) -> Call[models.Job]:
     """Run a job again that failed or was cancelled."""
-    return Call("POST", f"{job_path(job_id)}/retry", _job, repeatable=False)
+    path = f"{job_path(job_id)}/retry"
+    return Call("POST", path, _job, key=key, repeatable=key is not None)
 
 
 def list_jobs(
@@ -315,13 +316,14 @@ def _queue(response: Response) -> models.Queue:
 
 
 def create_queue(
-    name: str, priority: int, settings: models.QueueSettings | None
+    name: str, priority: int, settings: models.QueueSettings | None, key: str | None
 ) -> Call[models.Queue]:
     """Make a queue."""
     body: dict[str, Any] = {"name": name, "priority": priority}
     if settings is not None:
         body["settings"] = settings
-    return Call("POST", "/v1/queues", _queue, _to_json(body), repeatable=False)
+    content = _to_json(body)
+    return Call("POST", "/v1/queues", _queue, content, key=key, repeatable=key is not None)
 
 
 def get_queue(name: str) -> Call[models.Queue]:
