@@ -342,7 +342,7 @@ WELCOME_WAIT_S: Final = 10.0
 """A welcome waits for the log where it tells of something that is not durable yet."""
 
 DUE_JOBS_MAX: Final = 4_096
-"""Due jobs that go to their lanes in one turn of the loop: some 2 ms. A herd takes several turns."""
+"""Due jobs that go to their lanes in one turn of the loop: some 2 ms. A herd takes several."""
 
 DUE_TIMER_S_MAX: Final = 60.0
 """The timer for due jobs looks again after this long, whatever it was told."""

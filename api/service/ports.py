@@ -55,9 +55,7 @@ class Engine(Protocol):
         cancelled."""
         ...
 
-    async def requeue_once(
-        self, job: JobDict, key: KeyedRequest | None
-    ) -> tuple[JobDict, bool]:
+    async def requeue_once(self, job: JobDict, key: KeyedRequest | None) -> tuple[JobDict, bool]:
         """A failed or cancelled job runs again; or it did when the key came first, and then the job
         is as it is now. Conflict, KeyConflict."""
         ...

@@ -32,9 +32,7 @@ class QueueService:
         self._queues = queues
         self._catalog = catalog
 
-    async def create(
-        self, project_id: bytes, new: NewQueue, actor: Actor
-    ) -> tuple[JobQueue, bool]:
+    async def create(self, project_id: bytes, new: NewQueue, actor: Actor) -> tuple[JobQueue, bool]:
         """A new queue, or the one that this request made the first time, as it is now; and which of
         both. Conflict when the name is taken, KeyConflict."""
         if isinstance(queue_key(new.name), bytes):

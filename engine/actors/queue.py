@@ -186,7 +186,7 @@ class QueueActor(Actor[Command]):
     def _first(
         self, request: KeyedRequest | None, ring: Ring | None, now_us: int
     ) -> tuple[KeyEntry | None, KeyedRequest | None]:
-        """What came with this key before, and the request as it is to be remembered; KeyConflict."""
+        """What came with this key before, and the request as it is remembered; KeyConflict."""
         if request is None:
             return None, None
         keys, project_id = self._context.keys, self.ref.project_id

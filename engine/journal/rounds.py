@@ -136,7 +136,10 @@ def watermarks(projections: Iterable[Projection]) -> dict[int, int]:
 def places(joined: bytes) -> list[tuple[bytes, int]]:
     """Ids, each with the lsn up to which it is spoken of: a row with a greater one is not meant."""
     return [
-        (joined[at : at + ID_BYTES], int.from_bytes(joined[at + ID_BYTES : at + PLACE_BYTES], "big"))
+        (
+            joined[at : at + ID_BYTES],
+            int.from_bytes(joined[at + ID_BYTES : at + PLACE_BYTES], "big"),
+        )
         for at in range(0, len(joined), PLACE_BYTES)
     ]
 

@@ -1,7 +1,7 @@
 """Queues: the rows of `job_queues`. All but `all` see one project only."""
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -167,7 +167,7 @@ def _text(settings: QueueSettings) -> str:
     return msgspec.json.encode(settings).decode()
 
 
-def _queue(row: Mapping[str, Any]) -> JobQueue:
+def _queue(row: asyncpg.Record | dict[str, Any]) -> JobQueue:
     return JobQueue(**{**row, "settings": QueueSettings.stored(row["settings"])})
 
 

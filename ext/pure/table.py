@@ -360,8 +360,8 @@ class ShardTable(Fold):
             raise ValueError(f"a job of shard {ids.shard_of(job_id)}, this is {self.shard}")
 
     def due(self, now_us: int, most: int) -> tuple[int, list[int]]:
-        """Up to `most` scheduled jobs whose time has come go to their lanes, the earliest first; how
-        many did, and the queues touched."""
+        """Up to `most` scheduled jobs whose time has come go to their lanes, the earliest first;
+        how many did, and the queues touched."""
         due = [job for job in self._all_in(SCHEDULED) if job.due_us <= now_us]
         due = sorted(due, key=lambda job: job.due_us)[:most]
         for job in due:

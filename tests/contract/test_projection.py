@@ -403,7 +403,7 @@ async def test_what_is_replayed_is_projected_again_without_harm(storage: Storage
 
 
 async def test_what_a_crash_left_of_an_attempt_goes_with_its_job(storage: Storage) -> None:
-    """Swept while it ran, its execution written but not the job; then the new owner sees its end."""
+    """Swept while it ran: its execution was written, not the job; the new owner sees its end."""
     (old,) = await taker(storage).take([1])
     life = Life(old.table)
     life.submit(1)

@@ -158,9 +158,7 @@ class StubEngine:
         assert cancelled is not None
         return cancelled
 
-    async def requeue_once(
-        self, job: JobDict, key: KeyedRequest | None
-    ) -> tuple[JobDict, bool]:
+    async def requeue_once(self, job: JobDict, key: KeyedRequest | None) -> tuple[JobDict, bool]:
         if key is not None and (known := self._keys.get((job["project_id"], key.key))):
             if known[0] != key.body_hash:
                 raise KeyConflict

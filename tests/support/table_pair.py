@@ -61,9 +61,7 @@ class Pair:
         """The common answer; raises RefusedError when both refuse."""
         return self._both(name, (args, args))
 
-    def submit(
-        self, queue: int, jobs: Sequence[dict[str, Any]], now_us: int, *seal: Any
-    ) -> bytes:
+    def submit(self, queue: int, jobs: Sequence[dict[str, Any]], now_us: int, *seal: Any) -> bytes:
         batches = []
         for module in self._modules:
             batch = module.SubmitBatch()

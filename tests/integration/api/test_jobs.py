@@ -423,9 +423,10 @@ async def test_idempotency_key(api: Fixture) -> None:
 
 
 async def test_idempotency_keys_on_the_short_way(api: Fixture) -> None:
-    answers = []
-    for key in ("a", "b", "c-1", "b", "a", "c-1"):
-        answers.append(await api.post(JOBS, {"job_type": "t"}, headers={"Idempotency-Key": key}))
+    answers = [
+        await api.post(JOBS, {"job_type": "t"}, headers={"Idempotency-Key": key})
+        for key in ("a", "b", "c-1", "b", "a", "c-1")
+    ]
     ids = [answer.json["id"] for answer in answers]
     assert [ids.index(job_id) for job_id in ids] == [0, 1, 2, 1, 0, 2]
     assert ["Idempotent-Replay" in answer.headers for answer in answers] == [False] * 3 + [True] * 3

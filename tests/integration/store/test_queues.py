@@ -7,12 +7,12 @@ import asyncpg
 import msgspec
 import pytest
 
-from taskforge_server.engine.errors import Conflict, KeyConflict, InvalidInput, NotFound
+from taskforge_server.engine.errors import Conflict, InvalidInput, KeyConflict, NotFound
 from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.queue import QueueSettings, RetryPolicy, shard_of_queue
+from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.audit import AuditFilter, AuditLog
 from taskforge_server.engine.store.cursors import JOBS, QUEUES, id_cursor, name_cursor
-from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.pool import Pool
 from taskforge_server.engine.store.queues import Queues
 from taskforge_server.engine.store.tenants import Projects
