@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.store.tenants import Organizations, Projects
+from tests.integration.api.conftest import until
 from tests.support.people import PASSWORD, Person, Site
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -154,6 +156,18 @@ async def test_two_admins_cannot_remove_each_other_at_once(site: Site) -> None:
         uuid.UUID(ada.organization_id).bytes,
     )
     assert admins == 1
+
+
+async def test_people_of_a_deleted_organisation_are_out(site: Site) -> None:
+    ada = await site.sign_up()
+    bob = await site.member(ada)
+    assert (await site.get("/v1/users", bob)).status == 200
+    organization_id = uuid.UUID(ada.organization_id).bytes
+    await Projects(site.node.pool).delete(organization_id, uuid.UUID(ada.project_id).bytes)
+    await Organizations(site.node.pool).delete(organization_id)
+    await until(lambda: site.node.token_news.refuses(uuid.UUID(bob.id).bytes, 1))
+    for person in (ada, bob):
+        assert (await site.get("/v1/me", person)).status == 401
 
 
 # Lists and walls
