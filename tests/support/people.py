@@ -1,10 +1,10 @@
 """People at a real server: a node with its HTTP API in this process, and who logs in there.
 
-    async with serving(postgres_url) as site:
-        ada = await site.sign_up()                 # an organisation with its first admin
-        bob = await site.member(ada)               # a second person, invited
-        ada = await site.open_project(ada)         # a session of ada's for the first project
-        answer = await site.get("/v1/users", ada)
+async with serving(postgres_url) as site:
+    ada = await site.sign_up()                 # an organisation with its first admin
+    bob = await site.member(ada)               # a second person, invited
+    ada = await site.open_project(ada)         # a session of ada's for the first project
+    answer = await site.get("/v1/users", ada)
 """
 
 import json
