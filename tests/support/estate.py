@@ -22,8 +22,7 @@ from tests.support.people import Person, Site
 QUEUE_SHARD = 0
 _seeds = count(1)
 
-ENTERPRISE = """INSERT INTO subscriptions (id, organization_id, tier, current_period_end)
-    VALUES (gen_random_uuid(), $1, 'enterprise', '9999-12-31')"""
+ENTERPRISE = "UPDATE subscriptions SET tier = 'enterprise' WHERE organization_id = $1"
 JOB = """INSERT INTO jobs (id, queue_id, project_id, job_type, payload, status, shard, lsn,
     idempotency_key)
     VALUES ($1, $2, $3, $4, jsonb_build_object('of', $4::varchar), 'failed', 0, 1, $4)"""
