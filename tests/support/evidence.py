@@ -17,6 +17,7 @@ KINDS: dict[type, str] = {
     tablelog.Retried: "retried",
     tablelog.Failed: "failed",
     tablelog.Released: "released",
+    tablelog.Returned: "returned",
     tablelog.Cancelled: "cancelled",
     tablelog.Requeued: "requeued",
 }

@@ -158,9 +158,9 @@ class Run:
 
 
 FINAL_KINDS = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
-ENDS_ATTEMPT = frozenset({"succeeded", "retried", "failed", "released"})
+ENDS_ATTEMPT = frozenset({"succeeded", "retried", "failed", "released", "returned"})
 SUCCESSES = frozenset({"succeeded"})
-FAILURES = frozenset({"retried", "failed", "released"})
+FAILURES = frozenset({"retried", "failed", "returned"})
 
 
 @dataclass(slots=True)
