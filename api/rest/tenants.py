@@ -179,6 +179,7 @@ ROUTES = (
         permission=permissions.ORGANIZATION_READ,
         handler=get_organization,
         reply=OrganizationView,
+        problems=("organization_not_found",),
     ),
     Route(
         method="PATCH",
@@ -190,6 +191,7 @@ ROUTES = (
         handler=update_organization,
         body=OrganizationUpdate,
         reply=OrganizationView,
+        problems=("organization_not_found",),
         example={"billing_email": "billing@example.com"},
     ),
     Route(

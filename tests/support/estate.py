@@ -96,9 +96,11 @@ async def found(site: Site, mark: str) -> Estate:
 
 
 async def enterprise(site: Site, admin: Person) -> None:
-    """No limits for this organisation, which has asked for nothing yet: something else is tried."""
+    """No limits for this organisation: something else is tried."""
+    organization_id = uuid_bytes(admin.organization_id)
     async with acquire(site.node.pool) as connection:
-        await connection.execute(ENTERPRISE, uuid_bytes(admin.organization_id))
+        await connection.execute(ENTERPRISE, organization_id)
+    site.node.plans.forget(organization_id)
 
 
 async def make_key(

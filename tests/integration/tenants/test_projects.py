@@ -152,7 +152,8 @@ async def test_a_submit_wins_over_a_deletion_at_the_same_time(
             site.post(f"/v1/queues/q{n}/jobs", key, {"job_type": "t"}),
             site.call("DELETE", f"/v1/queues/q{n}", key),
         )
-        assert (submit.status, delete.status) in ((201, 409), (404, 204))
+        found = (submit.status, delete.status)
+        assert found in ((201, 409), (404, 204)), (submit.body, delete.body)
         assert (await site.get(f"/v1/queues/q{n}", key)).status == (
             200 if submit.status == 201 else 404
         )
