@@ -53,7 +53,7 @@ async def check_roles(connection: Lent) -> None:
     if not row["acts_for_tenants"]:
         problem = (
             "the database user lacks the roles taskforge_tenant and taskforge_engine: "
-            "an administrator grants them to it"
+            "an administrator makes them and grants them to it"
         )
         raise ConfigError("postgres_url", "its user", problem)
     if row["copies_blocked"]:
