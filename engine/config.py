@@ -375,9 +375,10 @@ def _verified(config: Config, sources: Mapping[str, str]) -> Config:
         if not ca.is_file():
             raise ConfigError(name, sources[name], f"there is no file {ca}")
         try:
-            config = replace(config, **{url_name: verified(getattr(config, url_name), ca)})
+            changed: dict[str, Any] = {url_name: verified(getattr(config, url_name), ca)}
         except ValueError as error:
             raise ConfigError(name, sources[name], str(error)) from None
+        config = replace(config, **changed)
     return config
 
 

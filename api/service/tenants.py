@@ -1,5 +1,5 @@
-"""Organisation, projects, API keys: look at, make, change, end. The tenant is the caller's, whatever
-the request names; what belongs to another is not there."""
+"""Organisation, projects, API keys: look at, make, change, end. The tenant is the caller's,
+whatever the request names; what belongs to another is not there."""
 
 import secrets
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Submitted jobs are counted exactly: by organisation and month, over takeovers and late writers."""
+"""Submitted jobs are counted exactly: by organisation and month, over takeovers and late writes."""
 
 from datetime import UTC, datetime
 
