@@ -74,6 +74,7 @@ PAGE_JOBS: Final = 100
 PAGE_LINES: Final = 1_000
 FOLLOW_SILENCE_S: Final = 45.0  # a stream of events says every 15 s that it lives
 EVENT_BYTES_MAX: Final = 1 << 20  # one event: a line with the largest message and metadata
+AUDIT_ENTRY_BYTES_MAX: Final = 1 << 20  # one line of an export
 PATHS_CACHED: Final = 1_000  # paths of queues, quoted once
 BUFFER_JOBS: Final = 5_000  # of a buffered submit: jobs in one batch
 BUFFER_LINGER_MS: Final = 2.0

@@ -7,7 +7,7 @@ construction; a wrong value stops there, by its name.
 
 import os
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 URL_VARIABLE = "TASKFORGE_URL"
@@ -18,13 +18,14 @@ URL_DEFAULT = "http://localhost:8040"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server's address in its parts, and the key; `base_path` has no slash at its end."""
+    """A server's address in its parts, and the key, or the token of a session; `base_path` has no
+    slash at its end."""
 
     scheme: str
     host: str
     port: int
     base_path: str
-    api_key: str
+    api_key: str = ""
     tls: ssl.SSLContext | None = None
     """How the server proves who it is; None for plain HTTP."""
 
@@ -51,18 +52,23 @@ def server(
     url: str | None = None, api_key: str | None = None, ca_file: str | None = None
 ) -> Server:
     """The server named by the arguments or, where they are None, by the environment."""
-    url = url if url is not None else os.environ.get(URL_VARIABLE, URL_DEFAULT)
     key = api_key if api_key is not None else os.environ.get(API_KEY_VARIABLE, "")
     if not key:
         raise ValueError(f"no API key: pass api_key or set {API_KEY_VARIABLE}")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError("the API key has characters that no key has")
+    return replace(address(url, ca_file), api_key=key)
+
+
+def address(url: str | None = None, ca_file: str | None = None) -> Server:
+    """The same without a key, for those who log in."""
+    url = url if url is not None else os.environ.get(URL_VARIABLE, URL_DEFAULT)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise ValueError(f"{URL_VARIABLE} must look like http://host:port or https://host: {url!r}")
     port = parts.port or (443 if parts.scheme == "https" else 80)
     tls = _tls(ca_file) if parts.scheme == "https" else None
-    return Server(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), key, tls)
+    return Server(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), tls=tls)
 
 
 def _tls(ca_file: str | None) -> ssl.SSLContext:

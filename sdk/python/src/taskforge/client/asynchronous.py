@@ -1,27 +1,22 @@
 """The async client. It belongs to the event loop in which it is first used."""
 
-import asyncio
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import aclosing
 from datetime import datetime
 from time import monotonic
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from taskforge import settings
 from taskforge.client import calls
-from taskforge.client.asyncio_http import AsyncPool
+from taskforge.client.async_caller import AsyncCaller
 from taskforge.client.buffer import Buffer
-from taskforge.client.following import Following, refused
-from taskforge.client.http1 import JSON, ProtocolError, Requests
+from taskforge.client.following import Following
 from taskforge.client.models import Job, JobStatus, LogLevel, LogLine, Queue, QueueSettings
 from taskforge.client.workers import AsyncWorkers
-from taskforge.errors import ConnectionFailed, SubmitError
+from taskforge.errors import SubmitError
 from taskforge.limits import (
     BUFFER_JOBS,
     BUFFER_LINGER_MS,
     CONNECTIONS_MAX,
-    FOLLOW_SILENCE_S,
     REQUEST_TIMEOUT_S,
     RETRIES_DEFAULT,
     WAIT_STEP_S,
@@ -63,7 +58,7 @@ class AsyncJobHandle(Generic[R]):
         return f"AsyncJobHandle({self.id})"
 
 
-class AsyncClient:
+class AsyncClient(AsyncCaller):
     """Submits jobs and looks after them; `url` and `api_key` default to TASKFORGE_URL and
     TASKFORGE_API_KEY. An https server must show a certificate of an authority in `ca_file`, by
     default TASKFORGE_CA_FILE, else of one that the system trusts.
@@ -88,24 +83,10 @@ class AsyncClient:
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         server = settings.server(url, api_key, ca_file)
-        self._requests = Requests(server)
-        self._pool = AsyncPool(server, connections_max)
-        self._retries = retries
+        super().__init__(server, retries, timeout_s, connections_max)
         self._auto_key = auto_key and retries > 0
-        self._timeout_s = timeout_s
         self.queues = AsyncQueues(self)
         self.workers = AsyncWorkers(self)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connections."""
-        self._pool.close()
-        await asyncio.sleep(0)  # the loop lets go of their sockets
 
     async def submit(
         self,
@@ -236,7 +217,7 @@ class AsyncClient:
             if cursor is None:
                 return
 
-    async def follow_logs(
+    def follow_logs(
         self,
         job_id: str,
         *,
@@ -249,60 +230,11 @@ class AsyncClient:
         A broken connection is made again, and goes on behind the last line; ConnectionFailed when
         that fails `retries` times in a row.
         """
-        following = Following(job_id, attempt, level, after)
-        tries = 0
-        while not following.over:
-            try:
-                async with aclosing(self._follow_once(following)) as lines:
-                    async for line in lines:
-                        tries = 0
-                        yield line
-            except (OSError, ProtocolError) as error:
-                if tries >= self._retries:
-                    raise ConnectionFailed(f"no answer: {error}") from error
-            if not following.over:
-                chance = random.random()  # noqa: S311 - jitter
-                await asyncio.sleep(calls.pause_s(tries, chance))
-                tries += 1
-
-    async def _follow_once(self, following: Following) -> AsyncGenerator[LogLine, None]:
-        """The lines of one connection."""
-        request = self._requests.make("GET", following.path(), None, JSON, None)
-        async with aclosing(self._pool.stream(request, FOLLOW_SILENCE_S)) as parts:
-            async for part in parts:
-                if isinstance(part, bytes):
-                    for line in following.feed(part):
-                        yield line
-                elif refused(part):
-                    raise ConnectionRefusedError(f"the server answered {part.status}")
+        return self.resumed(Following(job_id, attempt, level, after))
 
     def make_key(self) -> str | None:
         """An Idempotency-Key, where requests may be repeated."""
         return calls.make_key() if self._auto_key else None
-
-    async def execute(self, call: calls.Call[T]) -> T:
-        """Send a request, again where that helps, and read its response."""
-        request = self._requests.make(
-            call.method, call.path, call.body, call.content_type, call.key
-        )
-        attempt = 0
-        while True:
-            problem: Exception | None = None
-            try:
-                response = await self._pool.exchange(request, self._timeout_s + call.extra_s)
-            except (OSError, ProtocolError) as error:
-                problem = error
-            outcome = problem or response
-            delay_s = None
-            if attempt < self._retries:
-                chance = random.random()  # noqa: S311 - jitter
-                delay_s = calls.next_delay_s(call, attempt, outcome, chance)
-            if delay_s is None:
-                if problem is not None:
-                    raise ConnectionFailed(f"no answer: {problem}") from problem
-                return call.read(response)
-            await asyncio.sleep(delay_s)
-            attempt += 1
 
 
 class AsyncQueues:

@@ -1,20 +1,18 @@
 """The blocking client. Threads may share one."""
 
-import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from taskforge import settings
 from taskforge.client import calls
-from taskforge.client.blocking_http import BlockingPool
-from taskforge.client.following import Following, refused
-from taskforge.client.http1 import JSON, ProtocolError, Requests
+from taskforge.client.blocking_caller import Caller
+from taskforge.client.following import Following
 from taskforge.client.models import Job, JobStatus, LogLevel, LogLine, Queue, QueueSettings
 from taskforge.client.workers import Workers
-from taskforge.errors import ConnectionFailed, SubmitError
-from taskforge.limits import FOLLOW_SILENCE_S, REQUEST_TIMEOUT_S, RETRIES_DEFAULT, WAIT_STEP_S
+from taskforge.errors import SubmitError
+from taskforge.limits import REQUEST_TIMEOUT_S, RETRIES_DEFAULT, WAIT_STEP_S
 from taskforge.task import JobSpec, Payload, Task
 
 R = TypeVar("R")
@@ -52,7 +50,7 @@ class JobHandle(Generic[R]):
         return f"JobHandle({self.id})"
 
 
-class Client:
+class Client(Caller):
     """Submits jobs and looks after them; `url` and `api_key` default to TASKFORGE_URL and
     TASKFORGE_API_KEY. An https server must show a certificate of an authority in `ca_file`, by
     default TASKFORGE_CA_FILE, else of one that the system trusts.
@@ -75,24 +73,10 @@ class Client:
         timeout_s: float = REQUEST_TIMEOUT_S,
         ca_file: str | None = None,
     ) -> None:
-        server = settings.server(url, api_key, ca_file)
-        self._requests = Requests(server)
-        self._pool = BlockingPool(server)
-        self._retries = retries
+        super().__init__(settings.server(url, api_key, ca_file), retries, timeout_s)
         self._auto_key = auto_key and retries > 0
-        self._timeout_s = timeout_s
         self.queues = Queues(self)
         self.workers = Workers(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._pool.close()
 
     def submit(
         self,
@@ -227,57 +211,11 @@ class Client:
         A broken connection is made again, and goes on behind the last line; ConnectionFailed when
         that fails `retries` times in a row.
         """
-        following = Following(job_id, attempt, level, after)
-        tries = 0
-        while not following.over:
-            try:
-                for line in self._follow_once(following):
-                    tries = 0
-                    yield line
-            except (OSError, ProtocolError) as error:
-                if tries >= self._retries:
-                    raise ConnectionFailed(f"no answer: {error}") from error
-            if not following.over:
-                chance = random.random()  # noqa: S311 - jitter
-                time.sleep(calls.pause_s(tries, chance))
-                tries += 1
-
-    def _follow_once(self, following: Following) -> Iterator[LogLine]:
-        """The lines of one connection."""
-        request = self._requests.make("GET", following.path(), None, JSON, None)
-        for part in self._pool.stream(request, FOLLOW_SILENCE_S):
-            if isinstance(part, bytes):
-                yield from following.feed(part)
-            elif refused(part):
-                raise ConnectionRefusedError(f"the server answered {part.status}")
+        return self.resumed(Following(job_id, attempt, level, after))
 
     def make_key(self) -> str | None:
         """An Idempotency-Key for a call that is to be done once; None when keys are off."""
         return calls.make_key() if self._auto_key else None
-
-    def execute(self, call: calls.Call[T]) -> T:
-        """Send a request, again where that helps, and read its response."""
-        request = self._requests.make(
-            call.method, call.path, call.body, call.content_type, call.key
-        )
-        attempt = 0
-        while True:
-            problem: Exception | None = None
-            try:
-                response = self._pool.exchange(request, self._timeout_s + call.extra_s)
-            except (OSError, ProtocolError) as error:
-                problem = error
-            outcome = problem or response
-            delay_s = None
-            if attempt < self._retries:
-                chance = random.random()  # noqa: S311 - jitter
-                delay_s = calls.next_delay_s(call, attempt, outcome, chance)
-            if delay_s is None:
-                if problem is not None:
-                    raise ConnectionFailed(f"no answer: {problem}") from problem
-                return call.read(response)
-            time.sleep(delay_s)
-            attempt += 1
 
 
 class Queues:

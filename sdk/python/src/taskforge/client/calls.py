@@ -349,6 +349,20 @@ def update_queue(
     return Call("PATCH", f"/v1/queues/{quote(name, safe='')}", _queue, _to_json(body))
 
 
+# --- for calls that stand elsewhere -------------------------------------------------------------
+
+
+def reader(kind: type[T]) -> Callable[[Response], T]:
+    """What reads an answer of this kind."""
+    decode = msgspec.json.Decoder(kind).decode
+    return lambda response: decode(checked(response).body)
+
+
+def read_nothing(response: Response) -> None:
+    """For an answer that says nothing, but may be a refusal."""
+    checked(response)
+
+
 def query_text(wanted: Mapping[str, str | None]) -> str:
     """The query string; None is left out."""
     return urlencode({name: value for name, value in wanted.items() if value is not None})
@@ -382,6 +396,12 @@ def problem_error(response: Response) -> ApiError:
     )
     error.correlation_id = response.header("x-request-id")
     return error
+
+
+def is_token_refused(response: Response) -> bool:
+    """Whether the server does not take the credential, or no longer; a wrong password is another
+    refusal."""
+    return response.status == 401 and problem_error(response).code == "unauthenticated"
 
 
 def retry_after_s(response: Response) -> float | None:

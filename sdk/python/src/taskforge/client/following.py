@@ -7,6 +7,7 @@ What the server says of lines is JSON in server-sent events; comments only say t
 """
 
 from collections.abc import Iterator
+from typing import Protocol, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -18,6 +19,26 @@ from taskforge.limits import EVENT_BYTES_MAX
 
 _read_line = msgspec.json.Decoder(LogLine).decode
 _END = "end"
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Resumable(Protocol[T_co]):
+    """A stream that goes on behind what was seen of it, on another connection."""
+
+    over: bool
+    """All was seen."""
+
+    def path(self) -> str:
+        """What to ask for on a new connection."""
+        ...
+
+    def feed(self, data: bytes) -> Iterator[T_co]:
+        """What these bytes complete."""
+        ...
+
+    def ended(self) -> None:
+        """The answer has come to its end."""
+        ...
 
 
 class Following:
@@ -57,6 +78,9 @@ class Following:
                     raise ProtocolError(f"an event that makes no sense: {error}") from None
                 self._after = line.id
                 yield line
+
+    def ended(self) -> None:
+        """Without its last event the stream is not over: the server drains, another goes on."""
 
 
 def _event(block: bytes) -> tuple[str, bytes]:

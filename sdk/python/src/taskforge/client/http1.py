@@ -34,9 +34,9 @@ class Requests:
         if server.port == default_port:
             host = host.rsplit(":", 1)[0]
         self._base_path = server.base_path
+        who = f"Authorization: {server.authorization}\r\n" if server.api_key else ""
         self._common = (
-            f" HTTP/1.1\r\nHost: {host}\r\nAuthorization: {server.authorization}\r\n"
-            f"User-Agent: taskforge-python/{VERSION}\r\n"
+            f" HTTP/1.1\r\nHost: {host}\r\n{who}User-Agent: taskforge-python/{VERSION}\r\n"
         )
 
     def make(

@@ -1,14 +1,13 @@
 """Workers as operators see them: list, look at, drain; and which of them serve which queues."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from taskforge.client.calls import Call, checked, query_text
-from taskforge.client.http1 import Response
+from taskforge.client.calls import Call, query_text, read_nothing, reader
 from taskforge.client.models import WorkerType
 
 T = TypeVar("T")
@@ -56,20 +55,11 @@ class AssignmentPage(msgspec.Struct, frozen=True):
     next_cursor: str | None = None
 
 
-def _reader(kind: type[T]) -> Callable[[Response], T]:
-    decode = msgspec.json.Decoder(kind).decode
-    return lambda response: decode(checked(response).body)
-
-
-_read_worker = _reader(WorkerInfo)
-_read_workers = _reader(WorkerPage)
-_read_assignment = _reader(Assignment)
-_read_assignments = _reader(AssignmentPage)
+_read_worker = reader(WorkerInfo)
+_read_workers = reader(WorkerPage)
+_read_assignment = reader(Assignment)
+_read_assignments = reader(AssignmentPage)
 _to_json = msgspec.json.Encoder().encode
-
-
-def _read_nothing(response: Response) -> None:
-    checked(response)
 
 
 def _path(worker_id: str) -> str:
@@ -100,7 +90,7 @@ def _resume(worker_id: str) -> Call[WorkerInfo]:
 
 
 def _delete(worker_id: str) -> Call[None]:
-    return Call("DELETE", _path(worker_id), _read_nothing, repeatable=False)
+    return Call("DELETE", _path(worker_id), read_nothing, repeatable=False)
 
 
 def _assign(queue: str, worker_id: str, weight: int, is_active: bool) -> Call[Assignment]:
@@ -111,7 +101,7 @@ def _assign(queue: str, worker_id: str, weight: int, is_active: bool) -> Call[As
 
 def _unassign(queue: str, worker_id: str) -> Call[None]:
     path = f"{_assignments(queue)}/{quote(worker_id, safe='')}"
-    return Call("DELETE", path, _read_nothing, repeatable=False)
+    return Call("DELETE", path, read_nothing, repeatable=False)
 
 
 def _assigned(queue: str, cursor: str | None) -> Call[AssignmentPage]:
