@@ -19,6 +19,7 @@ they came, and answers leave in that order.
 
 import asyncio
 import logging
+import re
 from typing import cast
 
 from aiohttp import web
@@ -57,7 +58,8 @@ class _Handler(RequestHandler):
     ) -> web.StreamResponse:
         """Malformed HTTP, or a failure outside of `Api`; the connection ends with the answer."""
         if status == 400:
-            text = (message or "").partition("\n")[0][:200]
+            # What follows is what was sent, and that may be a key.
+            text = re.split(r"[:'\"\n]", message or "", maxsplit=1)[0].strip()
             answer = response_of(CallerError("malformed_request", text or "this is not HTTP/1.1"))
         else:
             log.error("the HTTP server failed", exc_info=exc)
@@ -136,9 +138,9 @@ class Door:
 
     def learn(self, request: web.BaseRequest, call: Call) -> None:
         """A submit was answered: its head may be worth knowing."""
-        front = _front_of(request)
-        if front.first_chunk:
-            head = front.first_chunk[: front.first_chunk.find(HEAD_END)]
+        head, end, _ = _front_of(request).first_chunk.partition(HEAD_END)
+        # Whose key it is remembered with rests on this: part of a head may lack its key.
+        if end and is_head_of(head, request):
             self.submits.learn(head, request, call)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -165,6 +167,17 @@ class Door:
             for front in list(self.fronts):
                 if front.is_idle and front.active_s < oldest_s:
                     front.transport.close()
+
+
+def is_head_of(head: bytes, request: web.BaseRequest) -> bool:
+    """Whether these bytes are the whole head of the request, as the parser read it: its first line,
+    and each of its header fields on a line of its own."""
+    first, *lines = head.split(b"\r\n")
+    if first != f"{request.method} {request.raw_path} HTTP/1.1".encode(errors="surrogateescape"):
+        return False
+    fields = [line.partition(b":") for line in lines]
+    read = [(name, value.strip(b" \t")) for name, _, value in fields]
+    return read == list(request.raw_headers) and b"\n" not in head.replace(b"\r\n", b"")
 
 
 def _front_of(request: web.BaseRequest) -> "Front":

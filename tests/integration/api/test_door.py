@@ -293,6 +293,36 @@ async def test_a_request_in_pieces(api: Fixture) -> None:
         writer.close()
 
 
+@pytest.mark.parametrize("cut", ["before the key", "in the key", "before the end"])
+async def test_part_of_a_head_is_not_known(api: Fixture, cut: str) -> None:
+    """A head that came in pieces: its first piece opens nothing for whoever sends that alone."""
+    whole = submit("secret", "X-Last: 1\r\n")
+    # As some clients write it: the key last.
+    line = f"Authorization: Bearer {KEY}\r\n".encode()
+    whole = whole.replace(line, b"").replace(b"X-Last: 1\r\n", line)
+    at = {"before the key": whole.index(b"/json"), "in the key": whole.index(line) + 40}
+    first = whole[: at.get(cut, whole.index(b"\r\n\r\n") + 2)]
+    door = api.server._door
+    reader, writer = await raw(api, first)
+    await until(lambda: any(front.first_chunk for front in door.fronts))
+    writer.write(whole[len(first) :])
+    assert (await answer_of(reader))[0] == 201
+    writer.close()
+    assert not door.submits._heads
+    if cut == "before the key":
+        body = whole.partition(b"\r\n\r\n")[2]
+        reader, writer = await raw(api, first[:-1] + b"\r\n\r\n" + body)
+        assert (await answer_of(reader))[0] in (400, 401)
+        writer.close()
+
+
+async def test_blank_lines_before_a_head_are_no_head(api: Fixture) -> None:
+    reader, writer = await raw(api, b"\r\n\r\n" + submit("payload"))
+    assert (await answer_of(reader))[0] == 201
+    assert not api.server._door.submits._heads
+    writer.close()
+
+
 async def test_a_chunked_body(api: Fixture) -> None:
     head = submit().split(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
     body = b'{"job_type":"t"}'
