@@ -78,6 +78,7 @@ cdef enum:
     NAMES_MAX = 65535            # queues, types and reasons of one shard
     RETURNS_MAX = 255            # what a slot can count; beyond, returns look like failures
     REQUEUED_FIELDS_BEFORE = 13  # of `requeued` in logs that do not know returns
+    ANY_WORKER = -1              # whoever runs the job
     AHEAD = 8                    # so many jobs before its turn, one is fetched into the cache
     EVENT_BYTES = 160            # the most that an event takes besides its texts
 
@@ -874,8 +875,9 @@ cdef class ShardTable:
             free(picked)
             free(kind_of)
 
-    def succeed(self, bytes tokens not None, int64_t now_us):
-        """Jobs that succeeded without a result: (accepted, stale tokens, watched ids that ended)."""
+    def succeed(self, bytes tokens not None, int64_t now_us, int64_t worker=ANY_WORKER):
+        """Jobs that succeeded without a result: (accepted, stale tokens, watched ids that ended).
+        Given a worker, what others run is stale."""
         cdef Py_ssize_t i, n = PyBytes_GET_SIZE(tokens), accepted = 0
         cdef const unsigned char *p = at(tokens)
         cdef Buf *b = &self.events
@@ -891,7 +893,11 @@ cdef class ShardTable:
                      tf_rd64(p + i + AHEAD * TOKEN_BYTES + 8))
             slot = self.slots.find(tf_rd64(p + i), tf_rd64(p + i + 8))
             job = NULL if slot == NONE else job_at(self.slots, slot)
-            if job == NULL or job.state != PROCESSING or job.lease_lsn != <int64_t>tf_rd64(p + i + 16):
+            if (
+                job == NULL or job.state != PROCESSING
+                or job.lease_lsn != <int64_t>tf_rd64(p + i + 16)
+                or (worker != ANY_WORKER and job.worker != worker)
+            ):
                 if stale is None:
                     stale = []
                 stale.append(tokens[i:i + TOKEN_BYTES])
@@ -1122,9 +1128,11 @@ cdef class ShardTable:
                 tokens.append(token_of(job))
         return tokens
 
-    def holds(self, bytes token not None):
-        """Whether the lease is current."""
-        return self._leased(token) != NONE
+    def holds(self, bytes token not None, int64_t worker=ANY_WORKER):
+        """Whether the lease is current and, given a worker, that one's."""
+        cdef uint32_t slot = self._leased(token)
+        return slot != NONE and (
+            worker == ANY_WORKER or job_at(self.slots, slot).worker == worker)
 
     def hand_over(self, bytes token not None, worker):
         """Bind a running job to the index of its worker. False: the lease is stale."""

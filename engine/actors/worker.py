@@ -52,6 +52,7 @@ PROTOCOL = 1
 TOKEN_BYTES = 24
 ID_BYTES = 16
 INT64_MAX = 2**63 - 1
+ANY_WORKER = -1
 
 PONG_FRAME: bytes = msgpack.packb([PONG])
 DRAIN_FRAME: bytes = msgpack.packb([DRAIN])
@@ -208,8 +209,8 @@ class WorkerActor(Actor[bytes]):
 
     def _done(self, seq: int, tokens_ok: bytes, others: list[Any]) -> None:
         """Apply completions; ack when they are durable."""
-        turn = _Turn(self._context, self._context.clock.now_us())
         context = self._context
+        turn = _Turn(context, self.index_in, context.clock.now_us())
         try:
             turn.succeed(tokens_ok)
             for outcome in others:
@@ -259,8 +260,11 @@ class WorkerActor(Actor[bytes]):
 class _Turn:
     """The completions of one done frame: what they touched, and which were stale."""
 
-    def __init__(self, context: Context, now_us: int) -> None:
+    def __init__(self, context: Context, index_in: Callable[[Shard], int], now_us: int) -> None:
+        """`index_in` is the number of the worker that says so: tokens can be guessed by those who
+        get tokens, so that what another worker runs is as stale as what nobody runs."""
         self._context = context
+        self._index_in = index_in
         self._now_us = now_us
         self.accepted = 0
         self.stale = b""
@@ -281,9 +285,10 @@ class _Turn:
             shard = self._shard(number)
             if shard is None:
                 continue
+            worker = self._index_in(shard)
             if not safeguards.ACTIVE.lease_comparison:
-                part = _current(shard, part)
-            accepted, stale, watched = shard.table.succeed(part, self._now_us)
+                part, worker = _current(shard, part), ANY_WORKER
+            accepted, stale, watched = shard.table.succeed(part, self._now_us, worker)
             self.accepted += accepted
             self._context.counters.succeeded_jobs += accepted
             self.stale += stale
@@ -302,6 +307,9 @@ class _Turn:
             return
         if not safeguards.ACTIVE.lease_comparison:
             token = _current(shard, token)
+        elif not shard.table.holds(token, self._index_in(shard)):
+            self.stale += token
+            return
         rules, now_us = self._context.outcomes, self._now_us
         if kind == SUCCEEDED:
             known = rules.succeeded(shard, token, data, now_us)

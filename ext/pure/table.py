@@ -79,6 +79,7 @@ from taskforge_server.ext.pure.tablelog import (
     encode,
 )
 from taskforge_server.ext.pure.tableparts import (
+    ANY_WORKER,
     GOLDEN,
     ID_BYTES,
     TOKEN_BYTES,
@@ -268,13 +269,15 @@ class ShardTable(Fold):
         )
         return frame
 
-    def succeed(self, tokens: bytes, now_us: int) -> tuple[int, bytes, list[bytes]]:
+    def succeed(
+        self, tokens: bytes, now_us: int, worker: int = ANY_WORKER
+    ) -> tuple[int, bytes, list[bytes]]:
         accepted = 0
         stale = []
         watched = []
         for token in each_token(tokens):
             job = self._leased(token)
-            if job is None:
+            if job is None or worker not in (ANY_WORKER, job.worker):
                 stale.append(token)
                 continue
             self._decide(Succeeded(job.id, now_us, None))
@@ -378,8 +381,9 @@ class ShardTable(Fold):
         self._check_worker(worker)
         return [job.token for job in self._all_in(PROCESSING) if job.worker == worker]
 
-    def holds(self, token: bytes) -> bool:
-        return self._leased(token) is not None
+    def holds(self, token: bytes, worker: int = ANY_WORKER) -> bool:
+        job = self._leased(token)
+        return job is not None and worker in (ANY_WORKER, job.worker)
 
     def hand_over(self, token: bytes, worker: int) -> bool:
         self._check_worker(worker)

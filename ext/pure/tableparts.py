@@ -8,6 +8,7 @@ from taskforge_server.ext.pure.tablelog import I16_MAX, I32_MAX, I64_MAX, PRIORI
 
 ID_BYTES = 16
 TOKEN_BYTES = 24
+ANY_WORKER = -1
 TYPE_BYTES_MAX = 255
 
 U64 = 2**64 - 1

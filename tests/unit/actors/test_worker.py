@@ -58,6 +58,22 @@ async def test_a_second_completion_is_stale_and_its_ack_waits_for_the_first() ->
     assert worker.outstanding == 0
 
 
+@pytest.mark.parametrize("kind", [None, 0, 1, 2])
+async def test_what_another_worker_runs_is_out_of_reach(kind: int | None) -> None:
+    """Whoever guesses a token, by the tokens that it gets itself, ends nothing with it."""
+    parts, _, worker, outlet = running()
+    (token,) = outlet.tokens()
+    thief, stolen = parts.worker(["mail"], worker_id=b"t" * 16)
+    thief.handle([done(1, token) if kind is None else done(1, b"", (token, kind, FATAL))])
+    parts.settle()
+    assert stolen.of(12) == [[12, 1, token]]
+    assert job_of(parts, token)["status"] == "processing"
+    worker.handle([done(1, token)])
+    parts.settle()
+    assert job_of(parts, token)["status"] == "succeeded"
+    assert (worker.outstanding, thief.outstanding) == (0, 0)
+
+
 async def test_a_failure_is_retried_after_its_backoff_and_then_fails_for_good() -> None:
     parts, _, worker, outlet = running(
         retry_policy={"max_attempts": 2, "base_delay": 8, "max_delay": 60}

@@ -336,6 +336,15 @@ class TestLeases:
         assert answer == (1, old + token + unknown, [])
         assert bench.job(token)["status"] == "succeeded"
 
+    def test_a_lease_is_that_of_its_worker(self, bench: Bench) -> None:
+        token = bench.running()
+        other = bench.table.worker(OTHER_WORKER)
+        assert bench.table.holds(token)
+        assert bench.table.holds(token, 0)
+        assert not bench.table.holds(token, other)
+        assert bench.table.succeed(token, NOW_US, other) == (0, token, [])
+        assert bench.table.succeed(token, NOW_US, 0) == (1, b"", [])
+
     def test_hand_over_binds_to_the_worker(self, bench: Bench) -> None:
         token = bench.running()
         assert bench.table.worker(OTHER_WORKER) == 1
