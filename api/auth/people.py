@@ -68,7 +68,7 @@ class People:
         if not self._taken_back.is_fresh():
             raise Unavailable(limits.UNAVAILABLE_RETRY_S)
         grant, exp_s = await self._tokens.read(text)
-        principal = principal_of(grant)
+        principal = principal_of(grant, exp_s)
         entry = _Entry(principal, grant, exp_s, self._monotonic_s() + limits.TOKEN_BELIEVED_S)
         if not self._is_good(entry):
             raise Unauthenticated("this access token was taken back: refresh it, or log in again")
@@ -87,8 +87,8 @@ class People:
         )
 
 
-def principal_of(grant: Grant) -> Principal:
-    """What a person may do in this session."""
+def principal_of(grant: Grant, exp_s: int) -> Principal:
+    """What a person may do in this session, with a token that ends then."""
     permissions = of_role(grant.role, in_project=bool(grant.project_id))
     return Principal(
         grant.organization_id,
@@ -97,4 +97,5 @@ def principal_of(grant: Grant) -> Principal:
         grant.user_id,
         permissions,
         grant.session_id,
+        exp_s,
     )

@@ -77,6 +77,8 @@ class Principal:
     permissions: frozenset[str]
     session_id: bytes = b""
     """Of a person."""
+    expires_s: int | None = None
+    """When the access token of a person ends."""
 
     def may(self, permission: str) -> bool:
         return permission in self.permissions
@@ -142,6 +144,8 @@ class Authenticator:
         self._unknown: dict[bytes, float] = {}
         self._lookups: dict[bytes, asyncio.Task[Principal]] = {}
         self._news_count = 0
+        self.changes = 0
+        """How often something that `cached` said before ceased to hold."""
 
     def cached(self, key: bytes, text: str) -> Principal | None:
         """Who has the key with this digest, if that is known and fresh; never waits."""
@@ -180,6 +184,7 @@ class Authenticator:
     def forget(self, key_id: bytes | None = None) -> None:
         """The key with this id has changed, or without an id any of them: look up again."""
         self._news_count += 1
+        self.changes += 1
         self._unknown.clear()
         if key_id is None:
             self._known.clear()
@@ -207,7 +212,7 @@ class Authenticator:
             row = await self._keys.find(text)
         valid = row is not None and hmac.compare_digest(row.key_hash, key.hex())
         if row is None or not valid or not row.is_live(self._now()):
-            self._known.pop(key, None)
+            self.changes += self._known.pop(key, None) is not None
             _make_room(self._unknown, limits.UNKNOWN_KEYS_MAX)
             self._unknown[key] = self._monotonic_s() + limits.UNKNOWN_KEY_TTL_S
             raise Unauthenticated("this API key is not valid")
@@ -217,8 +222,11 @@ class Authenticator:
         granted = PROJECT_PERMISSIONS if every else PROJECT_PERMISSIONS & set(row.permissions)
         principal = Principal(project.organization_id, row.project_id, "api_key", row.id, granted)
         now_s = self._monotonic_s()
-        if key not in self._known:
+        before = self._known.get(key)
+        if before is None:
             _make_room(self._known, limits.PRINCIPALS_MAX)
+        elif before.principal != principal:
+            self.changes += 1
         self._known[key] = _Entry(
             principal,
             row.expires_at,

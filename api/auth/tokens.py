@@ -118,10 +118,14 @@ class AccessTokens:
         self._keys = keys
         self._now_s = now_s
 
-    async def issue(self, grant: Grant) -> tuple[str, int]:
-        """The token, and for how many seconds it is good."""
+    async def issue(self, grant: Grant, until_s: int | None = None) -> tuple[str, int]:
+        """The token, and for how many seconds it is good: not beyond `until_s`, the end of a token
+        that it is given for. Otherwise who has stolen one would never need another."""
         key = await self._keys.newest()
         now_s = int(self._now_s())
+        exp_s = now_s + limits.ACCESS_TOKEN_S
+        if until_s is not None:
+            exp_s = max(now_s + 1, min(until_s, exp_s))
         claims = Claims(
             iss=ISSUER,
             aud=AUDIENCE,
@@ -131,13 +135,13 @@ class AccessTokens:
             role=grant.role,
             ver=grant.version,
             iat=now_s,
-            exp=now_s + limits.ACCESS_TOKEN_S,
+            exp=exp_s,
             jti=str(uuid.uuid4()),
             prj=uuid_text(grant.project_id) if grant.project_id else None,
         )
         headers = {"kid": key.id, "typ": TYPE}
         payload = msgspec.to_builtins(claims)
-        return jwt.encode(payload, key.secret, ALGORITHM, headers), limits.ACCESS_TOKEN_S
+        return jwt.encode(payload, key.secret, ALGORITHM, headers), exp_s - now_s
 
     async def read(self, text: str) -> tuple[Grant, int]:
         """What a good token says, and when it ends; Unauthenticated for any other."""

@@ -167,14 +167,15 @@ class Identity:
         return await self._issued(changed, token, principal.project_id)
 
     async def open_project(self, principal: Principal, project_id: bytes) -> Tokens:
-        """An access token of the same session for one project; for none with an empty id."""
+        """An access token of the same session for one project, for none with an empty id. It ends
+        when that of the caller does."""
         if project_id:
             await self._projects.find(principal.organization_id, project_id)
         user = await self._users.get(principal.organization_id, principal.id)
         if not user.is_active():
             raise Unauthenticated("this account is disabled")
         grant = _grant(user, principal.session_id, project_id)
-        return Tokens(*await self._tokens.issue(grant), None)
+        return Tokens(*await self._tokens.issue(grant, principal.expires_s), None)
 
     async def accept(self, text: str, password: str, actor: Actor) -> tuple[User, Tokens]:
         """The invited person, with the password that they chose."""

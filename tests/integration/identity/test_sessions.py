@@ -1,15 +1,19 @@
 """Sign-up, login, tokens: what a person gets, and for how long it is good."""
 
 import asyncio
+import time
 import uuid
 from dataclasses import replace
 from typing import Any
 
+import jwt
 import pytest
 
+from taskforge_server.api.auth.tokens import AccessTokens, Grant, KeyRing
 from taskforge_server.engine import limits
 from taskforge_server.engine.cluster.memory import Exchange
 from taskforge_server.engine.model.permissions import of_role
+from taskforge_server.ext.ids import uuid_bytes
 from tests.integration.api.conftest import until
 from tests.support.people import PASSWORD, Person, Site, serving
 
@@ -263,6 +267,21 @@ async def test_a_session_of_a_project(site: Site) -> None:
     assert (foreign.status, foreign.json["code"]) == (404, "project_not_found")
     outside = await site.post("/v1/auth/sessions/project", inside, {"project_id": None})
     assert (await site.get("/v1/queues", outside.json["access_token"])).status == 403
+
+
+async def test_a_token_gives_none_that_outlives_it(site: Site) -> None:
+    """A stolen one is good until it expires, and cannot renew itself."""
+    ada = await site.sign_up()
+    user_id, organization_id = uuid_bytes(ada.id), uuid_bytes(ada.organization_id)
+    grant = Grant(user_id, organization_id, uuid.uuid4().bytes, "admin", 1)
+    soon_s = int(time.time()) + limits.ACCESS_TOKEN_S // 2
+    text, _ = await AccessTokens(KeyRing(site.node.signing_keys)).issue(grant, soon_s)
+    for _ in range(2):
+        value = {"project_id": ada.project_id}
+        opened = (await site.post("/v1/auth/sessions/project", text, value)).json
+        text = opened["access_token"]
+        assert jwt.decode(text, options={"verify_signature": False})["exp"] == soon_s
+        assert opened["expires_in"] <= limits.ACCESS_TOKEN_S // 2
 
 
 async def test_jobs_of_a_person_on_the_short_way_too(site: Site) -> None:
