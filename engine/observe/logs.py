@@ -4,12 +4,14 @@
      "correlation_id": "…", "error": "…"}
 
 The correlation id lives in a context variable: the API sets it once per request, and every line
-that is logged while the request is served carries it. No secret is ever given to a logger.
+that is logged while the request is served carries it. No secret is ever given to a logger; what a
+row held, which PostgreSQL tells in the details of its errors, is left out.
 """
 
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import IO
@@ -48,10 +50,39 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
 
+class WithoutDetails(logging.Filter):
+    """Takes from errors of the database what they tell of a row: "Failing row contains (…)". Those
+    are payloads and hashes. The message still names the table and the constraint."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        given = record.args.values() if isinstance(record.args, Mapping) else record.args or ()
+        for value in (*given, record.exc_info and record.exc_info[1]):
+            if isinstance(value, BaseException):
+                _strip(value)
+        return True
+
+
+def _strip(error: BaseException | None) -> None:
+    """Of the details of an error, and of those that it comes from."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if getattr(one, "detail", None):
+            one.detail = None  # type: ignore[attr-defined]
+        left += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+
+
 def configure(level: str, *, as_json: bool = True, stream: IO[str] | None = None) -> None:
     """Send all logs of the process to one stream (standard error)."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    handler.addFilter(WithoutDetails())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

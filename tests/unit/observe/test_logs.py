@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 
+import asyncpg
 import pytest
 
 from taskforge_server.engine.observe import logs
@@ -47,3 +48,22 @@ def test_an_error_stays_on_its_line(stream: io.StringIO) -> None:
         logging.getLogger("taskforge.test").exception("failed")
     (line,) = stream.getvalue().splitlines()
     assert "ValueError: broken" in json.loads(line)["error"]
+
+
+def test_what_a_row_held_is_left_out(stream: io.StringIO) -> None:
+    def refused() -> asyncpg.PostgresError:
+        error = asyncpg.CheckViolationError("jobs refused a row")
+        error.detail = "Failing row contains (canary)."
+        return error
+
+    log = logging.getLogger("taskforge.test")
+    log.error("a row: %s", refused())
+    try:
+        try:
+            raise refused()
+        except asyncpg.PostgresError as error:
+            raise ExceptionGroup("two", [ValueError("away"), refused()]) from error
+    except ExceptionGroup:
+        log.exception("it failed")
+    assert "canary" not in stream.getvalue()
+    assert stream.getvalue().count("jobs refused a row") == 3
