@@ -166,6 +166,25 @@ async def test_what_belongs_to_nobody_is_out_of_reach(connection: Connection) ->
                 await connection.execute(EVERY_ROW.format(table=table))
 
 
+async def test_functions_with_the_owners_rights_know_whose_they_are_for(
+    connection: Connection, estates: tuple[Estate, Estate]
+) -> None:
+    """Row security does not hold inside of them."""
+    ada, bob = estates
+    called = await connection.fetch(
+        """SELECT proname, has_function_privilege('public', oid, 'EXECUTE') AS by_anybody
+        FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace
+        AND prorettype <> 'trigger'::regtype"""
+    )
+    assert [tuple(row) for row in called] == [("audit_head", False)]
+    for organization_id in (ada.organization_id, b""):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            async with acting(connection, organization_id):
+                await connection.fetchrow(sql("audit_head"), bob.organization_id)
+    async with acting(connection, bob.organization_id):
+        assert await connection.fetchrow(sql("audit_head"), bob.organization_id)
+
+
 async def test_the_next_borrower_is_no_tenant(
     module_postgres_url: str, estates: tuple[Estate, Estate]
 ) -> None:
