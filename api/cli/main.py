@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from taskforge_server.api.cli import audit, commands, identity, subscription, workers
+from taskforge_server.api.cli import audit, commands, identity, subscription, tenants, workers
 from taskforge_server.api.cli.demo import demo
 from taskforge_server.api.cli.keys import keys
 from taskforge_server.api.cli.logs import logs
@@ -43,6 +43,9 @@ app.add_typer(audit.app)
 app.add_typer(keys)
 app.add_typer(identity.app)
 app.add_typer(subscription.app)
+app.add_typer(tenants.organizations)
+app.add_typer(tenants.projects)
+app.add_typer(tenants.api_keys)
 app.add_typer(workers.app)
 
 

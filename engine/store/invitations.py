@@ -10,7 +10,7 @@ from taskforge_server.engine.model.identity import Invitation, RefreshToken
 from taskforge_server.engine.model.tenant import User, UserRole
 from taskforge_server.engine.store.audit import record
 from taskforge_server.engine.store.cursors import INVITATIONS, after_name, name_cursor
-from taskforge_server.engine.store.pool import Pool, acquire
+from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.sessions import open_session
 from taskforge_server.engine.store.statements import sql
 from taskforge_server.engine.store.tenancy import tenant
@@ -28,30 +28,10 @@ class Invitations:
         self, organization_id: bytes, email: str, role: UserRole, token_hash: bytes, actor: Actor
     ) -> Invitation:
         """In place of an earlier one for the address; `Conflict` for who belongs already."""
-        invited_by = actor.id if actor.kind == "user" else None
         async with tenant(self._pool, organization_id=organization_id) as connection:
-            # The tenant's people alone: that somebody has an account elsewhere is not told.
-            known = await connection.fetchrow(sql("user_by_email"), email)
-            if known is not None:
-                raise Conflict("this person belongs to the organization", "email", "email_taken")
-            row = await connection.fetchrow(
-                sql("invitation_create"),
-                uuid.uuid4().bytes,
-                organization_id,
-                email,
-                role,
-                token_hash,
-                invited_by,
-                limits.INVITATION_S,
-                limits.INVITATIONS_MAX,
+            return await create_invitation(
+                connection, organization_id, email, role, token_hash, actor
             )
-            if row is None:
-                raise Conflict("too many open invitations", code="too_many_invitations")
-            invitation = Invitation(**row)
-            target = f"invitation:{uuid_text(invitation.id)}"
-            after = _shown(invitation)
-            await record(connection, organization_id, actor, "user.invite", target, None, after)
-        return invitation
 
     async def page(
         self,
@@ -114,6 +94,38 @@ class Invitations:
         """Delete those whose time is over."""
         async with acquire(self._pool) as connection:
             await connection.execute(sql("invitations_expire"), rows_max)
+
+
+async def create_invitation(
+    connection: Lent,
+    organization_id: bytes,
+    email: str,
+    role: UserRole,
+    token_hash: bytes,
+    actor: Actor,
+) -> Invitation:
+    """For a transaction of the caller's; `Conflict` for who belongs already. A tenant's connection
+    sees its own people alone: that somebody has an account elsewhere is not told."""
+    if await connection.fetchrow(sql("user_by_email"), email) is not None:
+        raise Conflict("this person belongs to the organization", "email", "email_taken")
+    row = await connection.fetchrow(
+        sql("invitation_create"),
+        uuid.uuid4().bytes,
+        organization_id,
+        email,
+        role,
+        token_hash,
+        actor.id if actor.kind == "user" else None,
+        limits.INVITATION_S,
+        limits.INVITATIONS_MAX,
+    )
+    if row is None:
+        raise Conflict("too many open invitations", code="too_many_invitations")
+    invitation = Invitation(**row)
+    target = f"invitation:{uuid_text(invitation.id)}"
+    after = _shown(invitation)
+    await record(connection, organization_id, actor, "user.invite", target, None, after)
+    return invitation
 
 
 def not_found() -> NotFound:

@@ -181,21 +181,30 @@ async def test_an_expired_session_is_refreshed_once_for_many_calls(
     admin = make()
     with monkeypatch.context() as patched:
         patched.setattr(limits, "ACCESS_TOKEN_S", -2 * limits.CLOCKS_APART_S)
-        session = await signed_up(admin, email)
+        await signed_up(admin, email)
     refreshed = counted(site, monkeypatch)
     for _ in range(2):  # the second time nothing has expired
         found = await asyncio.gather(*(admin.me() for _ in range(20)))
         assert {me.user.email for me in found} == {email}
         assert refreshed == ["refresh"]
-    project_id = session.project_id
-    with monkeypatch.context() as patched:
-        patched.setattr(limits, "ACCESS_TOKEN_S", -2 * limits.CLOCKS_APART_S)
-        client = await admin.client_for(project_id)
-    made = await asyncio.gather(*(client.queues.create(f"queue-{n}") for n in range(5)))
-    assert len(made) == 5
-    assert refreshed == ["refresh"], "the session's own token was good"
-    await client.close()
     await admin.close()
+
+
+async def test_clients_of_projects_are_renewed_by_the_session(
+    make: Callable[[], Any], site: Site, email: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin, grace = make(), make()
+    project_id = (await signed_up(admin, email)).project_id
+    invited = await admin.invitations.create(f"grace.{email}", role="admin")
+    user = (await grace.accept_invitation(invited.token, PASSWORD)).user
+    clients = [await grace.client_for(project_id) for _ in range(2)]
+    refreshed = counted(site, monkeypatch)
+    await admin.users.update(user.id, role="member")  # tokens of before are void
+    calls = (names_of_queues(client) for client in clients * 5)
+    assert await asyncio.gather(*calls) == [[]] * 10
+    assert refreshed == ["refresh"]
+    for client in (*clients, grace, admin):
+        await client.close()
 
 
 async def test_streams_are_taken_up_with_a_new_token(
@@ -252,6 +261,10 @@ async def test_a_cancelled_call_does_not_lose_the_session(
             await call
         held.set()
         assert (await admin.me()).user.email == email
+
+
+async def names_of_queues(client: Any) -> list[str]:
+    return [queue.name async for queue in client.queues.list()]
 
 
 def counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[str]:
