@@ -197,6 +197,7 @@ class TableMachine(RuleBasedStateMachine):
     def begin(self, shard: int, seed: int, head: int) -> None:
         self.shard, self.seed = shard, seed
         self.now_us = self.latest_us = EPOCH_US
+        self.queue_of: dict[bytes, int] = {}
         self.histories = [HISTORY_ALL, HISTORY_FAILED, HISTORY_NONE, HISTORY_ALL]
         self.first_lsn = head + 1
         self.pair = self.fresh_pair()
@@ -263,6 +264,7 @@ class TableMachine(RuleBasedStateMachine):
             assert not before or job_id > max(before), "ids do not ascend"
             assert job_id not in self.ids, "an id was given twice"
             self.ids.append(job_id)
+            self.queue_of[job_id] = queue
             self.model.jobs[job_id] = ModelJob(
                 queue=queue,
                 job_type=job["job_type"],
@@ -591,7 +593,7 @@ class TableMachine(RuleBasedStateMachine):
             job_id = execution.values["job_id"]
             # What is kept of a queue whose history changed on the way depends on when rows were
             # written, before the change or after it.
-            if self.model.jobs[job_id].queue != 3:
+            if self.queue_of[job_id] != 3:
                 executions.setdefault(job_id, []).append(execution.values)
         for job_id, row in self.tables.jobs.items():
             if row.values["queue_id"][0] == 3:
