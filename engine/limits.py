@@ -219,6 +219,10 @@ PROJECTION_ASKS_MAX: Final = 64
 PROJECTION_ROUNDS_MAX: Final = 2
 """Rounds under way: executions of the next beside jobs of this one."""
 
+PROJECTION_IDLE_S: Final = 5.0
+"""A node that stands still between two statements of a projection: it is undone, so that nobody who
+takes its shards over has to wait for longer."""
+
 PROJECTION_CAREFUL_ROWS: Final = 1_000
 """Rows written together when a round holds a bad one; it is found by halving within these."""
 
@@ -227,7 +231,9 @@ COPY_CHUNK_BYTES: Final = 512 * KIB
 
 # Store
 
-POOL_CONNECTIONS_MIN: Final = 1
+POOL_CONNECTIONS_MIN: Final = 2
+"""A takeover reads over one connection while it asks over another."""
+
 POOL_CONNECTIONS_MAX: Final = 100
 CONNECT_TIMEOUT_S: Final = 5.0
 ACQUIRE_TIMEOUT_S: Final = 5.0
@@ -542,8 +548,11 @@ HELD_BYTES_MAX: Final = 256 * KIB
 CONNECTIONS_BACKLOG: Final = 4_096
 
 PRINCIPALS_MAX: Final = 10_000
-PRINCIPAL_TTL_S: Final = 1.0
+PRINCIPAL_TTL_S: Final = 0.9
 """How long a key is believed after it was looked up: a revoked one stops within a second."""
+
+WAY_TTL_S: Final = 0.1
+"""How long the short way goes by what it looked up for a head, while nothing of it has changed."""
 
 UNKNOWN_KEYS_MAX: Final = 10_000
 UNKNOWN_KEY_TTL_S: Final = 5.0
@@ -721,3 +730,4 @@ assert REVOCATIONS_OVERLAP_S > STATEMENT_TIMEOUT_S + ACQUIRE_TIMEOUT_S
 assert REVOCATIONS_READ_S + REVOCATIONS_READ_PAUSE_S < 1.0 < REVOCATIONS_STALE_S
 assert TOKEN_BELIEVED_S < ACCESS_TOKEN_S < REVOCATIONS_KEPT_S < SESSION_S
 assert API_KEY_BYTES_MAX < CREDENTIAL_BYTES_MAX < HEAD_BYTES_MAX
+assert PRINCIPAL_TTL_S + WAY_TTL_S <= 1.0

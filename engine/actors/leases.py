@@ -114,7 +114,7 @@ class Leases:
         if lease is None:
             if len(self._leases) >= limits.WORKERS_MAX:
                 raise Overloaded(limits.OVERLOAD_RETRY_S, "this node knows too many workers")
-            lease = self._leases[worker_id] = Lease(worker_id, project_id, 0)
+            lease = self._new(worker_id, project_id)
         elif lease.project_id != project_id:
             raise PermissionDenied("this worker id belongs to another project")
         self.extend(lease)
@@ -173,12 +173,27 @@ class Leases:
             tokens = shard.table.running(index)
             job = shard.table.get(tokens[0][:ID_BYTES]) if tokens else None
             if job is not None and job["worker_id"] is not None:
-                lease = self.take(job["worker_id"], job["project_id"])
-                lease.index_in(shard)
-                if lease.session is not None:
-                    lease.session.end(SHARD_MOVED, "a shard came: connect again")
+                self._recover_lease(job["worker_id"], job["project_id"]).index_in(shard)
                 count += 1
         return count
+
+    def _recover_lease(self, worker_id: bytes, project_id: bytes) -> Lease:
+        """The lease of a worker that the log names, fresh. Whoever took the id for another project
+        before the shard was here has to go; there is room for all whom the log names."""
+        lease = self._leases.get(worker_id)
+        if lease is not None and lease.session is not None:
+            lease.session.end(SHARD_MOVED, "a shard came: connect again")
+        if lease is not None and lease.project_id != project_id:
+            self.forget(lease)
+            lease = None
+        if lease is None:
+            lease = self._new(worker_id, project_id)
+        self.extend(lease)
+        return lease
+
+    def _new(self, worker_id: bytes, project_id: bytes) -> Lease:
+        lease = self._leases[worker_id] = Lease(worker_id, project_id, 0)
+        return lease
 
     # the sweep
 

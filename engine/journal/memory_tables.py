@@ -8,12 +8,13 @@ gate          writes of jobs wait until the event is set
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from taskforge_server.engine.journal.rounds import (
     COPY_HEADER,
     COPY_TRAILER,
+    Fenced,
     How,
     InDoubt,
     Projection,
@@ -46,6 +47,8 @@ class MemoryTables:
         self.jobs: dict[bytes, Row] = {}
         self.executions: dict[bytes, Row] = {}
         self.marks: dict[int, int] = {}
+        self.epochs: dict[int, int] = {}
+        """The newest owner of each shard."""
         self.stored_keys: dict[tuple[bytes, str], tuple[int, StoredKey]] = {}
         self.usage: dict[tuple[int, bytes, int], UsageRow] = {}
         self.put_aside: list[Row] = []
@@ -61,16 +64,21 @@ class MemoryTables:
         self.tries: list[How] = []
         """How each write of jobs was tried."""
 
-    async def write_executions(self, projections: Sequence[Projection], how: How) -> None:
+    async def write_executions(
+        self, projections: Sequence[Projection], how: How, epochs: Mapping[int, int]
+    ) -> None:
         await asyncio.sleep(0)
         self._fail_if_told()
+        self._refuse_earlier(epochs)
         rows = dict(self.executions)
         self._write(rows, _rows(EXECUTION_COLUMNS, projections, _executions_copied), how, new=True)
         self._write(rows, _rows(EXECUTION_COLUMNS, projections, _executions_merged), how, new=False)
         self.executions = rows
         self.executions_written.set()
 
-    async def write_jobs(self, projections: Sequence[Projection], how: How) -> None:
+    async def write_jobs(
+        self, projections: Sequence[Projection], how: How, epochs: Mapping[int, int]
+    ) -> None:
         self.tries.append(how)
         if not safeguards.ACTIVE.projection_watermark:
             self._advance(projections)
@@ -80,6 +88,7 @@ class MemoryTables:
             self.waiting.clear()
         await asyncio.sleep(0)
         self._fail_if_told()
+        self._refuse_earlier(epochs)
         rows = dict(self.jobs)
         self._write(rows, _rows(JOB_COLUMNS, projections, _jobs_copied), how, new=True)
         self._write(rows, _rows(JOB_COLUMNS, projections, _jobs_merged), how, new=False)
@@ -119,6 +128,11 @@ class MemoryTables:
             self.failures -= 1
             raise InDoubt("not written")
 
+    def _refuse_earlier(self, epochs: Mapping[int, int]) -> None:
+        later = {shard for shard, epoch in epochs.items() if self.epochs.get(shard, 0) > epoch}
+        if later:
+            raise Fenced(later)
+
     def _advance(self, projections: Sequence[Projection]) -> None:
         for shard, lsn in watermarks_of(projections).items():
             self.marks[shard] = max(lsn, self.marks.get(shard, 0))
@@ -127,6 +141,10 @@ class MemoryTables:
         """Nothing to give back."""
 
     # What a new owner reads.
+
+    async def fence(self, epochs: Mapping[int, int]) -> None:
+        for shard, epoch in epochs.items():
+            self.epochs[shard] = max(epoch, self.epochs.get(shard, 0))
 
     async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
         return {shard: self.marks.get(shard, 0) for shard in shards}

@@ -13,6 +13,9 @@ speaks of, so a restart replays exactly what is missing.
       |            '----in doubt--------' '---in doubt: again, after a pause, without end
       '--a row is refused--> CAREFUL
 
+A shard that a later owner took over leaves the round, and is given up: that owner replays from the
+log what is missing.
+
 A round is tried until it is in the tables: when the database is away, `lag_s` grows, and admission
 sheds load by it.
 """
@@ -21,12 +24,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.journal.link import Backoff
 from taskforge_server.engine.journal.rounds import (
+    Fenced,
     How,
     InDoubt,
     Projection,
@@ -40,7 +44,7 @@ from taskforge_server.engine.journal.rounds import (
 
 log = logging.getLogger(__name__)
 
-Write = Callable[[Sequence[Projection], How], Awaitable[None]]
+Write = Callable[[Sequence[Projection], How, Mapping[int, int]], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -89,7 +93,8 @@ class Projector:
             self._early.append((source, early))
 
     def remove(self, source: ProjectionSource) -> None:
-        """The shard is gone; what was collected of it is durable, and still written."""
+        """The shard is gone; what was collected of it is durable, and written unless another owner
+        comes first."""
         if self._sources.get(source.number) is source:
             del self._sources[source.number]
             self.watermarks.pop(source.number, None)
@@ -197,9 +202,14 @@ class Projector:
         """Write until it is written; each failure says in which way to try next."""
         how = How.FAST
         backoff = Backoff()
-        while True:
+        while begun.taken:
             try:
-                await write(begun.projections, how)
+                await write(begun.projections, how, begun.epochs)
+            except Fenced as fence:
+                log.warning("not projected: %s", fence)
+                for source in begun.drop(fence.shards):
+                    self.remove(source)
+                    source.fenced()
             except RowExists:
                 how = How.MERGE
             except RowsRefused:

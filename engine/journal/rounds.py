@@ -7,7 +7,7 @@ deletes last.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -59,10 +59,19 @@ class ProjectionSource(Protocol):
     @property
     def number(self) -> int: ...
     @property
+    def epoch(self) -> int:
+        """The ownership under which it is collected."""
+        ...
+
+    @property
     def unprojected(self) -> int: ...
 
     def collect(self, rows_max: int, settled_us: int) -> Projection | None:
         """What is durable and not in the tables; None when there is nothing."""
+        ...
+
+    def fenced(self) -> None:
+        """The tables belong to a later owner of the shard: nothing more of it is written."""
         ...
 
     def projected(self, projection: Projection) -> None:
@@ -96,6 +105,26 @@ class Round:
     def projections(self) -> list[Projection]:
         return [projection for _, projection in self.taken]
 
+    @property
+    def epochs(self) -> dict[int, int]:
+        """The ownership of each shard. One round never holds two of one shard: a source is asked
+        until it is lost, and its successor comes with a later round."""
+        return {projection.shard: source.epoch for source, projection in self.taken}
+
+    def drop(self, shards: set[int]) -> list[ProjectionSource]:
+        """Take these shards out of the round; their sources."""
+        dropped = {source: None for source, p in self.taken if p.shard in shards}
+        self.taken = [(source, p) for source, p in self.taken if p.shard not in shards]
+        return list(dropped)
+
+
+class Fenced(Exception):  # noqa: N818 - says what happened
+    """Later owners write these shards now; nothing was written."""
+
+    def __init__(self, shards: set[int]) -> None:
+        super().__init__(f"shards {sorted(shards)} belong to later owners")
+        self.shards = shards
+
 
 class RowExists(Exception):  # noqa: N818 - says what happened
     """A row that was to be new is there already; nothing was written."""
@@ -112,14 +141,21 @@ class InDoubt(Exception):  # noqa: N818 - says what happened
 class TableWriter(Protocol):
     """The tables that a round is written to. Writing the same again changes nothing.
 
-    Raises RowExists, RowsRefused (neither in the careful way) or InDoubt.
+    `epochs` says under which ownership each shard is written: once a takeover has fenced the tables
+    no earlier one commits anything (`FencedTables.fence`).
+
+    Raises Fenced, RowExists, RowsRefused (neither of these in the careful way) or InDoubt.
     """
 
-    async def write_executions(self, projections: Sequence[Projection], how: How) -> None:
+    async def write_executions(
+        self, projections: Sequence[Projection], how: How, epochs: Mapping[int, int]
+    ) -> None:
         """Commit the executions. Before the jobs: a final job implies that its executions stand."""
         ...
 
-    async def write_jobs(self, projections: Sequence[Projection], how: How) -> None:
+    async def write_jobs(
+        self, projections: Sequence[Projection], how: How, epochs: Mapping[int, int]
+    ) -> None:
         """Commit jobs, deletes, idempotency keys and watermarks in one transaction."""
         ...
 
@@ -184,13 +220,22 @@ class Table(Protocol):
 class TableSource:
     """A shard's table as a source; it stays bound to this table when the shard is lost."""
 
-    __slots__ = ("_table", "_usage", "number")
+    __slots__ = ("_table", "_usage", "epoch", "fenced", "number")
 
-    def __init__(self, table: Table, usage: ShardUsage | None = None) -> None:
-        """`usage`: how many jobs were submitted to the shard, if that is counted."""
+    def __init__(
+        self,
+        table: Table,
+        epoch: int,
+        usage: ShardUsage | None = None,
+        fenced: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`usage`: how many jobs were submitted to the shard, if that is counted. `fenced` hears
+        that the tables belong to a later owner."""
         self._table = table
         self._usage = usage
         self.number = table.shard
+        self.epoch = epoch
+        self.fenced = fenced
 
     @property
     def unprojected(self) -> int:

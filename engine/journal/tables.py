@@ -1,17 +1,20 @@
 """The tables in Postgres, written in bulk over two connections of their own.
 
-    executions   connection A   | COPY job_executions | merge |                             commit
+    executions   connection A   | COPY job_executions | merge |                    epochs | commit
     jobs         connection B   | COPY jobs | merge | deletes | keys | usage | watermarks | commit
 
 Rows that are surely new go by COPY into the table. Others go by COPY into a temporary table and are
 merged from there by id: the greater lsn wins. So every write may be repeated, and a repetition
-merges all rows. In the careful way each portion has a savepoint; a portion with a bad row is halved
-until the row stands alone, and goes to `projection_errors`.
+merges all rows. The last statement before a commit, in B the one with the watermarks, finds whether
+a shard has a later owner (`epoch`), and keeps one from coming until the commit.
+
+In the careful way each portion has a savepoint; a portion with a bad row is halved until the row
+stands alone, and goes to `projection_errors`.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -27,6 +30,7 @@ from taskforge_server.engine.journal.link import (
     is_data_error,
 )
 from taskforge_server.engine.journal.rounds import (
+    Fenced,
     How,
     InDoubt,
     Projection,
@@ -90,32 +94,32 @@ class PostgresTables:
         self.refused_rows = 0
         """Rows put aside since the start."""
 
-    async def write_executions(self, projections: Sequence[Projection], how: How) -> None:
-        if not any(EXECUTIONS.copy_of(p) or EXECUTIONS.merge_of(p) for p in projections):
+    async def write_executions(
+        self, projections: Sequence[Projection], how: How, epochs: Mapping[int, int]
+    ) -> None:
+        written = [p for p in projections if EXECUTIONS.copy_of(p) or EXECUTIONS.merge_of(p)]
+        if not written:
             return
         async with _judged(self._executions):
             connection = await self._session(self._executions)
-            if how is How.FAST and not any(EXECUTIONS.merge_of(p) for p in projections):
-                # A COPY alone is a transaction of its own.
-                await _copy(
-                    connection, EXECUTIONS.name, EXECUTIONS, _parts(EXECUTIONS, projections)
-                )
-                return
             async with connection.transaction():
-                await self._write(connection, EXECUTIONS, projections, how)
+                await self._write(connection, EXECUTIONS, written, how)
+                await _hold(connection, {p.shard: epochs[p.shard] for p in written})
 
-    async def write_jobs(self, projections: Sequence[Projection], how: How) -> None:
+    async def write_jobs(
+        self, projections: Sequence[Projection], how: How, epochs: Mapping[int, int]
+    ) -> None:
         async with _judged(self._jobs):
             connection = await self._session(self._jobs)
             if not safeguards.ACTIVE.projection_watermark:
-                await _advance(connection, projections)
+                await _advance(connection, projections, epochs)
             async with connection.transaction():
                 await self._write(connection, JOBS, projections, how)
                 await _delete(connection, projections)
                 await self._keys(connection, projections, how)
                 await _count(connection, projections)
                 if safeguards.ACTIVE.projection_watermark:
-                    await _advance(connection, projections)
+                    await _advance(connection, projections, epochs)
                 faultpoints.hit(faultpoints.IN_PROJECTOR_TRANSACTION)
 
     async def close(self) -> None:
@@ -126,7 +130,9 @@ class PostgresTables:
         connection = await link.get()
         if self._ready.get(link) is not connection:
             await connection.execute(
-                sql("projector_session"), str(round(limits.BULK_TIMEOUT_S * 1000))
+                sql("projector_session"),
+                str(round(limits.BULK_TIMEOUT_S * 1000)),
+                str(round(limits.PROJECTION_IDLE_S * 1000)),
             )
             await connection.execute(sql("incoming_create"))
             self._ready[link] = connection
@@ -272,9 +278,26 @@ async def _count(connection: Connection, projections: Iterable[Projection]) -> N
         await connection.execute(sql("usage_merge"), *columns)
 
 
-async def _advance(connection: Connection, projections: Iterable[Projection]) -> None:
+async def _advance(
+    connection: Connection, projections: Iterable[Projection], epochs: Mapping[int, int]
+) -> None:
+    """Move the watermarks, and keep later owners out until the commit; Fenced when one is there."""
     marks = watermarks(projections)
-    await connection.execute(sql("watermarks_advance"), list(marks), list(marks.values()))
+    rows = await connection.fetch(
+        sql("watermarks_advance"),
+        list(marks),
+        list(marks.values()),
+        [epochs[shard] for shard in marks],
+    )
+    if later := marks.keys() - {row["shard"] for row in rows}:
+        raise Fenced(later)
+
+
+async def _hold(connection: Connection, epochs: Mapping[int, int]) -> None:
+    """Keep later owners out until the commit; Fenced when one is there."""
+    rows = await connection.fetch(sql("epochs_hold"), list(epochs))
+    if later := {row["shard"] for row in rows if row["epoch"] > epochs[row["shard"]]}:
+        raise Fenced(later)
 
 
 def _shard_of(job_id: bytes) -> int:

@@ -1,12 +1,12 @@
 """Taking shards over: from the log's word that they are ours to tables that are ready to decide.
 
     read heads ──► append `owned` at head + 1, epoch + 1 ──refused──► read heads again
-                              │ ours: every earlier owner is fenced
+                              │ ours: every earlier owner is fenced, in the tables too
                               ▼
     watermark ──► running jobs ──► waiting jobs ──► log rows above the watermark ──► given away
                         └── nothing above the watermark ──► given away ──► waiting jobs, bit by bit
 
-The watermark is read first: what an earlier owner still projects after that is replayed once more,
+The tables are fenced first, then the watermark is read: an earlier owner writes no rows after that,
 and the table knows by the lsn of each row what is old. Rows of the log must be dense from watermark
 to head; a gap means that the log was damaged, and stops the takeover with its place.
 
@@ -19,7 +19,7 @@ brought up after the other, so that the first can work before the last is there.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -61,6 +61,15 @@ class UnfinishedJobs(Protocol):
 
     async def keys(self, shard: int) -> Sequence[StoredKey]:
         """Idempotency keys that are still remembered, the oldest first."""
+        ...
+
+
+class FencedTables(UnfinishedJobs, Protocol):
+    """The tables, as they let in nobody but the newest owner of a shard."""
+
+    async def fence(self, epochs: Mapping[int, int]) -> None:
+        """Projections under an earlier epoch of these shards are refused from now on; one that was
+        about to commit is waited for. A later epoch stays."""
         ...
 
 
@@ -108,7 +117,7 @@ class Taker(Generic[T]):
     """Who takes over, and how tables are made."""
 
     log: ShardLog
-    tables: UnfinishedJobs
+    tables: FencedTables
     node: str
     now_us: Callable[[], int]
     new_table: Callable[[int], T]
@@ -131,6 +140,7 @@ class Taker(Generic[T]):
         """
         heads = await self._own(sorted(shards))
         faultpoints.hit(faultpoints.IN_TAKEOVER)
+        await self.tables.fence({shard: head.epoch for shard, head in heads.items()})
         marks = await self.tables.watermarks(list(heads))
         async with aclosing(self.log.read_all(marks)) as rows:
             tail = Tail(rows)

@@ -1,6 +1,6 @@
 """What a node gives to its parts of the store and the cluster: small pieces between two ports."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from taskforge_server.engine.journal.takeover import StoredKey
@@ -23,6 +23,10 @@ class StoredJobs:
         self._pool = pool
         self._clock = clock
         self._fenced = fenced
+
+    async def fence(self, epochs: Mapping[int, int]) -> None:
+        async with acquire(self._pool) as connection:
+            await loader.fence(connection, epochs)
 
     async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
         if self._fenced is not None:

@@ -201,14 +201,16 @@ class Doors:
         it died with the process that ran it, when another one speaks now.
         The welcome waits for the log where it tells of what is not durable yet.
         """
-        if self._admission.draining:
-            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "this node is stopping")
         try:
             async with asyncio.timeout(limits.WELCOME_WAIT_S):
                 for ref in queues:
                     await self._core.arrival(ref.shard)
         except TimeoutError:
             raise _moved() from None
+        await self._require_room(hello, project_id)
+        # No other turn lies between these looks and the session that takes the room.
+        if self._admission.draining:
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "this node is stopping")
         actors = [self._core.queue(ref) for ref in queues]
         session = self._core.session(hello, project_id, outlet)
         try:
@@ -225,6 +227,9 @@ class Doors:
             outlet.send(self._welcome(kept, stale))
             self._core.serve(session, actors)
         return session
+
+    async def _require_room(self, hello: Hello, project_id: bytes) -> None:
+        """Raises when the worker is one too many; here none is."""
 
     def _reconcile(self, session: WorkerActor, hello: Hello) -> tuple[bytes, bytes, list[Shard]]:
         """What it keeps, what is stale, and the shards that this rests on."""

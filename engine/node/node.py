@@ -127,6 +127,7 @@ class Node:
         await start(Part("cluster", self.cluster.start, self.cluster.stop))
         await start(Part("roster", self.roster_news.read_all, None))
         await start(Part("encryption", self.keyring.start, None))
+        await start(Part("revoked tokens", self.token_news.read, None))
         await start(Part("door", open_door, None))
         await start(Part("ownership", self._take_shards, self.ownership.stop))
         await start(Part("upkeep", self._start_upkeep, self._stop_upkeep))
@@ -209,9 +210,7 @@ class Node:
             self.project_keys, self.masters, self.core.vault, self.cluster, self._keys_whole
         )
         self.rates = RateLimiter(RedisBuckets(config.redis_url) if self._over_redis else None)
-        self.allowances = AllowanceUpkeep(
-            self.pool, self.core, self.subscriptions, self.usage_rows
-        )
+        self.allowances = AllowanceUpkeep(self.pool, self.core, self.subscriptions, self.usage_rows)
         self.plans = Plans(self.subscriptions, self.cluster, learned=self.allowances.learned)
         self.worker_count = WorkerCount(
             self.core,
@@ -321,7 +320,6 @@ class Node:
         self._background.start("worker rows", self.worker_rows.run())
         self._background.start("queue news", self.queue_news.run())
         self._background.start("project keys", self.keyring.run())
-        await self.token_news.read()
         self._background.start("token news", self.token_news.run())
         self._background.start("roster news", self.roster_news.run())
         self._background.start("execution logs", self.log_writer.run())
@@ -464,11 +462,12 @@ class NodeDoors(Doors):
     async def attach_worker(
         self, hello: Hello, project_id: bytes, queues: Iterable[QueueRef], outlet: Outlet
     ) -> WorkerActor:
-        await self._node.worker_count.require_room(project_id, hello.worker_id)
-        # No other turn lies between this look and the session that takes the room.
         session = await super().attach_worker(hello, project_id, list(queues), outlet)
         self._node.worker_rows.attached(hello, project_id, self.now_us())
         return session
+
+    async def _require_room(self, hello: Hello, project_id: bytes) -> None:
+        await self._node.worker_count.require_room(project_id, hello.worker_id)
 
 
 async def check_schema(connection: Any, shards: int) -> None:

@@ -14,6 +14,7 @@ times in a row stops the node, for then something is wrong that no further try m
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from typing import Protocol
 
 import msgpack
@@ -83,6 +84,9 @@ class Ownership:
         self._failed = failed
         self._read_usage = read_usage
         self._at_once_max = min(at_once_max, limits.TAKEOVERS_AT_ONCE_MAX)
+        # Each holds a connection while it asks for another: too many would wait for each other.
+        self._turns = asyncio.Semaphore(self._at_once_max)
+        self._stopped = False
         self._sources: dict[Shard, TableSource] = {}
         self._retaking: dict[int, asyncio.Task[None]] = {}
         self.wanted: frozenset[int] = frozenset()
@@ -101,7 +105,14 @@ class Ownership:
     async def take_all(self, shards: Iterable[int]) -> None:
         """Take these shards over, some at once; queues of a shard are served when it is there."""
         self.wanted = frozenset(shards)
-        await self._refresh()
+        try:
+            await self._refresh()
+            await self._take_groups()
+        except BaseException:
+            await self.stop()  # nobody else will
+            raise
+
+    async def _take_groups(self) -> None:
         ordered = sorted(self.wanted)
         groups = [
             ordered[start :: self._at_once_max]
@@ -116,6 +127,7 @@ class Ownership:
 
     async def stop(self) -> None:
         """Take nothing any more."""
+        self._stopped = True
         for task in self._retaking.values():
             task.cancel()
         await asyncio.gather(*self._retaking.values(), return_exceptions=True)
@@ -125,25 +137,31 @@ class Ownership:
             self._core.refs[ref.id] = ref
 
     async def _take(self, shards: Iterable[int]) -> None:
-        wanted = list(shards)
+        given: list[Shard] = []
         try:
-            async for taken in self._taker.each(wanted):
-                if any(queue_id not in self._core.refs for _, queue_id, _, _ in taken.submitted):
-                    await self._refresh()  # queues that were made while we came
-                self._adopt(taken, await self._read_usage(taken.table.shard))
+            async with self._turns, aclosing(self._taker.each(shards)) as takes:
+                async for taken in takes:
+                    known = self._core.refs.keys()
+                    if any(queue_id not in known for _, queue_id, _, _ in taken.submitted):
+                        await self._refresh()  # queues that were made while we came
+                    given.append(self._adopt(taken, await self._read_usage(taken.table.shard)))
         except BaseException:
-            # A shard of which some jobs did not come must not go on without them.
-            for number in set(wanted).intersection(self.loading):
-                self._core.shards[number].on_fenced()
+            # A shard of which some jobs did not come must not go on without them. What it decided
+            # meanwhile may become durable.
+            for shard in given:
+                if shard.table.loading:
+                    shard.give_up()
             raise
 
-    def _adopt(self, taken: Taken[ShardTable], stored: Iterable[StoredUsage]) -> None:
+    def _adopt(self, taken: Taken[ShardTable], stored: Iterable[StoredUsage]) -> Shard:
         shard = Shard(taken.table.shard, taken.table, taken.epoch, self._on_lost)
         self._restore_usage(shard, taken, stored)
         for project_id, key, body_hash, ids, at_us in taken.keys:
             entry = KeyEntry(shard.number, taken.head_lsn, body_hash, ids, at_us)
             self._core.keys.remember(project_id, key, entry)
-        source = self._sources[shard] = TableSource(taken.table, shard.usage)
+        source = self._sources[shard] = TableSource(
+            taken.table, taken.epoch, shard.usage, shard.give_up
+        )
         if taken.early is not None:
             source.count(taken.early)
         self._projector.add(source, taken.early)
@@ -156,6 +174,7 @@ class Ownership:
             taken.jobs_loaded,
             taken.events_replayed,
         )
+        return shard
 
     def _restore_usage(
         self, shard: Shard, taken: Taken[ShardTable], stored: Iterable[StoredUsage]
@@ -176,7 +195,10 @@ class Ownership:
         source = self._sources.pop(shard, None)
         if source is not None:
             self._projector.remove(source)
-        if shard.number in self.wanted and shard.number not in self._retaking:
+        # Lost while it is being taken again: who takes it sees that it is not here.
+        if self._stopped or shard.number not in self.wanted:
+            return
+        if shard.number not in self._retaking:
             task = asyncio.create_task(self._retake(shard), name=f"retake {shard.number}")
             self._retaking[shard.number] = task
             task.add_done_callback(lambda _: self._retaking.pop(shard.number, None))
@@ -191,8 +213,10 @@ class Ownership:
                     continue
                 await self._refresh()
                 await self._take([number])
-                log.info("shard %d is ours again", number)
-                return
+                if number in self._core.shards:
+                    log.info("shard %d is ours again", number)
+                    return
+                await asyncio.sleep(limits.RETAKE_PAUSE_S)  # lost again while it was loaded
             except Unavailable as error:
                 log.warning("shard %d cannot be taken now: %s", number, error)
                 await asyncio.sleep(limits.RETAKE_PAUSE_S)

@@ -9,7 +9,7 @@ Nothing here is decoded: the shard table reads the rows as they come from the se
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -97,6 +97,11 @@ async def expire_idempotency_keys(connection: Lent, now_us: int, rows_max: int) 
     oldest = EPOCH + timedelta(microseconds=now_us, seconds=-limits.IDEMPOTENCY_KEY_RETENTION_S)
     status = await connection.execute(sql("idempotency_keys_expire"), oldest, rows_max)
     return int(status.rpartition(" ")[2])
+
+
+async def fence(connection: Lent, epochs: Mapping[int, int]) -> None:
+    """Let nobody but the owners of these epochs, or later ones, write the rows of their shards."""
+    await connection.execute(sql("watermarks_fence"), list(epochs), list(epochs.values()))
 
 
 async def watermarks(connection: Lent, shards: Sequence[int]) -> dict[int, int]:

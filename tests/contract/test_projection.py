@@ -1,7 +1,7 @@
 """Projection, takeover and replay, over the tables in Postgres and their twin in memory."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from taskforge_server.engine.journal.memory_tables import MemoryTables
 from taskforge_server.engine.journal.postgres import PostgresShardLog
 from taskforge_server.engine.journal.projector import Projector
 from taskforge_server.engine.journal.rounds import (
+    Fenced,
     How,
     Projection,
     RowExists,
@@ -25,19 +26,23 @@ from taskforge_server.engine.journal.rounds import (
     TableSource,
     TableWriter,
 )
+from taskforge_server.engine.journal.statements import sql
 from taskforge_server.engine.journal.tables import PostgresTables
 from taskforge_server.engine.journal.takeover import (
+    FencedTables,
     LogGapError,
     StoredKey,
     Taken,
     Taker,
-    UnfinishedJobs,
 )
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
 from taskforge_server.engine.store import loader
 from taskforge_server.engine.store.pool import Connection, connect
 from taskforge_server.ext.pure.table import ShardTable
 from tests.support.journal_bench import PROJECT, START_US, Life, new_table, queue_id
+
+NEWEST = 1_000
+"""An epoch that no takeover of these tests comes to."""
 
 
 class StoredTables:
@@ -46,6 +51,10 @@ class StoredTables:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._turn = asyncio.Lock()
+
+    async def fence(self, epochs: Mapping[int, int]) -> None:
+        async with self._turn:
+            await loader.fence(self._connection, epochs)
 
     async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
         async with self._turn:
@@ -66,7 +75,7 @@ class Storage(Protocol):
 
     log: ShardLog
     writer: TableWriter
-    reader: UnfinishedJobs
+    reader: FencedTables
 
     async def jobs(self) -> dict[bytes, str]:
         """Status by id."""
@@ -154,9 +163,12 @@ async def project(storage: Storage, taken: Taken[ShardTable]) -> None:
         projection = taken.table.collect(1_000_000, START_US * 2)
 
 
-async def write(storage: Storage, projections: list[Projection], how: How) -> None:
-    await storage.writer.write_executions(projections, how)
-    await storage.writer.write_jobs(projections, how)
+async def write(
+    storage: Storage, projections: list[Projection], how: How, epoch: int = NEWEST
+) -> None:
+    epochs = {projection.shard: epoch for projection in projections}
+    await storage.writer.write_executions(projections, how, epochs)
+    await storage.writer.write_jobs(projections, how, epochs)
 
 
 def taker(
@@ -286,11 +298,11 @@ async def test_the_database_refuses_a_row(postgres_storage: Storage) -> None:
     good += life.run(1500)
     await life.commit(postgres_storage.log)
     projection = everything(life.table)
-    await postgres_storage.writer.write_executions([projection], How.FAST)
+    await postgres_storage.writer.write_executions([projection], How.FAST, {1: NEWEST})
     with pytest.raises(RowsRefused):
-        await postgres_storage.writer.write_jobs([projection], How.FAST)
+        await postgres_storage.writer.write_jobs([projection], How.FAST, {1: NEWEST})
     assert await postgres_storage.jobs() == {}
-    await postgres_storage.writer.write_jobs([projection], How.CAREFUL)
+    await postgres_storage.writer.write_jobs([projection], How.CAREFUL, {1: NEWEST})
     assert sorted(await postgres_storage.jobs()) == sorted(good)
     assert not set(bad) & set(await postgres_storage.jobs())
     assert await postgres_storage.refused() == 3
@@ -299,7 +311,7 @@ async def test_the_database_refuses_a_row(postgres_storage: Storage) -> None:
 async def test_the_projector_gets_past_refused_rows(postgres_storage: Storage) -> None:
     life = Life(new_table(1))
     projector = Projector(postgres_storage.writer, lambda: life.now_us, tick_s=1000.0)
-    projector.add(TableSource(life.table))
+    projector.add(TableSource(life.table, NEWEST))
     task = asyncio.create_task(projector.run())
     life.submit(1, payload=b'"\\ud800"')
     good = life.run(10)
@@ -388,10 +400,10 @@ async def test_what_is_replayed_is_projected_again_without_harm(storage: Storage
     await life.commit(storage.log)
     # The executions are there, but the crash came before the jobs.
     projection = everything(life.table)
-    await storage.writer.write_executions([projection], How.FAST)
+    await storage.writer.write_executions([projection], How.FAST, {1: NEWEST})
     (new,) = await taker(storage).take([1])
     projector = Projector(storage.writer, lambda: START_US * 2, tick_s=1000.0)
-    projector.add(TableSource(new.table), new.early)
+    projector.add(TableSource(new.table, new.epoch), new.early)
     task = asyncio.create_task(projector.run())
     await projector.flush()
     expected = dict.fromkeys(ids, "succeeded") | dict.fromkeys(open_ids, "pending")
@@ -409,7 +421,7 @@ async def test_what_a_crash_left_of_an_attempt_goes_with_its_job(storage: Storag
     life.submit(1)
     tokens = life.start(1)
     await life.commit(storage.log)
-    await storage.writer.write_executions([everything(life.table)], How.FAST)
+    await storage.writer.write_executions([everything(life.table)], How.FAST, {1: NEWEST})
     assert [status for _, status, _ in await storage.executions()] == ["started"]
     (new,) = await taker(storage).take([1])
     follower = Life(new.table, new.epoch)
@@ -441,6 +453,62 @@ async def test_the_old_owner_is_fenced(storage: Storage) -> None:
     batch = late.table.take_batch()
     assert batch is not None
     assert await storage.log.append([LogRow(1, batch[0], old.epoch, batch[1], batch[2])]) == set()
+
+
+async def test_an_earlier_owner_writes_no_rows_any_more(storage: Storage) -> None:
+    """A job without history that ended under the new owner would else come back, and run again."""
+    (old,) = await taker(storage, "old").take([1])
+    life = Life(old.table, old.epoch)
+    life.queue = life.table.queue(queue_id(1), PROJECT, "mail", 0, 1)
+    life.submit(1)
+    tokens = life.start(1)
+    await life.commit(storage.log)
+    late = everything(life.table)
+    (new,) = await taker(storage, "new").take([1])
+    follower = Life(new.table, new.epoch)
+    new.table.queue(queue_id(1), PROJECT, "mail", 0, 1)
+    follower.succeed(tokens)
+    await follower.commit(storage.log)
+    await project(storage, new)
+    for how in How:
+        with pytest.raises(Fenced) as fence:
+            await storage.writer.write_executions([late], how, {1: old.epoch})
+        assert fence.value.shards == {1}
+        with pytest.raises(Fenced):
+            await storage.writer.write_jobs([late], how, {1: old.epoch})
+    assert await storage.jobs() == {}
+    assert await storage.executions() == []
+    marks = await storage.reader.watermarks([1])
+    assert marks == {1: new.table.committed_lsn}
+    (third,) = await taker(storage, "third").take([1])
+    assert third.jobs_loaded == 0
+    # Who was slow to fence does not open the tables again.
+    await storage.reader.fence({1: new.epoch})
+    with pytest.raises(Fenced):
+        await storage.writer.write_jobs([late], How.MERGE, {1: new.epoch})
+
+
+async def test_a_takeover_waits_for_what_is_about_to_commit(
+    postgres_storage: PostgresStorage,
+) -> None:
+    """Else it would read the tables before rows that it does not know of."""
+    storage = postgres_storage
+    (old,) = await taker(storage, "old").take([1])
+    writer, look = await storage.make(), await storage.make()
+    writing = writer.transaction()
+    await writing.start()
+    await writer.fetch(sql("watermarks_advance"), [1], [7], [old.epoch])
+    fencing = asyncio.create_task(storage.reader.fence({1: old.epoch + 1}))
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    waits += " AND datname = current_database()"
+    while not await look.fetchval(waits):  # noqa: ASYNC110 - the server says it, to who asks
+        await asyncio.sleep(0)
+    assert not fencing.done()
+    await writing.commit()
+    await fencing
+    assert await storage.reader.watermarks([1]) == {1: 7}
+    await writer.close()
+    await look.close()
 
 
 async def test_two_takers_at_once_both_end_with_one_owner(storage: Storage) -> None:
@@ -492,7 +560,7 @@ async def test_the_check_reads_the_real_tables(postgres_storage: PostgresStorage
     task = asyncio.create_task(projector.run())
     for taken in await taker(storage).take(range(3)):
         life = Life(taken.table, taken.epoch)
-        projector.add(TableSource(life.table), taken.early)
+        projector.add(TableSource(life.table, taken.epoch), taken.early)
         life.run(20)
         options = msgpack.packb({"unique_key": "u", "tags": ["a", "b"]})
         life.submit(10, payload=b'{"a": 1.50, "b": [1e2, "\xc3\xa4"]}', options=options)

@@ -94,7 +94,7 @@ async def test_projection_while_connections_are_ended(postgres_url: str, look: C
     tables = PostgresTables(connector(postgres_url))
     life = Life(new_table(1))
     projector = Projector(tables, lambda: START_US * 2, tick_s=1000.0)
-    projector.add(TableSource(life.table))
+    projector.add(TableSource(life.table, 1))
     running = asyncio.create_task(projector.run())
     ids: list[bytes] = []
 

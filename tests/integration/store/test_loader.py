@@ -33,12 +33,16 @@ async def test_rows_come_whole_and_in_order(
     finished = [rows.job(status=status) for status in ("succeeded", "failed", "cancelled")]
     await copy_jobs(connection, jobs + finished + [foreign.job()])
 
-    chunks = [chunk async for chunk in unfinished_jobs(connection, 3)]
+    chunks = [chunk async for chunk in unfinished_jobs(connection, 3, running=True)]
+    assert len(chunks) == 1
+    chunks += [chunk async for chunk in unfinished_jobs(connection, 3, running=False)]
     assert len(chunks) > 3
     found = []
     for chunk in chunks:
         found += [decode_row(JOB_COLUMNS, chunk[a:b]) for a, b in split_rows(chunk)]
-    wanted = sorted(jobs, key=lambda job: (-job["priority"], job["id"]))
+    wanted = sorted(
+        jobs, key=lambda job: (job["status"] != "processing", -job["priority"], job["id"])
+    )
     assert [row["id"] for row in found] == [job["id"] for job in wanted]
 
     table = ShardTable(3, 1)
@@ -48,7 +52,7 @@ async def test_rows_come_whole_and_in_order(
 
 
 async def test_an_empty_shard(connection: Connection) -> None:
-    chunks = [chunk async for chunk in unfinished_jobs(connection, 0)]
+    chunks = [chunk async for chunk in unfinished_jobs(connection, 0, running=False)]
     assert [split_rows(chunk) for chunk in chunks] == [[]]
 
 
@@ -58,7 +62,7 @@ async def test_a_reader_that_stops_early(
     monkeypatch.setattr(limits, "LOAD_CHUNK_BYTES", 100)
     rows = Rows(3, QUEUE, PROJECT, START_US)
     await copy_jobs(connection, [rows.job() for _ in range(5000)])
-    reader = unfinished_jobs(connection, 3)
+    reader = unfinished_jobs(connection, 3, running=False)
     assert await anext(reader)
     await reader.aclose()  # type: ignore[attr-defined]
 

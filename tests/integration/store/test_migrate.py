@@ -18,7 +18,7 @@ SEED_INDEXES = {
     "idx_job_executions_job_id": ["job_id"],
     "idx_job_executions_worker_id": ["worker_id"],
     "idx_workers_last_heartbeat": ["last_heartbeat"],
-    "idx_workers_project_id": ["project_id"],
+    "idx_workers_project_id": ["project_id", "id"],
     "idx_organizations_created_at": ["created_at"],
 }
 

@@ -155,6 +155,25 @@ async def test_a_worker_that_is_there_before_its_shard_has_to_say_anew_what_it_r
     assert other.closed is None
 
 
+async def test_who_took_the_id_of_another_project_before_its_shard_came_has_to_go() -> None:
+    """What the log says of a worker never keeps a shard from being taken."""
+    before = EngineParts()
+    queue = before.queue("mail")
+    before.worker(["mail"], worker_id=b"a" * 16)
+    before.submit(queue, 1)
+    before.settle()
+    after = EngineParts()
+    after.queue("mail")
+    _, early = after.worker(["mail"], worker_id=b"a" * 16, credit=0)
+    after.leases.take(b"a" * 16, PROJECT).project_id = b"o" * 16
+    for _, lsn, body in before.journal.bodies:
+        after.shards[1].table.replay(lsn, body)
+    assert after.leases.recover(after.shards[1]) == 1
+    assert early.closed is not None
+    assert after.leases.heartbeat(b"a" * 16, PROJECT)
+    assert not after.leases.heartbeat(b"a" * 16, b"o" * 16)
+
+
 async def test_a_node_that_was_held_up_does_not_blame_its_workers() -> None:
     parts = EngineParts()
     parts.queue("mail")

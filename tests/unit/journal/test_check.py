@@ -47,7 +47,7 @@ class Bench:
                 queue_id(life.table.shard), PROJECT, "mail", 0, self.settings.history_code
             )
             self.lives.append(life)
-            projector.add(TableSource(life.table), taken.early)
+            projector.add(TableSource(life.table, taken.epoch), taken.early)
             await self._jobs_of_all_kinds(life)
         await projector.flush()
         for life in self.lives:

@@ -36,7 +36,7 @@ class Bench:
             self.tables, lambda: max(life.now_us for life in self.lives), tick_s=1000.0
         )
         for life in self.lives:
-            self.projector.add(TableSource(life.table))
+            self.projector.add(TableSource(life.table, 1))
 
     async def commit(self) -> None:
         for life in self.lives:
@@ -170,7 +170,7 @@ async def test_without_history_only_watermarks_move() -> None:
 
 async def test_a_removed_shard_is_still_written_but_not_asked() -> None:
     bench = Bench(shards=2)
-    source = TableSource(bench.lives[0].table)
+    source = TableSource(bench.lives[0].table, 1)
     bench.projector.add(source)
     async with running(bench.projector):
         bench.projector.remove(source)
@@ -179,6 +179,26 @@ async def test_a_removed_shard_is_still_written_but_not_asked() -> None:
         await bench.commit()
         await bench.projector.flush()
     assert {row["shard"] for row in bench.tables.jobs.values()} == {1}
+    assert bench.projector.watermarks == {1: 1}
+
+
+async def test_a_shard_of_a_later_owner_leaves_the_round() -> None:
+    bench = Bench(shards=2)
+    lost: list[int] = []
+    source = TableSource(bench.lives[0].table, 1, None, lambda: lost.append(0))
+    bench.projector.add(source)
+    await bench.tables.fence({0: 2, 1: 1})
+    async with running(bench.projector):
+        for life in bench.lives:
+            life.run(1)
+        await bench.commit()
+        await bench.projector.flush()
+        bench.lives[0].run(1)
+        await bench.commit()
+        await bench.projector.flush()
+    assert {row["shard"] for row in bench.tables.jobs.values()} == {1}
+    assert {row["shard"] for row in bench.tables.executions.values()} == {1}
+    assert lost == [0]
     assert bench.projector.watermarks == {1: 1}
 
 
