@@ -151,11 +151,14 @@ def _queue_view(services: Services, row: JobQueue) -> QueueView:
 
 
 def checker_of(services: Services, plan: Plan, key: str | None) -> Checker:
-    bytes_max = services.payload_bytes_max
+    return Checker(services.engine.now_us(), payload_bytes_max(services, plan), key)
+
+
+def payload_bytes_max(services: Services, plan: Plan) -> int:
+    """The smaller bound of the server's and the plan's."""
     allowed = plan.limits.max_payload_bytes
-    if allowed is not None and allowed < bytes_max:
-        bytes_max = allowed
-    return Checker(services.engine.now_us(), bytes_max, key)
+    own = services.payload_bytes_max
+    return own if allowed is None else min(own, allowed)
 
 
 async def submit_job(services: Services, call: Call) -> Reply:

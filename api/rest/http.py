@@ -160,9 +160,7 @@ class Api:
         reply = await route.handler(self._services, call)
         return await self._sent(request, call, reply)
 
-    async def _sent(
-        self, request: web.BaseRequest, call: Call, reply: Reply
-    ) -> web.StreamResponse:
+    async def _sent(self, request: web.BaseRequest, call: Call, reply: Reply) -> web.StreamResponse:
         """The reply as an answer; one in pieces or events is sent here, to its end."""
         if reply.parts is not None:
             return await streamed(request, reply, reply.parts)

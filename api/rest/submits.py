@@ -2,11 +2,12 @@
 
 A client sends the same request head again and again; only the body differs. Parsing HTTP is a pure
 function of bytes, so a head that was parsed, authenticated and answered once needs no second
-parsing: it is known by heart, with what it says. What may change between two requests is looked up
-each time: the principal, the queue and the plan, in caches that never wait. Where anything is not
-as known, the request goes the long way. The values of `Idempotency-Key` and `X-Request-Id` are cut
-out of the head before it is compared: of visible characters alone they change nothing of what the
-rest says.
+parsing: it is known by heart, with what it says. What may change between two requests (the
+principal, the queue and the plan) is looked up in caches that never wait. For WAY_TTL_S the head
+then goes the way that was found, as long as none of these caches has had news. Where anything is
+not as known, the request goes the long way. The values of `Idempotency-Key` and `X-Request-Id` are
+cut out of the head before it is compared: of visible characters alone they change nothing of what
+the rest says.
 
 Why it is worth it, in server time a request: docs/decisions/0008-known-request-heads.md.
 """
@@ -24,7 +25,7 @@ from taskforge_server.api.auth import principals
 from taskforge_server.api.auth.principals import Authenticator
 from taskforge_server.api.rest import correlation
 from taskforge_server.api.rest.bodies import take_job
-from taskforge_server.api.rest.handlers import Services, checker_of
+from taskforge_server.api.rest.handlers import Services, payload_bytes_max
 from taskforge_server.api.rest.http import SERVER, problem_reply
 from taskforge_server.api.rest.media import Coding
 from taskforge_server.api.rest.metrics import RequestCounts
@@ -33,6 +34,7 @@ from taskforge_server.api.rest.routes import Call, Reply, request_hash
 from taskforge_server.api.rest.table import SUBMIT_ROUTE
 from taskforge_server.api.service.allowances import Standing
 from taskforge_server.api.service.catalog import queue_key
+from taskforge_server.api.service.submission import Checker
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InternalError, TaskForgeError
 from taskforge_server.engine.model.permissions import JOBS_WRITE
@@ -95,7 +97,19 @@ def _without_value(head: bytes, begin: int) -> tuple[bytes, bytes]:
     return head[:begin] + head[end:], head[begin:end]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Way:
+    """What a head leads to, by what the caches said: for whom there is nothing to look up again."""
+
+    project_id: bytes
+    queue: QueueRef
+    plan: Plan
+    payload_bytes_max: int
+    until_s: float
+    changes: int
+
+
+@dataclass(slots=True)
 class KnownHead:
     """What a head says: whose request, for which queue, how long its body is."""
 
@@ -104,18 +118,18 @@ class KnownHead:
     path: str
     queue: str | bytes
     body_bytes: int
+    way: Way | None = None
 
 
 @dataclass(slots=True)
 class Submit:
     """A request that goes the short way."""
 
-    queue: QueueRef
+    way: Way
     body: bytes
     path: str
     idempotency_key: str | None
     correlation_id: str
-    plan: Plan
 
 
 class Submits:
@@ -127,6 +141,9 @@ class Submits:
         self._requests = counts.requests
         self._services = services
         self._authenticator = authenticator
+        self._catalog = services.catalog
+        self._allowances = services.allowances
+        self._plans = services.allowances.plans
         self._heads: dict[bytes, KnownHead] = {}
         self._second = 0
         self._pending = self._scheduled = ""
@@ -173,40 +190,61 @@ class Submits:
         known = self._heads.get(head)
         if known is None or len(data) != end + 4 + known.body_bytes:
             return None
+        way = known.way
+        if (
+            way is None
+            or way.until_s < time.monotonic()
+            or way.changes
+            != self._authenticator.changes + self._catalog.changes + self._plans.changes
+        ):
+            way = self._find_way(known)
+            if way is None:
+                return None
+        if request_id is None:
+            request_id = correlation.new_id()
+        return Submit(way, data[end + 4 :], known.path, key, request_id)
+
+    def _find_way(self, known: KnownHead) -> Way | None:
+        """Look everything up; None when something is not known, or refuses."""
+        known.way = None
+        changes = self._authenticator.changes + self._catalog.changes + self._plans.changes
         principal = self._authenticator.cached(known.key_digest, known.key_text)
         if principal is None or JOBS_WRITE not in principal.permissions:
             return None
         project_id = principal.project_id
-        queue = self._services.catalog.cached(project_id, known.queue)
-        plan = self._services.allowances.cached(project_id)
+        queue = self._catalog.cached(project_id, known.queue)
+        plan = self._allowances.cached(project_id)
         if queue is None or plan is None:
             return None
-        if request_id is None:
-            request_id = correlation.new_id()
-        return Submit(queue, data[end + 4 :], known.path, key, request_id, plan)
+        now_us = self._services.engine.now_us()
+        if not plan.is_active(now_us):
+            return None
+        # What is taken back of a person is not told to the caches: it is asked each time.
+        lasts_s = limits.WAY_TTL_S if principal.kind == "api_key" else 0.0
+        until_s = time.monotonic() + min(lasts_s, (plan.ends_us - now_us) / 1e6)
+        bytes_max = payload_bytes_max(self._services, plan)
+        known.way = Way(project_id, queue, plan, bytes_max, until_s, changes)
+        return known.way
 
     async def answer(self, submit: Submit) -> bytes:
         """The whole response, once the job is durable or refused."""
-        correlation_id.set(submit.correlation_id)
         standing: Standing | None = None
+        way, engine, key = submit.way, self._services.engine, submit.idempotency_key
         try:
-            allowances, plan = self._services.allowances, submit.plan
-            standing = allowances.take(submit.queue.project_id, plan)
-            allowances.require_active(plan)
-            key = submit.idempotency_key
-            checker = checker_of(self._services, plan, key)
+            standing = self._allowances.take(way.project_id, way.plan)
+            checker = Checker(engine.now_us(), way.payload_bytes_max, key)
             take_job(submit.body, Coding.JSON, checker)
             if key is None:
-                replayed = False
-                ids = await self._services.engine.submit(submit.queue, checker.batch)
+                ids, replayed = await engine.submit_once(way.queue, checker.batch, None)
             else:
                 body_hash = request_hash("POST", submit.path, submit.body)
                 ids, replayed = await self._services.jobs.submit(
-                    submit.queue, checker.batch, KeyedRequest(key, body_hash)
+                    way.queue, checker.batch, KeyedRequest(key, body_hash)
                 )
         except TaskForgeError as error:
             return self._refused(submit, error, standing)
         except Exception:
+            correlation_id.set(submit.correlation_id)
             log.exception("a submit failed")
             return self._refused(submit, InternalError(), standing)
         self._requests[_COUNTED] += 1

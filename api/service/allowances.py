@@ -38,6 +38,11 @@ on, and the seconds until that is as much as it can be."""
 class PlanSource(Protocol):
     """The plans of projects."""
 
+    @property
+    def changes(self) -> int:
+        """How often something that `cached` said before ceased to hold."""
+        ...
+
     def cached(self, project_id: bytes) -> Plan | None:
         """If it is known and fresh; never waits."""
         ...
@@ -108,6 +113,12 @@ class Overview(NamedTuple):
     history: list[tuple[int, int]]
 
 
+class NoPlans:
+    """Where no subscriptions are kept: nothing is limited."""
+
+    changes = 0
+
+
 class Allowances:
     """The use cases of subscriptions, and the checks of the doors."""
 
@@ -115,6 +126,7 @@ class Allowances:
         """Without ports nothing is limited."""
         self._ports = ports
         self._now_us = now_us
+        self.plans: PlanSource | NoPlans = NoPlans() if ports is None else ports.plans
 
     # every request
 

@@ -49,6 +49,8 @@ class QueueCatalog:
         self._lists: dict[bytes, tuple[list[bytes], float]] = {}
         self._lookups: dict[_Key, asyncio.Task[QueueRef]] = {}
         self._closed: set[bytes] = set()
+        self.changes = 0
+        """How often something that `cached` said before ceased to hold."""
 
     def cached(self, project_id: bytes, queue: str | bytes) -> QueueRef | None:
         """The queue with this name or id, if it is known and fresh."""
@@ -100,6 +102,8 @@ class QueueCatalog:
         known = self._known.get((row.project_id, row.id))
         if known is not None and known[0] == ref:
             ref = known[0]  # one object while nothing changes: others compare by identity first
+        else:
+            self.changes += 1
         expires_s = self._monotonic_s() + limits.QUEUE_TTL_S
         # The name of a deleted queue may be another's by now.
         for key in (row.id,) if ref.archived else (row.name, row.id):
@@ -109,6 +113,7 @@ class QueueCatalog:
 
     def forget(self, queue: QueueRef) -> None:
         """The queue is new or has changed: what is known of it, and of which there are, is old."""
+        self.changes += 1
         for key in (queue.name, queue.id):
             self._known.pop((queue.project_id, key), None)
         self._lists.pop(queue.project_id, None)
@@ -116,6 +121,7 @@ class QueueCatalog:
     @contextmanager
     def closed(self, queue: QueueRef) -> Iterator[None]:
         """Nobody finds the queue meanwhile: what is sent to it from here on is refused."""
+        self.changes += 1
         self._closed.add(queue.id)
         try:
             yield

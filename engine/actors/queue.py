@@ -166,11 +166,13 @@ class QueueActor(Actor[Command]):
     def _submit(self, command: Submit, now_us: int) -> None:
         project_id = self.ref.project_id
         ring = self._context.vault.ring(project_id)
-        first, request = self._first(command.key, ring, now_us)
-        if first is not None:
-            command.repeated = True
-            self._when_durable(first, Reply(command.reply, first.ids))
-            return
+        request = command.key
+        if request is not None:
+            first, request = self._first(request, ring, now_us)
+            if first is not None:
+                command.repeated = True
+                self._when_durable(first, Reply(command.reply, first.ids))
+                return
         shard, table, usage = self.shard, self.shard.table, self._context.usage
         usage.require(project_id, command.batch.count, now_us)
         seal = None if ring is None else ring.seal_payloads

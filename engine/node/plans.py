@@ -55,7 +55,8 @@ class Plans:
         # By project, and by organisation for people who work in none.
         self._entries: dict[bytes, _Entry] = {}
         self._lookups: dict[bytes, asyncio.Task[Plan]] = {}
-        self._changes = 0
+        self.changes = 0
+        """How often something that `cached` said before ceased to hold."""
         cluster.subscribe(SUBSCRIPTION_CHANGED, self.forget, self._forget_all)
 
     def cached(self, project_id: bytes) -> Plan | None:
@@ -97,13 +98,13 @@ class Plans:
 
     def forget(self, organization_id: bytes) -> None:
         """The subscription of the organisation has changed: read it at the next use."""
-        self._changes += 1
+        self.changes += 1
         for entry in self._entries.values():
             if entry.plan.organization_id == organization_id:
                 entry.expires_s = entry.renew_s = 0.0
 
     def _forget_all(self) -> None:
-        self._changes += 1
+        self.changes += 1
         for entry in self._entries.values():
             entry.expires_s = entry.renew_s = 0.0
 
@@ -119,7 +120,7 @@ class Plans:
             log.debug("look-up of a plan: %s", error)
 
     async def _look_up(self, key: bytes, organization_id: bytes) -> Plan:
-        begun_s, changes = self._monotonic_s(), self._changes
+        begun_s, changes = self._monotonic_s(), self.changes
         if key == organization_id:
             plan = await self._reader.plan_of_organization(organization_id)
         else:
@@ -128,9 +129,12 @@ class Plans:
         entry = self._entries.pop(key, None)
         if entry is not None and entry.plan == plan:
             plan = entry.plan  # one object while nothing changes
+        elif entry is not None:
+            self.changes += 1
+            changes += 1
         if len(self._entries) >= limits.PLANS_MAX:
             del self._entries[next(iter(self._entries))]
-        if changes != self._changes:
+        if changes != self.changes:
             begun_s = -limits.PLAN_TTL_S  # perhaps read before the change: good for this once
         self._entries[key] = _Entry(plan, begun_s)
         return plan

@@ -15,7 +15,7 @@ what was last read of the others (`elsewhere`).
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from taskforge_server.engine.errors import QuotaExceeded
 from taskforge_server.engine.model.subscription import (
@@ -55,11 +55,16 @@ class ShardUsage:
 
     def __init__(self) -> None:
         self.settled: dict[Key, int] = {}
-        self.pending: deque[tuple[int, Key, int]] = deque()
+        self.pending: deque[list[Any]] = deque()
+        """[lsn, key, count]: one entry for all of a project in a batch that come in a row."""
 
     def add(self, lsn: int, key: Key, count: int) -> None:
         """So many jobs were submitted by the event at this lsn; lsns never fall."""
-        self.pending.append((lsn, key, count))
+        pending = self.pending
+        if pending and (last := pending[-1])[0] == lsn and last[1] == key:
+            last[2] += count
+        else:
+            pending.append([lsn, key, count])
 
     def collect(self, watermark: int) -> list[UsageRow]:
         """What changed up to the watermark, as whole counts."""
@@ -124,7 +129,7 @@ class UsageBook:
 
     def add(self, shard: ShardUsage, lsn: int, project_id: bytes, count: int) -> None:
         """So many were submitted by the event at this lsn, after `require`."""
-        shard.pending.append((lsn, (project_id, self.month), count))
+        shard.add(lsn, (project_id, self.month), count)
         account = self._of_project.get(project_id)
         if account is None:
             account = self._account_of(project_id)

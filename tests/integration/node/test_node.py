@@ -218,7 +218,7 @@ async def test_metrics_are_read_from_a_running_node(postgres_url: str) -> None:
         await hand.submit(queue, 3)
         text = generate_latest(node.registry).decode()
         assert "taskforge_jobs_submitted_total 3.0" in text
-        assert 'queue="mail",state="pending"} 3.0' in text
+        assert 'taskforge_jobs_open{state="pending"} 3.0' in text
         assert "taskforge_start_latency_seconds_bucket" in text
         assert "taskforge_shards_owned 4.0" in text
 
