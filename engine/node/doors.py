@@ -93,7 +93,7 @@ class Doors:
         shard = self._shard(job_id)
         job = shard.table.get(job_id)
         if job is None and shard.table.loading:
-            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is still being loaded")
+            raise _loading()
         if job is None or job["project_id"] != project_id:
             raise NotFound("no such job is waiting", "job_id")
         reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
@@ -145,21 +145,25 @@ class Doors:
     async def wait_finished(self, job_id: bytes, timeout_s: float) -> None:
         """Returns when the job has ended, durably, when it is not in memory, or after the time."""
         shard = self._core.shards.get(shard_of(job_id))
-        job = None if shard is None else shard.table.get(job_id)
-        if shard is None or job is None:
+        if shard is None:
             return
+        loop = asyncio.get_running_loop()
+        over_s = loop.time() + timeout_s
+        while (job := shard.table.get(job_id)) is None:
+            if not shard.table.loading or loop.time() >= over_s:
+                return
+            await asyncio.sleep(limits.SWEEP_S)
         if job["status"] in FINAL:
             await _durable(shard, job["lsn"])
             return
         if self._waiters >= limits.WAITERS_MAX:
             raise Overloaded(limits.OVERLOAD_RETRY_S, "too many calls wait for jobs")
-        loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         if not shard.watch(job_id, ended):
             return
         self._waiters += 1
         try:
-            await asyncio.wait((ended,), timeout=timeout_s)
+            await asyncio.wait((ended,), timeout=over_s - loop.time())
             if ended.done():
                 ended.result()
         except ShardLost as error:
@@ -173,8 +177,10 @@ class Doors:
         self._core.update(queue)
 
     def queue_counts(self, queue: QueueRef) -> tuple[int, int, int]:
-        """Pending, scheduled, processing."""
+        """Pending, scheduled, processing; Unavailable while not all of them are here."""
         actor = self._core.queue(queue)
+        if actor.shard.table.loading:
+            raise _loading()
         return actor.shard.table.counts(actor.index)
 
     # workers
@@ -313,6 +319,10 @@ def _lost(error: ShardLost) -> Unavailable | OutcomeUnknown:
 
 def _moved() -> Unavailable:
     return Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is moving: try again")
+
+
+def _loading() -> Unavailable:
+    return Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is still being loaded")
 
 
 def _each(tokens: bytes) -> list[bytes]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import OutcomeUnknown
+from taskforge_server.engine.errors import OutcomeUnknown, Unavailable
 from taskforge_server.engine.journal.memory import MemoryShardLog
 from taskforge_server.engine.journal.memory_tables import MemoryTables
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
@@ -122,6 +122,52 @@ async def test_what_a_shard_decided_before_its_loading_failed_is_in_doubt() -> N
         task.cancel()
     await asyncio.gather(journal, projector, return_exceptions=True)
     await node.core.stop()
+
+
+async def test_what_rests_on_all_jobs_of_a_shard_waits_until_they_are_there() -> None:
+    """A queue that looks empty for a moment must not be deleted; a wait must not end early."""
+    log, tables = MemoryShardLog(), SlowTables()
+    ids = await node_with_jobs(log, tables, 3)
+    async with MemoryNode(log, refs=(MAIL,), tables=tables) as node:
+        task = asyncio.create_task(node.projector.run())
+        await node.projector.flush()
+        tables.go_on.clear()
+        node.core.shards[1].give_up()
+        await until(lambda: node.ownership.loading)
+        last = ids[-16:]
+        with pytest.raises(Unavailable):
+            node.doors.queue_counts(MAIL)
+        with pytest.raises(Unavailable):
+            await node.doors.cancel(last, PROJECT)
+        waiting = asyncio.create_task(node.doors.wait_finished(last, 60.0))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        tables.go_on.set()
+        await until(lambda: not node.ownership.loading)
+        assert node.doors.queue_counts(MAIL) == (3, 0, 0)
+        await node.doors.cancel(last, PROJECT)
+        await waiting
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_there_is_room_for_a_worker_when_its_shards_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not before: those who wait together would all find the same free place."""
+    node = MemoryNode(MemoryShardLog(), refs=(MAIL,))
+    looks: list[bool] = []
+
+    async def require_room(hello: object, project_id: bytes) -> None:
+        looks.append(1 in node.core.shards)
+
+    monkeypatch.setattr(node.doors, "_require_room", require_room)
+    attaching = asyncio.create_task(node.worker(MAIL))
+    await asyncio.sleep(0)
+    assert not looks
+    async with node:
+        await attaching
+    assert looks == [True]
 
 
 async def test_many_lost_shards_do_not_ask_for_more_connections_than_there_are() -> None:
