@@ -28,7 +28,7 @@ from typing import Literal, Protocol
 
 from taskforge_server.api.auth.tokens import may_be_token
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import PermissionDenied, Unauthenticated, Unavailable
+from taskforge_server.engine.errors import NotFound, PermissionDenied, Unauthenticated, Unavailable
 from taskforge_server.engine.model.permissions import PROJECT_PERMISSIONS
 from taskforge_server.engine.model.tenant import ALL_PERMISSIONS, ApiKey, Project
 
@@ -208,20 +208,18 @@ class Authenticator:
     async def _look_up(self, key: bytes, text: str) -> Principal:
         heard = -1
         while heard != self._news_count:  # what was read before the news may be old
-            heard = self._news_count
-            row = await self._keys.find(text)
+            heard, begun_s = self._news_count, self._monotonic_s()
+            row, project = await self._read(text)
         valid = row is not None and hmac.compare_digest(row.key_hash, key.hex())
-        if row is None or not valid or not row.is_live(self._now()):
+        if row is None or project is None or not valid or not row.is_live(self._now()):
             self.changes += self._known.pop(key, None) is not None
             _make_room(self._unknown, limits.UNKNOWN_KEYS_MAX)
             self._unknown[key] = self._monotonic_s() + limits.UNKNOWN_KEY_TTL_S
             raise Unauthenticated("this API key is not valid")
         self._used(row.id, self._now())
-        project = await self._projects.get(row.project_id)
         every = ALL_PERMISSIONS in row.permissions
         granted = PROJECT_PERMISSIONS if every else PROJECT_PERMISSIONS & set(row.permissions)
         principal = Principal(project.organization_id, row.project_id, "api_key", row.id, granted)
-        now_s = self._monotonic_s()
         before = self._known.get(key)
         if before is None:
             _make_room(self._known, limits.PRINCIPALS_MAX)
@@ -230,10 +228,20 @@ class Authenticator:
         self._known[key] = _Entry(
             principal,
             row.expires_at,
-            now_s + limits.PRINCIPAL_TTL_S / 2,
-            now_s + limits.PRINCIPAL_TTL_S,
+            begun_s + limits.PRINCIPAL_TTL_S / 2,
+            begun_s + limits.PRINCIPAL_TTL_S,
         )
         return principal
+
+    async def _read(self, text: str) -> tuple[ApiKey | None, Project | None]:
+        """The key with this text, and its project; a key goes with its project."""
+        row = await self._keys.find(text)
+        if row is None:
+            return None, None
+        try:
+            return row, await self._projects.get(row.project_id)
+        except NotFound:
+            return row, None
 
 
 def _make_room(cache: dict[bytes, _Entry] | dict[bytes, float], entries_max: int) -> None:

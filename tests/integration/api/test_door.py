@@ -8,13 +8,13 @@ from typing import Any
 import msgpack
 import pytest
 
-from taskforge_server.api.auth.principals import Authenticator
+from taskforge_server.api.auth.principals import Authenticator, digest
 from taskforge_server.api.rest.problems import KINDS
 from taskforge_server.api.rest.table import ROUTES
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Unauthenticated
 from taskforge_server.engine.model.permissions import PROJECT_PERMISSIONS
-from taskforge_server.engine.model.tenant import api_key_text
+from taskforge_server.engine.model.tenant import Project, api_key_text
 from tests.integration.api.conftest import KEY, PROJECT, Fixture, until
 from tests.support.stub_engine import StubKeys, StubProjects
 
@@ -113,6 +113,28 @@ async def test_the_cache_of_principals() -> None:
     today += timedelta(seconds=61)
     with pytest.raises(Unauthenticated):
         await authenticator.authenticate(header)
+
+
+async def test_a_key_that_is_revoked_while_it_is_looked_up() -> None:
+    keys, now_s = StubKeys(), 100.0
+    key = keys.add(KEY, PROJECT)
+
+    class SlowProjects(StubProjects):
+        async def get(self, project_id: bytes) -> Project:
+            nonlocal now_s
+            now_s += 5.0
+            if revoked:
+                keys.rows.clear()
+                authenticator.forget(key.id)
+            return await super().get(project_id)
+
+    revoked = False
+    authenticator = Authenticator(keys, SlowProjects(), monotonic_s=lambda: now_s)
+    assert await authenticator.authenticate(f"Bearer {KEY}")
+    assert authenticator.cached(digest(KEY), KEY) is None, "what was read is old by now"
+    revoked = True
+    with pytest.raises(Unauthenticated):
+        await authenticator.authenticate(f"Bearer {KEY}")
 
 
 async def test_a_failing_lookup_is_no_verdict(api: Fixture) -> None:
