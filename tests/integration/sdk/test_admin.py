@@ -147,6 +147,8 @@ async def test_projects_and_their_keys(make: Callable[[], Any], site: Site, emai
 
     client = await admin.client_for(project.id)
     assert [queue.name async for queue in client.queues.list()] == ["mail"]
+    await client.queues.delete("mail")
+    assert await names_of_queues(client) == []
     empty = await admin.projects.create("empty")
     await admin.projects.delete(empty.id)
     with pytest.raises(NotFound):

@@ -264,7 +264,7 @@ def test_paths_of_jobs() -> None:
 
 def test_queue_settings_that_are_not_given_are_not_sent() -> None:
     made = models.QueueSettings(retry_policy=models.RetryPolicy(max_attempts=3), history="none")
-    assert body_of(calls.update_queue("q", None, made)) == {
+    assert body_of(calls.update_queue("q", settings=made)) == {
         "settings": {"retry_policy": {"max_attempts": 3}, "history": "none"}
     }
     assert body_of(calls.create_queue("q", 5, None, None)) == {"name": "q", "priority": 5}

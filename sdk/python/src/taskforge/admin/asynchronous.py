@@ -5,11 +5,11 @@ from functools import partial
 
 from taskforge import settings
 from taskforge.admin import calls
-from taskforge.admin.methods import async_listing, async_method
 from taskforge.admin.models import AuditEntry, Opened, Session, Tokens
 from taskforge.client.async_caller import AsyncCaller
 from taskforge.client.asynchronous import AsyncClient
 from taskforge.client.calls import Call
+from taskforge.client.methods import AsyncGroup, async_listing, async_method
 from taskforge.errors import Unauthenticated
 from taskforge.limits import REQUEST_TIMEOUT_S, RETRIES_DEFAULT
 
@@ -116,14 +116,7 @@ class _ProjectClient(AsyncClient):
         self._new_token = partial(admin.project_token, project_id)
 
 
-class _Group:
-    """Methods that belong together."""
-
-    def __init__(self, client: AsyncCaller) -> None:
-        self.execute = client.execute
-
-
-class AsyncUsers(_Group):
+class AsyncUsers(AsyncGroup):
     """The people of the organisation."""
 
     list = async_listing(calls.list_users)
@@ -132,7 +125,7 @@ class AsyncUsers(_Group):
     delete = async_method(calls.delete_user)
 
 
-class AsyncInvitations(_Group):
+class AsyncInvitations(AsyncGroup):
     """Who is asked to join."""
 
     create = async_method(calls.invite)
@@ -140,7 +133,7 @@ class AsyncInvitations(_Group):
     revoke = async_method(calls.revoke_invitation)
 
 
-class AsyncProjects(_Group):
+class AsyncProjects(AsyncGroup):
     """The projects of the organisation."""
 
     create = async_method(calls.create_project)
@@ -153,7 +146,7 @@ class AsyncProjects(_Group):
     rotate_data_key = async_method(calls.rotate_data_key)
 
 
-class AsyncApiKeys(_Group):
+class AsyncApiKeys(AsyncGroup):
     """The API keys of projects."""
 
     create = async_method(calls.create_key)
@@ -165,7 +158,7 @@ class AsyncApiKeys(_Group):
     delete = async_method(calls.delete_key)
 
 
-class AsyncAudit(_Group):
+class AsyncAudit(AsyncGroup):
     """Who did what."""
 
     def __init__(self, client: AsyncCaller) -> None:

@@ -5,11 +5,11 @@ from functools import partial
 
 from taskforge import settings
 from taskforge.admin import calls
-from taskforge.admin.methods import listing, method
 from taskforge.admin.models import AuditEntry, Opened, Session, Tokens
 from taskforge.client.blocking import Client
 from taskforge.client.blocking_caller import Caller
 from taskforge.client.calls import Call
+from taskforge.client.methods import Group, listing, method
 from taskforge.errors import Unauthenticated
 from taskforge.limits import REQUEST_TIMEOUT_S, RETRIES_DEFAULT
 
@@ -117,14 +117,7 @@ class _ProjectClient(Client):
         self._new_token = new_token
 
 
-class _Group:
-    """Methods that belong together."""
-
-    def __init__(self, client: Caller) -> None:
-        self.execute = client.execute
-
-
-class Users(_Group):
+class Users(Group):
     """The people of the organisation."""
 
     list = listing(calls.list_users)
@@ -133,7 +126,7 @@ class Users(_Group):
     delete = method(calls.delete_user)
 
 
-class Invitations(_Group):
+class Invitations(Group):
     """Who is asked to join."""
 
     create = method(calls.invite)
@@ -141,7 +134,7 @@ class Invitations(_Group):
     revoke = method(calls.revoke_invitation)
 
 
-class Projects(_Group):
+class Projects(Group):
     """The projects of the organisation."""
 
     create = method(calls.create_project)
@@ -154,7 +147,7 @@ class Projects(_Group):
     rotate_data_key = method(calls.rotate_data_key)
 
 
-class ApiKeys(_Group):
+class ApiKeys(Group):
     """The API keys of projects."""
 
     create = method(calls.create_key)
@@ -166,7 +159,7 @@ class ApiKeys(_Group):
     delete = method(calls.delete_key)
 
 
-class Audit(_Group):
+class Audit(Group):
     """Who did what."""
 
     def __init__(self, client: Caller) -> None:

@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 from taskforge.admin import models
 from taskforge.client.calls import Call, query_text, read_nothing, reader
 from taskforge.client.http1 import ProtocolError
+from taskforge.client.models import Page
 from taskforge.limits import AUDIT_ENTRY_BYTES_MAX
 
 T = TypeVar("T")
@@ -21,18 +22,18 @@ _read_opened = reader(models.Opened)
 _read_tokens = reader(models.Tokens)
 _read_me = reader(models.Me)
 _read_user = reader(models.User)
-_read_users = reader(models.Page[models.User])
+_read_users = reader(Page[models.User])
 _read_invited = reader(models.Invited)
-_read_invitations = reader(models.Page[models.Invitation])
+_read_invitations = reader(Page[models.Invitation])
 _read_organization = reader(models.Organization)
 _read_subscription = reader(models.Subscription)
 _read_project = reader(models.Project)
-_read_projects = reader(models.Page[models.Project])
+_read_projects = reader(Page[models.Project])
 _read_encryption = reader(models.Encryption)
 _read_key = reader(models.ApiKey)
 _read_new_key = reader(models.NewApiKey)
-_read_keys = reader(models.Page[models.ApiKey])
-_read_entries = reader(models.Page[models.AuditEntry])
+_read_keys = reader(Page[models.ApiKey])
+_read_entries = reader(Page[models.AuditEntry])
 _read_verdict = reader(models.AuditVerdict)
 _read_entry = msgspec.json.Decoder(models.AuditEntry).decode
 
@@ -124,7 +125,7 @@ def subscription() -> Call[models.Subscription]:
 # --- people -------------------------------------------------------------------------------------
 
 
-def list_users(cursor: str | None) -> Call[models.Page[models.User]]:
+def list_users(cursor: str | None) -> Call[Page[models.User]]:
     """All people of the organisation, in the order of their addresses."""
     return Call("GET", _page("/v1/users", cursor), _read_users)
 
@@ -152,7 +153,7 @@ def invite(email: str, role: models.Role = "member") -> Call[models.Invited]:
     return Call("POST", "/v1/invitations", _read_invited, _given(email=email, role=role))
 
 
-def list_invitations(cursor: str | None) -> Call[models.Page[models.Invitation]]:
+def list_invitations(cursor: str | None) -> Call[Page[models.Invitation]]:
     """All open invitations, in the order of their addresses."""
     return Call("GET", _page("/v1/invitations", cursor), _read_invitations)
 
@@ -171,7 +172,7 @@ def create_project(name: str, description: str | None = None) -> Call[models.Pro
     return Call("POST", "/v1/projects", _read_project, body, repeatable=False)
 
 
-def list_projects(cursor: str | None) -> Call[models.Page[models.Project]]:
+def list_projects(cursor: str | None) -> Call[Page[models.Project]]:
     """All projects of the organisation."""
     return Call("GET", _page("/v1/projects", cursor), _read_projects)
 
@@ -230,7 +231,7 @@ def create_key(
     return Call("POST", path, _read_new_key, body, repeatable=False)
 
 
-def list_keys(cursor: str | None, project_id: str) -> Call[models.Page[models.ApiKey]]:
+def list_keys(cursor: str | None, project_id: str) -> Call[Page[models.ApiKey]]:
     """All API keys of a project, revoked ones too."""
     return Call("GET", _page(_path("projects", project_id, "api-keys"), cursor), _read_keys)
 
@@ -278,7 +279,7 @@ def list_audit(
     action: str | None = None,
     target: str | None = None,
     actor: str | None = None,
-) -> Call[models.Page[models.AuditEntry]]:
+) -> Call[Page[models.AuditEntry]]:
     """Administrative acts, the newest first; `actor` is the id of a user or an API key."""
     path = _page("/v1/audit", cursor, action=action, target=target, actor=actor)
     return Call("GET", path, _read_entries)

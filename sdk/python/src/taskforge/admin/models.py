@@ -2,21 +2,12 @@
 adds are passed over."""
 
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
-T = TypeVar("T")
-
 Role = Literal["admin", "member"]
 Tier = Literal["starter", "pro", "enterprise"]
-
-
-class Page(msgspec.Struct, Generic[T], frozen=True):
-    """Some things of a list and where it goes on."""
-
-    items: list[T]
-    next_cursor: str | None = None
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from taskforge.client import calls
 from taskforge.client.async_caller import AsyncCaller
 from taskforge.client.buffer import Buffer
 from taskforge.client.following import Following
+from taskforge.client.methods import AsyncGroup, async_listing, async_method
 from taskforge.client.models import Job, JobStatus, LogLevel, LogLine, Queue, QueueSettings
 from taskforge.client.workers import AsyncWorkers
 from taskforge.errors import SubmitError
@@ -237,37 +238,21 @@ class AsyncClient(AsyncCaller):
         return calls.make_key() if self._auto_key else None
 
 
-class AsyncQueues:
+class AsyncQueues(AsyncGroup):
     """The queues of the project."""
 
     def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+        super().__init__(client)
+        self._make_key = client.make_key
 
     async def create(
         self, name: str, *, priority: int = 0, settings: QueueSettings | None = None
     ) -> Queue:
         """Make a queue; Conflict when there is one of that name."""
-        return await self._client.execute(
-            calls.create_queue(name, priority, settings, self._client.make_key())
-        )
+        call = calls.create_queue(name, priority, settings, self._make_key())
+        return await self.execute(call)
 
-    async def get(self, name: str) -> Queue:
-        """The queue with its counts; NotFound."""
-        return await self._client.execute(calls.get_queue(name))
-
-    async def list(self) -> AsyncIterator[Queue]:
-        """All queues."""
-        cursor = None
-        while True:
-            page = await self._client.execute(calls.list_queues(cursor))
-            for queue in page.items:
-                yield queue
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    async def update(
-        self, name: str, *, priority: int | None = None, settings: QueueSettings | None = None
-    ) -> Queue:
-        """Change what is given; the rest stays."""
-        return await self._client.execute(calls.update_queue(name, priority, settings))
+    get = async_method(calls.get_queue)
+    list = async_listing(calls.list_queues)
+    update = async_method(calls.update_queue)
+    delete = async_method(calls.delete_queue)

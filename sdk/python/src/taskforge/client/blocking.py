@@ -9,6 +9,7 @@ from taskforge import settings
 from taskforge.client import calls
 from taskforge.client.blocking_caller import Caller
 from taskforge.client.following import Following
+from taskforge.client.methods import Group, listing, method
 from taskforge.client.models import Job, JobStatus, LogLevel, LogLine, Queue, QueueSettings
 from taskforge.client.workers import Workers
 from taskforge.errors import SubmitError
@@ -218,36 +219,21 @@ class Client(Caller):
         return calls.make_key() if self._auto_key else None
 
 
-class Queues:
+class Queues(Group):
     """The queues of the project."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        super().__init__(client)
+        self._make_key = client.make_key
 
     def create(
         self, name: str, *, priority: int = 0, settings: QueueSettings | None = None
     ) -> Queue:
         """Make a queue; Conflict when there is one of that name."""
-        return self._client.execute(
-            calls.create_queue(name, priority, settings, self._client.make_key())
-        )
+        call = calls.create_queue(name, priority, settings, self._make_key())
+        return self.execute(call)
 
-    def get(self, name: str) -> Queue:
-        """The queue with its counts; NotFound."""
-        return self._client.execute(calls.get_queue(name))
-
-    def list(self) -> Iterator[Queue]:
-        """All queues."""
-        cursor = None
-        while True:
-            page = self._client.execute(calls.list_queues(cursor))
-            yield from page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    def update(
-        self, name: str, *, priority: int | None = None, settings: QueueSettings | None = None
-    ) -> Queue:
-        """Change what is given; the rest stays."""
-        return self._client.execute(calls.update_queue(name, priority, settings))
+    get = method(calls.get_queue)
+    list = listing(calls.list_queues)
+    update = method(calls.update_queue)
+    delete = method(calls.delete_queue)

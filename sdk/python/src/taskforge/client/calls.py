@@ -41,10 +41,10 @@ _to_json = msgspec.json.Encoder().encode
 _to_msgpack = msgspec.msgpack.Encoder().encode
 _read_submitted = msgspec.json.Decoder(models.Submitted).decode
 _read_job = msgspec.json.Decoder(models.Job).decode
-_read_jobs = msgspec.json.Decoder(models.JobPage).decode
-_read_logs = msgspec.json.Decoder(models.LogPage).decode
+_read_jobs = msgspec.json.Decoder(models.Page[models.Job]).decode
+_read_logs = msgspec.json.Decoder(models.Page[models.LogLine]).decode
 _read_queue = msgspec.json.Decoder(models.Queue).decode
-_read_queues = msgspec.json.Decoder(models.QueuePage).decode
+_read_queues = msgspec.json.Decoder(models.Page[models.Queue]).decode
 _read_batch = msgspec.msgpack.Decoder(models.BatchReply).decode
 
 
@@ -279,7 +279,7 @@ def list_jobs(
     created_after: datetime | None,
     created_before: datetime | None,
     cursor: str | None,
-) -> Call[models.JobPage]:
+) -> Call[models.Page[models.Job]]:
     """One page of jobs, newest first."""
     wanted = {
         "queue": queue,
@@ -296,7 +296,7 @@ def list_jobs(
 
 def list_logs(
     job_id: str, attempt: int | None, level: str | None, cursor: str | None
-) -> Call[models.LogPage]:
+) -> Call[models.Page[models.LogLine]]:
     """One page of what the handlers of a job logged."""
     wanted = {
         "attempt": None if attempt is None else str(attempt),
@@ -327,26 +327,32 @@ def create_queue(
 
 
 def get_queue(name: str) -> Call[models.Queue]:
-    """Look at a queue."""
+    """The queue with its counts; NotFound."""
     return Call("GET", f"/v1/queues/{quote(name, safe='')}", _queue)
 
 
-def list_queues(cursor: str | None) -> Call[models.QueuePage]:
-    """One page of queues."""
+def list_queues(cursor: str | None) -> Call[models.Page[models.Queue]]:
+    """All queues."""
     path = "/v1/queues" if cursor is None else f"/v1/queues?{query_text({'cursor': cursor})}"
     return Call("GET", path, lambda response: _read_queues(checked(response).body))
 
 
 def update_queue(
-    name: str, priority: int | None, settings: models.QueueSettings | None
+    name: str, *, priority: int | None = None, settings: models.QueueSettings | None = None
 ) -> Call[models.Queue]:
-    """Change what is given."""
+    """Change what is given; the rest stays."""
     body: dict[str, Any] = {}
     if priority is not None:
         body["priority"] = priority
     if settings is not None:
         body["settings"] = settings
     return Call("PATCH", f"/v1/queues/{quote(name, safe='')}", _queue, _to_json(body))
+
+
+def delete_queue(name: str) -> Call[None]:
+    """Delete a queue that has no open jobs; else Conflict."""
+    path = f"/v1/queues/{quote(name, safe='')}"
+    return Call("DELETE", path, read_nothing, repeatable=False)
 
 
 # --- for calls that stand elsewhere -------------------------------------------------------------

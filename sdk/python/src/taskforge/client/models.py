@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 JobStatus = Literal["pending", "scheduled", "processing", "succeeded", "failed", "cancelled"]
 LogLevel = Literal["info", "warn", "error"]
@@ -113,24 +115,10 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     counts: QueueCounts = QueueCounts()
 
 
-class JobPage(msgspec.Struct, frozen=True):
-    """Some jobs of a list and where it goes on."""
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """Some things of a list and where it goes on."""
 
-    items: list[Job]
-    next_cursor: str | None = None
-
-
-class LogPage(msgspec.Struct, frozen=True):
-    """Some lines of a log and where it goes on."""
-
-    items: list[LogLine]
-    next_cursor: str | None = None
-
-
-class QueuePage(msgspec.Struct, frozen=True):
-    """Some queues of a list and where it goes on."""
-
-    items: list[Queue]
+    items: list[T]
     next_cursor: str | None = None
 
 

@@ -7,17 +7,42 @@ list = listing(calls.list_users)     # all pages, one thing after the other
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from taskforge.admin.models import Page
 from taskforge.client.calls import Call
-from taskforge.client.workers import AsyncExecutor, Executor
+from taskforge.client.models import Page
 
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class Executor(Protocol):
+    """A client that blocks."""
+
+    def execute(self, call: Call[T]) -> T: ...
+
+
+class AsyncExecutor(Protocol):
+    """A client of an event loop."""
+
+    async def execute(self, call: Call[T]) -> T: ...
+
+
+class Group:
+    """Methods that belong together."""
+
+    def __init__(self, client: Executor) -> None:
+        self.execute = client.execute
+
+
+class AsyncGroup:
+    """Methods that belong together."""
+
+    def __init__(self, client: AsyncExecutor) -> None:
+        self.execute = client.execute
 
 
 def method(make: Callable[P, Call[T]]) -> Callable[Concatenate[Executor, P], T]:
