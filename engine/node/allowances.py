@@ -8,7 +8,7 @@ history         finished jobs past the days of their plan are deleted
 import logging
 
 from taskforge_server.engine.errors import TaskForgeError
-from taskforge_server.engine.model.subscription import Plan, month_of
+from taskforge_server.engine.model.subscription import Plan
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.workerrows import moment
 from taskforge_server.engine.store.history import expire_history
@@ -45,7 +45,7 @@ class AllowanceUpkeep:
         """What others counted; nothing to ask while all shards are here."""
         if not missing and not self._elsewhere:
             return
-        month = month_of(self._core.clock.now_us())
+        month = self._core.usage.month_at(self._core.clock.now_us())
         jobs = await self._usage_rows.elsewhere(month, self._core.shards) if missing else {}
         self._core.usage.counted_elsewhere(month, jobs)
         self._elsewhere = missing

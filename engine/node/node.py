@@ -128,6 +128,7 @@ class Node:
         await start(Part("roster", self.roster_news.read_all, None))
         await start(Part("encryption", self.keyring.start, None))
         await start(Part("revoked tokens", self.token_news.read, None))
+        await start(Part("usage", lambda: self.allowances.read_elsewhere(True), None))
         await start(Part("door", open_door, None))
         await start(Part("ownership", self._take_shards, self.ownership.stop))
         await start(Part("upkeep", self._start_upkeep, self._stop_upkeep))

@@ -10,7 +10,7 @@ count: so it may be written twice, or late by an earlier owner, and the one with
 right. Whoever takes a shard over begins with these rows and counts the log above them again.
 
 Invariant: an account is the sum of what is settled and pending in the shards of this node, and of
-what was last read of the others (`elsewhere`).
+what was last known of the others (`elsewhere`). A shard that comes or goes takes its count along.
 """
 
 from collections import deque
@@ -162,6 +162,12 @@ class UsageBook:
         account = self._accounts.get(organization_id)
         return 0 if account is None else account.used
 
+    def month_at(self, now_us: int) -> int:
+        """The month that counts now."""
+        if now_us >= self._month_ends_us:
+            self._begin_month(now_us)
+        return self.month
+
     def counted_elsewhere(self, month: int, jobs: Mapping[bytes, int]) -> None:
         """What the tables say of shards that are not here, by organisation."""
         if month != self.month:
@@ -196,6 +202,9 @@ class UsageBook:
             known[key] = row.lsn
             if organization_id is not None:
                 self.learn(row.project_id, organization_id)
+            if row.month == self.month:
+                account = self._account_of(row.project_id)
+                account.elsewhere = max(0, account.elsewhere - row.jobs)
         for lsn, key, count in submitted:
             if lsn > known.get(key, 0):
                 usage.add(lsn, key, count)
@@ -207,6 +216,9 @@ class UsageBook:
         if usage in self._shards:
             self._shards.remove(usage)
             self._book(usage, -1)
+            for (project_id, month), jobs in usage.settled.items():
+                if month == self.month:
+                    self._account_of(project_id).elsewhere += jobs
 
     def _book(self, usage: ShardUsage, sign: int) -> None:
         for (project_id, month), jobs in usage.totals().items():

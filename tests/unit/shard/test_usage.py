@@ -111,9 +111,9 @@ def test_a_takeover_counts_the_log_above_what_each_row_knows() -> None:
         UsageRow(PROJECT, 202611, 52, 13),
     ]
     book.drop(taken)
-    assert book.used(ORGANIZATION, NOVEMBER_US) == 0
+    assert book.used(ORGANIZATION, NOVEMBER_US) == 58, "what its new owner says, as far as we know"
     book.drop(taken)
-    assert book.used(ORGANIZATION, NOVEMBER_US) == 0
+    assert book.used(ORGANIZATION, NOVEMBER_US) == 58
     assert shard.totals() == {}
 
 
@@ -138,6 +138,25 @@ def test_what_other_nodes_counted_counts_too() -> None:
     assert book.used(ORGANIZATION, NOVEMBER_US) == 10
     book.counted_elsewhere(202611, {})
     assert book.used(ORGANIZATION, NOVEMBER_US) == 6
+
+
+def test_what_is_counted_of_a_shard_counts_once_before_and_after_it_comes() -> None:
+    """A node that begins knows what its shards have before the first of them is there."""
+    book = UsageBook()
+    assert book.month_at(NOVEMBER_US) == 202611
+    book.counted_elsewhere(202611, {ORGANIZATION: 9})
+    book.learn(PROJECT, ORGANIZATION).jobs_max = 10
+    with pytest.raises(QuotaExceeded):
+        book.require(PROJECT, 2, NOVEMBER_US)
+    for number, jobs in ((1, 4), (2, 5)):
+        stored = [StoredUsage(UsageRow(PROJECT, 202611, jobs, number), ORGANIZATION)]
+        book.restore(ShardUsage(), stored, (), NOVEMBER_US)
+        assert book.used(ORGANIZATION, NOVEMBER_US) == 9
+    lost = ShardUsage()
+    book.restore(lost, (), [(3, (PROJECT, 202611), 1)], NOVEMBER_US)
+    lost.collect(3)
+    book.drop(lost)
+    assert book.used(ORGANIZATION, NOVEMBER_US) == 10
 
 
 def test_old_months_are_forgotten_once_no_event_belongs_to_them() -> None:
