@@ -104,6 +104,7 @@ def _described(send: F, make: Callable[..., Any], hidden: int = 0) -> F:
     """`send`, with the words and the parameters of `make` for `help`, but for the first ones."""
     parameters = list(inspect.signature(make).parameters.values())[hidden:]
     signature = inspect.Signature([_SELF, *parameters])
+    send.__name__ = send.__qualname__ = make.__name__
     send.__doc__ = make.__doc__
     send.__signature__ = signature  # type: ignore[attr-defined]
     return send
