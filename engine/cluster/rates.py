@@ -154,7 +154,14 @@ class RateLimiter:
         while not self._stopping:
             await self._wake.wait()
             await asyncio.sleep(limits.RATE_SETTLE_S)
+            if not self._is_pressing():
+                await asyncio.sleep(limits.RATE_SETTLE_EASY_S - limits.RATE_SETTLE_S)
             await self.settle()
+
+    def _is_pressing(self) -> bool:
+        """Whether a project has used a quarter of its burst."""
+        now_s = self._now_s()
+        return any(4 * (bucket.arrival_s - now_s) > bucket.burst_s for bucket in self._used)
 
     def stop(self) -> None:
         """Before `run` is cancelled: the client swallows a cancellation that meets a broken

@@ -210,8 +210,10 @@ class Core:
         actor = self._actors.get(ref.id)
         if actor is None:
             return self._new_queue(ref)
-        if actor.ref is not ref and actor.ref != ref:
-            self.update(ref)
+        if actor.ref is not ref:
+            if actor.ref != ref:
+                self.update(ref)
+            actor.ref = ref  # one object, so that the next comparison is by identity
         return actor
 
     def _new_queue(self, ref: QueueRef) -> QueueActor:
