@@ -275,6 +275,8 @@ class Run:
     async def step(self, kind: str, number: int) -> None:
         if kind == "send":
             item = len(self.sends)
+            if number % 2:
+                await asyncio.sleep(0)  # or the waits of those before would count as its own
             waits_before = self.pipe.statistics().send_waits
             self.sends.append(started(self.pipe.send(item)))
             if number % 2:
