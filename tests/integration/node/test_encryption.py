@@ -151,8 +151,8 @@ async def test_keys_that_another_node_made_are_read_once_it_is_fenced(postgres_u
         fenced = second._read_queues
 
         async def late() -> object:
-            # Between the first read of the second node and its takeover. The first one, to which the
-            # other does not seem alive, must not take its shards back.
+            # Between the first read of the second node and its takeover. The first one, to which
+            # the other does not seem alive, must not take its shards back.
             first.ownership.wanted = frozenset()
             await encrypt(first, project_id)
             await hand.send(queue, b'{"to":2}')
