@@ -1912,38 +1912,3 @@ def split_rows(bytes data not None):
         rows.append((start, end))
         start = end
     return rows
-
-
-def load_rows(dict tables not None, bytes data not None):
-    """Load every whole row into the table of its shard; how many bytes they took, header included.
-
-    What is left is the beginning of a row that comes with the next chunk. Raises ValueError for a
-    damaged row, or one of a shard that is not in `tables`.
-    """
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(data), start = 0, end
-    cdef const unsigned char *p = at(data)
-    cdef ShardTable table = None
-    cdef int shard
-    if data.startswith(COPY_SIGNATURE):
-        if size < 19:
-            return 0
-        start = 19 + <int>tf_rd32(p + 15)
-    while start < size:
-        end = row_end(p, start, size)
-        if end == -1:
-            break
-        if end == -2:
-            if <int16_t>tf_rd16(p + start) != -1:
-                raise ValueError(f"the row at byte {start} is damaged")
-            start += 2
-            break
-        if end - start < 22:
-            raise ValueError(f"the row at byte {start} is too short")
-        shard = shard_of_hi(tf_rd64(p + start + 6))
-        if table is None or table.shard != shard:
-            table = tables.get(shard)
-            if table is None:
-                raise ValueError(f"a row of shard {shard}, which is not loaded here")
-        table._load_row(p + start)
-        start = end
-    return start

@@ -14,7 +14,9 @@ from taskforge_server.api.cli.commands import (
     File,
     More,
     PostgresUrl,
+    an_id,
     configuration,
+    database,
     reported,
 )
 from taskforge_server.ext.ids import uuid_bytes, uuid_text
@@ -27,14 +29,6 @@ app = typer.Typer(name="audit", help="The audit log.", no_args_is_help=True)
 HEAD = re.compile(r"[0-9]{1,18}:[0-9a-f]{64}")
 
 
-def _organization(text: str) -> str:
-    try:
-        uuid_bytes(text)
-    except ValueError:
-        raise typer.BadParameter("this is no id") from None
-    return text
-
-
 def _head(text: str | None) -> str | None:
     if text is not None and not HEAD.fullmatch(text):
         raise typer.BadParameter("SEQUENCE:HASH, as an earlier verification gave it")
@@ -42,7 +36,7 @@ def _head(text: str | None) -> str | None:
 
 
 Organization = Annotated[
-    str, typer.Option(help="The organisation's id.", metavar="ID", callback=_organization)
+    str, typer.Option(help="The organisation's id.", metavar="ID", callback=an_id)
 ]
 
 
@@ -73,7 +67,7 @@ def verify(
         raise typer.Exit(USAGE)
     with reported():
         config = configuration(file, more, postgres_url=postgres_url, log_level="warning")
-        wanted = uuid_bytes(_organization(organization)) if organization else None
+        wanted = uuid_bytes(an_id(organization)) if organization else None
         if not asyncio.run(_verify(config.postgres_url, wanted, head)):
             raise typer.Exit(FAILED)
 
@@ -120,10 +114,6 @@ async def _export(url: str, organization_id: bytes, after: int) -> None:
 @asynccontextmanager
 async def _logs(url: str) -> AsyncIterator["AuditLog"]:
     from taskforge_server.engine.store.audit import AuditLog
-    from taskforge_server.engine.store.pool import open_pool
 
-    pool = await open_pool(url, application_name="taskforge audit", connections_max=1)
-    try:
+    async with database(url, "audit") as pool:
         yield AuditLog(pool)
-    finally:
-        await pool.close()

@@ -6,9 +6,10 @@ What a command needs is imported by it: a worker and `--help` do not wait for th
 import asyncio
 import os
 import sys
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +17,10 @@ from taskforge_server.engine.config import Config, about, load
 from taskforge_server.engine.errors import ConfigError, TaskForgeError
 from taskforge_server.engine.observe import logs
 from taskforge_server.engine.vault.masters import new_master_key
-from taskforge_server.ext.ids import uuid_text
+from taskforge_server.ext.ids import uuid_bytes, uuid_text
+
+if TYPE_CHECKING:
+    from taskforge_server.engine.store.pool import Pool
 
 USAGE = 2
 FAILED = 1
@@ -67,6 +71,27 @@ def configuration(
     config = load(flags, file=file)
     logs.configure(config.log_level, as_json=as_json)
     return config
+
+
+@asynccontextmanager
+async def database(postgres_url: str, purpose: str) -> "AsyncIterator[Pool]":
+    """The database, for a command that works on it without a node."""
+    from taskforge_server.engine.store.pool import open_pool
+
+    pool = await open_pool(postgres_url, application_name=f"taskforge {purpose}", connections_max=1)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def an_id(text: str) -> str:
+    """The text of an id, for the callback of an option."""
+    try:
+        uuid_bytes(text)
+    except ValueError:
+        raise typer.BadParameter("this is no id") from None
+    return text
 
 
 def serve_command(

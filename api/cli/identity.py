@@ -12,13 +12,20 @@ from typing import Annotated
 import typer
 
 from taskforge_server.api.auth.passwords import Passwords
-from taskforge_server.api.cli.commands import File, More, PostgresUrl, configuration, reported
+from taskforge_server.api.cli.commands import (
+    File,
+    More,
+    PostgresUrl,
+    configuration,
+    database,
+    reported,
+)
 from taskforge_server.engine.config import Config
 from taskforge_server.engine.errors import NotFound
 from taskforge_server.engine.model.audit import OPERATOR
 from taskforge_server.engine.model.identity import login_email
 from taskforge_server.engine.node.masterkeys import master_keys_of
-from taskforge_server.engine.store.pool import Pool, open_pool
+from taskforge_server.engine.store.pool import Pool
 from taskforge_server.engine.store.signing_keys import SigningKeys
 from taskforge_server.engine.store.users import Users
 
@@ -94,10 +101,5 @@ def _run(
 
 
 async def _with_pool(config: Config, work: Callable[[Config, Pool], Awaitable[None]]) -> None:
-    pool = await open_pool(
-        config.postgres_url, application_name="taskforge identity", connections_max=1
-    )
-    try:
+    async with database(config.postgres_url, "identity") as pool:
         await work(config, pool)
-    finally:
-        await pool.close()

@@ -17,13 +17,13 @@ from taskforge_server.api.cli.commands import (
     More,
     PostgresUrl,
     configuration,
+    database,
     reported,
 )
 from taskforge_server.engine.config import Config
 from taskforge_server.engine.errors import ConfigError
 from taskforge_server.engine.model.audit import OPERATOR
 from taskforge_server.engine.node.masterkeys import master_keys_of
-from taskforge_server.engine.store.pool import open_pool
 from taskforge_server.engine.store.project_keys import ProjectKeys
 from taskforge_server.engine.store.signing_keys import SigningKeys
 from taskforge_server.engine.vault.masters import (
@@ -164,13 +164,8 @@ async def _on_database(
     masters: MasterKeys,
     work: Callable[[ProjectKeys, SigningKeys, MasterKeys], Awaitable[None]],
 ) -> None:
-    pool = await open_pool(
-        config.postgres_url, application_name="taskforge keys", connections_max=1
-    )
-    try:
+    async with database(config.postgres_url, "keys") as pool:
         await work(ProjectKeys(pool), SigningKeys(pool, masters), masters)
-    finally:
-        await pool.close()
 
 
 def _project_id(text: str) -> bytes:

@@ -13,7 +13,9 @@ from taskforge_server.api.cli.commands import (
     More,
     PostgresUrl,
     RedisUrl,
+    an_id,
     configuration,
+    database,
     reported,
 )
 from taskforge_server.engine.errors import InvalidInput
@@ -34,14 +36,6 @@ if TYPE_CHECKING:
     from taskforge_server.engine.store.subscriptions import Subscriptions
 
 app = typer.Typer(name="subscription", help="What organisations may use.", no_args_is_help=True)
-
-
-def _organization(text: str) -> str:
-    try:
-        uuid_bytes(text)
-    except ValueError:
-        raise typer.BadParameter("this is no id") from None
-    return text
 
 
 def _tier(text: str | None) -> str | None:
@@ -88,7 +82,7 @@ def _limit(pair: str) -> tuple[str, Any]:
 
 
 Organization = Annotated[
-    str, typer.Argument(help="The organisation's id.", metavar="ID", callback=_organization)
+    str, typer.Argument(help="The organisation's id.", metavar="ID", callback=an_id)
 ]
 
 
@@ -206,13 +200,7 @@ def _date(us: int) -> str:
 @asynccontextmanager
 async def _opened(postgres_url: str) -> "AsyncIterator[Subscriptions]":
     """The repository, over a pool of its own."""
-    from taskforge_server.engine.store.pool import open_pool
     from taskforge_server.engine.store.subscriptions import Subscriptions
 
-    pool = await open_pool(
-        postgres_url, application_name="taskforge subscription", connections_max=1
-    )
-    try:
+    async with database(postgres_url, "subscription") as pool:
         yield Subscriptions(pool)
-    finally:
-        await pool.close()

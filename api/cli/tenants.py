@@ -17,7 +17,9 @@ from taskforge_server.api.cli.commands import (
     More,
     PostgresUrl,
     RedisUrl,
+    an_id,
     configuration,
+    database,
     reported,
 )
 from taskforge_server.engine.model.audit import OPERATOR
@@ -39,14 +41,6 @@ projects = typer.Typer(name="projects", help="Projects of organisations.", no_ar
 api_keys = typer.Typer(name="api-keys", help="API keys of projects.", no_args_is_help=True)
 
 
-def _id(text: str) -> str:
-    try:
-        uuid_bytes(text)
-    except ValueError:
-        raise typer.BadParameter("this is no id") from None
-    return text
-
-
 def _expiry(text: str | None) -> str | None:
     if text is not None:
         try:
@@ -62,10 +56,10 @@ def _moment(text: str) -> datetime:
 
 
 OrganizationId = Annotated[
-    str, typer.Argument(help="The organisation's id.", metavar="ORGANIZATION", callback=_id)
+    str, typer.Argument(help="The organisation's id.", metavar="ORGANIZATION", callback=an_id)
 ]
 ProjectId = Annotated[
-    str, typer.Argument(help="The project's id.", metavar="PROJECT", callback=_id)
+    str, typer.Argument(help="The project's id.", metavar="PROJECT", callback=an_id)
 ]
 Name = Annotated[str, typer.Argument(help="What it is called.", metavar="NAME")]
 
@@ -213,7 +207,7 @@ def create_api_key(
 def revoke_api_key(
     project: ProjectId,
     api_key: Annotated[
-        str, typer.Argument(help="The key's id, as `list` shows it.", metavar="ID", callback=_id)
+        str, typer.Argument(help="The key's id, as `list` shows it.", metavar="ID", callback=an_id)
     ],
     file: File = None,
     postgres_url: PostgresUrl = None,
@@ -273,10 +267,5 @@ def _run(
 
 
 async def _with_pool(postgres_url: str, work: "Callable[[Pool], Awaitable[None]]") -> None:
-    from taskforge_server.engine.store.pool import open_pool
-
-    pool = await open_pool(postgres_url, application_name="taskforge tenants", connections_max=1)
-    try:
+    async with database(postgres_url, "tenants") as pool:
         await work(pool)
-    finally:
-        await pool.close()

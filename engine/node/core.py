@@ -213,7 +213,8 @@ class Core:
         if actor.ref is not ref:
             if actor.ref != ref:
                 self.update(ref)
-            actor.ref = ref  # one object, so that the next comparison is by identity
+            else:
+                actor.ref = ref  # one object, so that the next comparison is by identity
         return actor
 
     def _new_queue(self, ref: QueueRef) -> QueueActor:

@@ -93,7 +93,7 @@ from taskforge_server.ext.pure.tableparts import (
     each_token,
     split_tokens,
 )
-from taskforge_server.ext.pure.tablerows import split_rows, whole_rows
+from taskforge_server.ext.pure.tablerows import split_rows
 
 __all__ = [
     "BodyError",
@@ -101,7 +101,6 @@ __all__ = [
     "ShardTable",
     "SubmitBatch",
     "TransitionError",
-    "load_rows",
     "split_rows",
     "split_tokens",
 ]
@@ -612,19 +611,4 @@ def _take_committed(waiting: list[tuple[int, Any]], committed_lsn: int) -> list[
     """Remove and give what is durable."""
     taken = [item for lsn, item in waiting if lsn <= committed_lsn]
     waiting[:] = [(lsn, item) for lsn, item in waiting if lsn > committed_lsn]
-    return taken
-
-
-def load_rows(tables: dict[int, ShardTable], data: bytes) -> int:
-    """Load every whole row into the table of its shard; how many bytes they took, header included.
-
-    What is left is the beginning of a row that comes with the next chunk. Raises ValueError for a
-    damaged row, or one of a shard that is not in `tables`.
-    """
-    rows, taken = whole_rows(data)
-    for start, end in rows:
-        shard = ids.shard_of(data[start + 6 : start + 22])
-        if shard not in tables:
-            raise ValueError(f"a row of shard {shard}, which is not loaded here")
-        tables[shard].load(data[start:end])
     return taken

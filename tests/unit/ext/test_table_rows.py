@@ -1,7 +1,6 @@
 """What a shard table gives to the tables and takes from them, over both implementations."""
 
 from types import ModuleType
-from typing import Any
 
 import msgpack
 import pytest
@@ -500,43 +499,3 @@ class TestSplits:
         assert impl.split_tokens(b"") == {}
         with pytest.raises(ValueError, match=r"."):
             impl.split_tokens(mixed[:-1])
-
-
-class TestLoadRows:
-    """Rows of many shards, in chunks that end anywhere."""
-
-    @staticmethod
-    def mixed(impl: ModuleType) -> tuple[dict[int, Any], bytes]:
-        rows: list[list[bytes]] = []
-        tables = {}
-        for shard in (SHARD, SHARD + 1):
-            table = tables[shard] = impl.ShardTable(shard, 1)
-            table.queue(QUEUE, PROJECT, "default", 0, HISTORY_ALL)
-            batch = impl.SubmitBatch()
-            for n in range(3):
-                batch.add("mail", b"1" * (n + 1), priority=n)
-            table.submit(0, batch, NOW_US)
-            table.committed(table.take_batch()[0])
-            data = table.collect(100, NOW_US).jobs_copy
-            rows.append([data[a:b] for a, b in split_rows(data)])
-        mixed = b"".join(row for pair in zip(*rows, strict=True) for row in pair)
-        return tables, SIGNATURE + bytes(8) + mixed + b"\xff\xff"
-
-    def test_every_cut(self, impl: ModuleType) -> None:
-        live, data = self.mixed(impl)
-        for size in range(len(data) + 1):
-            tables = {shard: impl.ShardTable(shard, 1) for shard in live}
-            taken = impl.load_rows(tables, data[:size])
-            assert taken <= size
-            rest = data[taken:] if taken else data
-            assert impl.load_rows(tables, rest) == len(rest)
-            found = [job["id"] for table in tables.values() for job in table.snapshot()]
-            assert found == [job["id"] for table in live.values() for job in table.snapshot()]
-
-    def test_foreign_shards_and_damage(self, impl: ModuleType) -> None:
-        live, data = self.mixed(impl)
-        with pytest.raises(ValueError, match=r"."):
-            impl.load_rows({SHARD: impl.ShardTable(SHARD, 1)}, data)
-        tables = {shard: impl.ShardTable(shard, 1) for shard in live}
-        with pytest.raises(ValueError, match=r"."):
-            impl.load_rows(tables, b"\xff\xf0" + data[19:])
