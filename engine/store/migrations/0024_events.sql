@@ -1,0 +1,4 @@
+-- Nothing yet.
+SELECT 1;
+
+-- migrate: rollback
