@@ -1,4 +1,8 @@
--- Nothing yet.
+-- Room for job_options
+-- depends: 0016_projection_epochs
+
+-- migrate: apply
+
 SELECT 1;
 
 -- migrate: rollback

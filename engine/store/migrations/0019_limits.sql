@@ -1,4 +1,8 @@
--- Nothing yet.
+-- Room for limits
+-- depends: 0018_dead_letters
+
+-- migrate: apply
+
 SELECT 1;
 
 -- migrate: rollback

@@ -1,4 +1,8 @@
--- Nothing yet.
+-- Room for dependencies
+-- depends: 0022_schedules
+
+-- migrate: apply
+
 SELECT 1;
 
 -- migrate: rollback

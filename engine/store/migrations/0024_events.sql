@@ -1,4 +1,8 @@
--- Nothing yet.
+-- Room for events
+-- depends: 0023_dependencies
+
+-- migrate: apply
+
 SELECT 1;
 
 -- migrate: rollback

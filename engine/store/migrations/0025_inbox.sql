@@ -1,4 +1,8 @@
--- Nothing yet.
+-- Room for inbox
+-- depends: 0024_events
+
+-- migrate: apply
+
 SELECT 1;
 
 -- migrate: rollback
