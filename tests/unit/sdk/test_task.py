@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from taskforge import Context, JobSpec, task
+from taskforge.client import calls
 
 
 @task
@@ -61,3 +63,29 @@ def test_arguments_are_checked_by_name_before_they_are_sent() -> None:
 
 def test_job_makes_a_spec() -> None:
     assert greet.job(name="Ada") == JobSpec(greet, {"name": "Ada"})
+
+
+def test_options_of_a_job_go_before_those_of_its_task() -> None:
+    @task(queue="mail", group_key="everybody")
+    def greet(name: str) -> None: ...
+
+    ada = greet.configure(group_key="ada")
+    assert (ada.queue, ada.name, ada.function) == (greet.queue, greet.name, greet.function)
+
+    def sent(spec: JobSpec[Any]) -> Any:
+        return msgspec.json.decode(calls.submit(spec, None).body or b"").get("group_key")
+
+    assert sent(greet.job(name="Ada")) == "everybody"
+    assert sent(ada.job(name="Ada")) == "ada"
+    assert sent(JobSpec(ada, {"name": "Ada"}, options={"group_key": "eve"})) == "eve"
+    assert sent(JobSpec("greet", queue="mail", options={"group_key": "eve"})) == "eve"
+    assert sent(JobSpec("greet", queue="mail")) is None
+
+
+@pytest.mark.parametrize("wrong", [{"group": "ada"}, {"name": "ada"}])
+def test_unknown_options_stop_at_once(wrong: Any) -> None:
+    greet = task(name="greet")(lambda: None)
+    with pytest.raises(TypeError, match="no option"):
+        greet.configure(**wrong)
+    with pytest.raises(TypeError, match="no option"):
+        calls.item(JobSpec("greet", queue="mail", options=wrong))

@@ -35,6 +35,7 @@ from taskforge.errors import (
     Unauthenticated,
     WorkerRefused,
 )
+from taskforge.options import JobOptions
 from taskforge.task import JobSpec, Task, task
 from taskforge.version import VERSION
 
@@ -55,6 +56,7 @@ __all__ = [
     "JobCancelled",
     "JobFailed",
     "JobHandle",
+    "JobOptions",
     "JobSpec",
     "LogLine",
     "NotFound",

@@ -6,16 +6,18 @@ a task calls it. A task is compiled (`binding`) when a worker takes it up, not b
 hints may name what is defined further down.
 """
 
+import copy
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 import msgspec
 
 from taskforge.binding import Binding
 from taskforge.context import Context
+from taskforge.options import JobOptions, known_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +41,7 @@ class Task(Generic[P, R]):
         priority: int = 0,
         timeout_s: float | None = None,
         max_attempts: int | None = None,
+        **options: Unpack[JobOptions],
     ) -> None:
         self.function = function
         self.name = name if name is not None else getattr(function, "__name__", "")
@@ -56,12 +59,19 @@ class Task(Generic[P, R]):
         self.priority = priority
         self.timeout_s = timeout_s
         self.max_attempts = max_attempts
+        self.options = known_options(options)
         self.is_async = _is_async(function)
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the function here and now, without a job; an async one returns its coroutine."""
         return self.function(*args, **kwargs)
+
+    def configure(self, **options: Unpack[JobOptions]) -> Self:
+        """The same task for jobs with these options: `submit(greet.configure(group_key="ada"))`."""
+        configured = copy.copy(self)
+        configured.options = self.options | known_options(options)
+        return configured
 
     def job(self, **arguments: Any) -> "JobSpec[R]":
         """A job of this task with these arguments, for `submit_many`."""
@@ -135,6 +145,7 @@ class JobSpec(_Work[R], Generic[R], frozen=True, kw_only=True):
     timeout_s: float | None = None
     max_attempts: int | None = None
     tags: Sequence[str] | None = None
+    options: JobOptions | None = None
 
 
 @overload
@@ -149,6 +160,7 @@ def task(
     priority: int = 0,
     timeout_s: float | None = None,
     max_attempts: int | None = None,
+    **options: Unpack[JobOptions],
 ) -> "_Decorator": ...
 
 
@@ -161,12 +173,14 @@ def task(
     priority: int = 0,
     timeout_s: float | None = None,
     max_attempts: int | None = None,
+    **options: Unpack[JobOptions],
 ) -> Any:
     """Make a function a task: `@task` or `@task(queue="mail", timeout_s=30)`.
 
     The function may be sync (it runs in a thread) or async. Its parameters come from the payload by
     name, converted to their type hints; a parameter annotated `Context` gets the job's context.
-    The options hold for jobs that are submitted through this SDK; `submit` may override each.
+    The options hold for jobs that are submitted through this SDK; `submit` may override those that
+    it has, `Task.configure` the others.
     """
     decorate = _Decorator(
         name=name,
@@ -174,6 +188,7 @@ def task(
         priority=priority,
         timeout_s=timeout_s,
         max_attempts=max_attempts,
+        **options,
     )
     return decorate if function is None else decorate(function)
 

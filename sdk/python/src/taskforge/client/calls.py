@@ -30,6 +30,7 @@ from taskforge.limits import (
     RETRY_DELAY_MAX_S,
     RETRY_DELAY_MIN_S,
 )
+from taskforge.options import JobOptions, known_options
 from taskforge.task import JobSpec, Payload, Task
 
 T = TypeVar("T")
@@ -76,6 +77,15 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout_s: float | None = None
     max_attempts: int | None = None
     tags: Sequence[str] | None = None
+
+
+_ItemWithOptions: Any = msgspec.defstruct(
+    "ItemWithOptions",
+    [(name, Any, None) for name in JobOptions.__annotations__],
+    bases=(Item,),
+    frozen=True,
+    omit_defaults=True,
+)
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -126,30 +136,37 @@ def _item(spec: JobSpec[Any], payload: bytes | msgspec.Raw) -> Item:
     if when is not None:
         if spec.delay_s is not None:
             raise TypeError("delay_s and scheduled_for exclude each other")
-        if when.tzinfo is None:
-            raise TypeError("scheduled_for needs a time zone")
-        due = when.astimezone(UTC).isoformat()
+        due = _time_text(when, "scheduled_for")
+    name, priority, timeout_s, max_attempts = str(task), 0, None, None
+    options = spec.options or {}
     if isinstance(task, Task):
-        return Item(
-            task.name,
-            payload,
-            task.priority if spec.priority is None else spec.priority,
-            due,
-            spec.delay_s,
-            task.timeout_s if spec.timeout_s is None else spec.timeout_s,
-            task.max_attempts if spec.max_attempts is None else spec.max_attempts,
-            spec.tags,
-        )
-    return Item(
-        task,
+        name, priority = task.name, task.priority
+        timeout_s, max_attempts = task.timeout_s, task.max_attempts
+        options = task.options | options if options else task.options
+    fields = (
+        name,
         payload,
-        spec.priority or 0,
+        priority if spec.priority is None else spec.priority,
         due,
         spec.delay_s,
-        spec.timeout_s,
-        spec.max_attempts,
+        timeout_s if spec.timeout_s is None else spec.timeout_s,
+        max_attempts if spec.max_attempts is None else spec.max_attempts,
         spec.tags,
     )
+    if not options:
+        return Item(*fields)
+    plain = {
+        name: _time_text(value, name) if isinstance(value, datetime) else value
+        for name, value in known_options(options).items()
+    }
+    special: Item = _ItemWithOptions(*fields, **plain)
+    return special
+
+
+def _time_text(when: datetime, name: str) -> str:
+    if when.tzinfo is None:
+        raise TypeError(f"{name} needs a time zone")
+    return when.astimezone(UTC).isoformat()
 
 
 def _payload_json(task: Task[..., Any] | str, payload: Payload) -> bytes:
