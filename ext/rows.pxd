@@ -14,8 +14,9 @@ cdef struct JobRow:
     const unsigned char *payload
     const unsigned char *output
     uint32_t type_size, payload_size, output_size
-    const unsigned char *columns[4]    # idempotency_key, unique_key, group_key, tags; NULL is NULL
-    uint32_t column_sizes[4]
+    bint told                          # any of the columns below is not NULL
+    const unsigned char *columns[7]    # those that options fill, in the order of OPTIONS
+    uint32_t column_sizes[7]
 
 cdef int put_job_row(
     Buf *out, const Job *job, int shard, uint64_t queue_hi, uint64_t queue_lo, uint64_t project_hi,

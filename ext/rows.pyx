@@ -20,13 +20,17 @@ from taskforge_server.ext.slots cimport (
 )
 
 cdef enum:
-    JOB_COLUMNS = 32
+    JOB_COLUMNS = 34
+    OPTIONS = 7
     ATTEMPT_COLUMNS = 12
     FIXED_BYTES = 640         # all of a row but its texts
 
 cdef int64_t PG_EPOCH_US = 946684800000000
+cdef int64_t NEVER_US = <int64_t>1 << 62    # the due time of a job that is held: none in its row
 cdef int TEXT_OID = 25
-OPTION_COLUMNS = ("idempotency_key", "unique_key", "group_key", "tags")
+# What the options of a job name, and where each stands in the row.
+OPTION_NAMES = ("idempotency_key", "unique_key", "group_key", "tags", "waiting_on", "more", "keep")
+cdef int *OPTION_CELLS = [24, 25, 26, 27, 28, 32, 33]
 
 cdef char **STATUS = [b"", b"pending", b"scheduled", b"processing", b"succeeded", b"failed", b"cancelled"]
 cdef uint32_t *STATUS_SIZE = [0, 7, 9, 10, 9, 6, 9]
@@ -89,14 +93,21 @@ cdef inline void raw16(Buf *b, bytes value) noexcept:
         text(b, PyBytes_AS_STRING(value), 16)
 
 
-cdef bytes option_columns(Blob *options):
-    """The four columns that the options map fills, ready for the row; no tags are NULL."""
+cdef tuple option_columns(Blob *options):
+    """What the options map fills, ready for the row: the five columns that stand side by side, and
+    the two at the end. No tags are NULL."""
     named = msgpack.unpackb(options.data[:options.size])
     parts = []
-    for name in OPTION_COLUMNS:
+    for name in OPTION_NAMES:
         value = named.get(name)
         if value is None or value == []:
             parts.append(b"\xff\xff\xff\xff")
+        elif name == "waiting_on":
+            parts.append(struct.pack(">ii", 4, value))
+        elif name == "more":
+            parts.append(struct.pack(">ib", len(value) + 1, 1) + value)
+        elif name == "keep":
+            parts.append(struct.pack(">i?", 1, value))
         elif name == "tags":
             items = [item.encode() for item in value]
             array = struct.pack(">iiiii", 1, 0, TEXT_OID, len(items), 1)
@@ -105,7 +116,7 @@ cdef bytes option_columns(Blob *options):
         else:
             data = value.encode()
             parts.append(struct.pack(">i", len(data)) + data)
-    return b"".join(parts)
+    return b"".join(parts[:5]), b"".join(parts[5:])
 
 
 cdef int put_job_row(
@@ -114,15 +125,16 @@ cdef int put_job_row(
     """One row; `worker_id` and `reason` are None where the state has none."""
     cdef bint running = job.state == PROCESSING
     cdef uint32_t type_size = <uint32_t>PyBytes_GET_SIZE(type_name)
-    cdef bytes options = None if job.options == NULL else option_columns(<Blob *>job.options)
+    cdef bytes options = None, told = None
     cdef bytes why = None if reason is None else reason.encode()
     cdef Py_ssize_t more = FIXED_BYTES + type_size + job.payload.size
     cdef double timeout_s
     cdef uint64_t word
     if job.output != NULL:
         more += job.output.size
-    if options is not None:
-        more += PyBytes_GET_SIZE(options)
+    if job.options != NULL:
+        options, told = option_columns(<Blob *>job.options)
+        more += PyBytes_GET_SIZE(options) + PyBytes_GET_SIZE(told)
     if why is not None:
         more += PyBytes_GET_SIZE(why)
     buf_need(out, more)
@@ -134,7 +146,7 @@ cdef int put_job_row(
     jsonb(out, job.payload)
     text(out, STATUS[job.state], STATUS_SIZE[job.state])
     int4(out, 9 - <uint32_t>(job.key >> 60))
-    moment(out, job.due_us)
+    moment(out, job.due_us if job.due_us < NEVER_US else 0)
     int8(out, job.created_us - PG_EPOCH_US)
     int8(out, job.updated_us - PG_EPOCH_US)
     moment(out, job.started_us)
@@ -168,9 +180,9 @@ cdef int put_job_row(
         null(out)
         null(out)
         null(out)
+        null(out)
     else:
         wmem(out, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
-    null(out)
     if job.state == CANCELLED and why is not None:
         text(out, PyBytes_AS_STRING(why), <uint32_t>PyBytes_GET_SIZE(why))
     else:
@@ -180,6 +192,11 @@ cdef int put_job_row(
         int2(out, job.returns)
     else:
         null(out)
+    if told is None:
+        null(out)
+        null(out)
+    else:
+        wmem(out, PyBytes_AS_STRING(told), PyBytes_GET_SIZE(told))
     return 0
 
 
@@ -284,6 +301,8 @@ cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
     for i in (12, 16, 17, 18, 31):
         sized(cells[i], 2)
     sized(cells[6], 4)
+    sized(cells[28], 4)
+    sized(cells[33], 1)
     for i in (0, 1, 2, 3, 4, 5, 6, 8, 9, 13):
         if cells[i].p == NULL:
             raise ValueError(f"a damaged row: column {i} is NULL")
@@ -309,6 +328,8 @@ cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
     if not 0 <= row.priority <= 9:
         raise ValueError(f"a damaged row: priority {row.priority}")
     job.due_us = cell_time(cells[7])
+    if cells[7].p == NULL and job.state == SCHEDULED:
+        job.due_us = NEVER_US
     job.created_us = cell_time(cells[8])
     job.updated_us = cell_time(cells[9])
     job.started_us = cell_time(cells[10])
@@ -330,9 +351,11 @@ cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
     if cells[22].p != NULL:
         row.output = cells[22].p + 1
         row.output_size = cells[22].size - 1
-    for i in range(4):
-        row.columns[i] = cells[24 + i].p
-        row.column_sizes[i] = 0 if cells[24 + i].p == NULL else cells[24 + i].size
+    for i in range(OPTIONS):
+        if cells[OPTION_CELLS[i]].p != NULL:
+            row.told = True
+            row.columns[i] = cells[OPTION_CELLS[i]].p
+            row.column_sizes[i] = cells[OPTION_CELLS[i]].size
     return 0
 
 
@@ -341,12 +364,24 @@ cdef bytes options_of_row(const JobRow *row):
     cdef int i
     cdef Py_ssize_t at, size
     named = {}
-    for i in range(4):
+    for i in range(OPTIONS):
         if row.columns[i] == NULL:
             continue
+        name = OPTION_NAMES[i]
         data = row.columns[i][:row.column_sizes[i]]
         if i < 3:
-            named[OPTION_COLUMNS[i]] = data.decode()
+            named[name] = data.decode()
+            continue
+        if name == "waiting_on":
+            named[name] = struct.unpack(">i", data)[0]
+            continue
+        if name == "more":
+            if data[:1] != b"\x01":
+                raise ValueError("jsonb of an unknown version")
+            named[name] = data[1:]
+            continue
+        if name == "keep":
+            named[name] = data != b"\x00"
             continue
         dimensions, nulls, oid = struct.unpack_from(">iii", data)
         if oid != TEXT_OID or nulls or dimensions not in (0, 1):
@@ -357,5 +392,5 @@ cdef bytes options_of_row(const JobRow *row):
             size = struct.unpack_from(">i", data, at)[0]
             texts.append(data[at + 4:at + 4 + size].decode())
             at += 4 + size
-        named["tags"] = texts
+        named[name] = texts
     return msgpack.packb(named) if named else None

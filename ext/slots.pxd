@@ -16,6 +16,8 @@ cdef enum:
     F_RUN_ROW = 4     # a row of its running attempt may stand in `job_executions`
     F_WATCHED = 8     # somebody waits for its end
     F_LOADED = 16     # as its row says; events up to its lsn are in it already
+    F_MORE = 32       # its options hold `more`
+    F_KEEP = 64       # its row stays, whatever the history of its queue says
 
 cdef enum:
     NONE = 0xffffffff

@@ -41,7 +41,7 @@ cdef class Lane:
 cdef class QueueState:
     cdef uint64_t id_hi, id_lo, project_hi, project_lo
     cdef bytes name
-    cdef uint32_t timeout_ms
+    cdef uint32_t timeout_ms, soft_timeout_ms
     cdef uint8_t history
     cdef list lanes             # every Lane, in order of first use
     cdef list by_type           # type index -> Lane or None
@@ -105,6 +105,7 @@ cdef class ShardTable:
     cdef Attempts over
     cdef dict held              # slot -> Attempts that are kept only if the job ends badly
     cdef list keys              # (lsn, key tuple)
+    cdef dict marked            # ids of jobs whose options were told and hold `more`; a set in order
     cdef list submitted         # by replayed events: (queue id, day, count), the last one apart
     cdef int submitted_queue
     cdef int64_t submitted_day
@@ -129,8 +130,8 @@ cdef class ShardTable:
     cdef uint32_t _new(self, uint64_t hi, uint64_t lo, int queue, int kind, int priority) except? 0xffffffff
     cdef int _started(self, uint32_t slot, Job *job, uint32_t worker, int attempt, int64_t at_us,
                       int64_t deadline_us, int64_t lsn, bint replayed) except -1
-    cdef int _back(self, uint32_t slot, Job *job, int kind, int64_t at_us, const void *error,
-                   Py_ssize_t size, int64_t lsn, bint replayed) except -1
+    cdef int _back(self, uint32_t slot, Job *job, int kind, int64_t due_us, int64_t at_us,
+                   const void *error, Py_ssize_t size, int64_t lsn, bint replayed) except -1
     cdef int _ended(self, uint32_t slot, Job *job, int state, int run_status, int64_t at_us,
                     const void *output, Py_ssize_t size, int64_t lsn, bint replayed) except -1
     cdef int _attempt_over(self, uint32_t slot, Job *job, int status, int64_t at_us, int64_t lsn,
@@ -138,7 +139,14 @@ cdef class ShardTable:
     cdef int _flush_held(self, uint32_t slot, int64_t lsn, bint keep) except -1
     cdef int _cancelled(self, uint32_t slot, Job *job, str reason, int64_t at_us, int64_t lsn,
                         bint replayed) except -1
-    cdef bint _put_back(self, int kind, bytes token, bytes error, int64_t now_us) except -1
+    cdef bint _put_back(self, int kind, bytes token, bytes error, int64_t now_us, int64_t due_us) except -1
+    cdef int _tell(self, Job *job, const void *options, Py_ssize_t size) except -1
+    cdef int _check_change(self, const Job *job, int64_t due_us, int priority, bint payload,
+                           int64_t deadline_us) except -1
+    cdef int _change(self, uint32_t slot, Job *job, int64_t due_us, int priority,
+                     const void *payload, Py_ssize_t payload_size, const void *options,
+                     Py_ssize_t options_size, int64_t deadline_us, int64_t at_us, int64_t lsn,
+                     bint replayed) except -1
     cdef uint32_t _leased(self, bytes token) except? 0xffffffff
     cdef uint32_t _find(self, bytes job_id) except? 0xffffffff
     cdef int _check_worker(self, object worker) except -1

@@ -10,6 +10,10 @@
         │ due later      due │  │ └─ cancelled   │   │         released,
         └──────────────► scheduled ◄─────────────────┘         returned: processing ──► pending
                              └──── cancelled ────► cancelled   requeued: failed, cancelled ──► pending
+                                stopped: processing ──► cancelled
+
+`changed` tells an open job something new; by it a waiting one may become scheduled or pending. A job
+that is due at NEVER_US is held: it waits without a time until it is changed.
 
 A job is dirty from its first event that no projection took, and freed when its final state is in the
 tables. The watermark says up to which lsn the tables know all; it never passes a dirty job.
@@ -45,10 +49,11 @@ from taskforge_server.ext.scan cimport (
     scan_array, scan_bin, scan_bin_or_nil, scan_int, scan_range, scan_str,
 )
 from taskforge_server.ext.slots cimport (
-    CANCELLED, CHUNK_BITS, F_DIRTY, F_LOADED, F_ROW, F_RUN_ROW, F_WATCHED, FAILED, FREE, NONE,
+    CANCELLED, CHUNK_BITS, F_DIRTY, F_KEEP, F_LOADED, F_MORE, F_ROW, F_RUN_ROW, F_WATCHED, FAILED, FREE, NONE,
     PENDING, PROCESSING, SCHEDULED, SUCCEEDED, Blob, __builtin_prefetch, blob_bytes, blob_new, job_at,
     soon,
 )
+from taskforge_server.ext.told cimport Told, told_read
 
 cdef enum:
     SUBMITTED_EVENT = 1
@@ -62,6 +67,8 @@ cdef enum:
     KEYED_EVENT = 9
     OWNED_EVENT = 10
     RETURNED_EVENT = 11
+    CHANGED_EVENT = 12
+    STOPPED_EVENT = 13
 
 cdef enum:
     HISTORY_NONE = 0
@@ -77,6 +84,7 @@ cdef enum:
     HELD_ATTEMPTS_MAX = 100
     NAMES_MAX = 65535            # queues, types and reasons of one shard
     RETURNS_MAX = 255            # what a slot can count; beyond, returns look like failures
+    RETURNED_FIELDS_DUE = 5      # of `returned` with a due time
     REQUEUED_FIELDS_BEFORE = 13  # of `requeued` in logs that do not know returns
     ANY_WORKER = -1              # whoever runs the job
     AHEAD = 8                    # so many jobs before its turn, one is fetched into the cache
@@ -88,6 +96,8 @@ cdef int64_t I64_MAX = 0x7fffffffffffffff
 cdef int64_t I32_MAX = 0x7fffffff
 cdef int64_t I16_MAX = 0x7fff
 cdef int64_t DAY_US = 86_400_000_000
+cdef int64_t NEVER = <int64_t>1 << 62
+NEVER_US = NEVER               # the due time of a job that is held
 cdef uint64_t NO_FRONTIER = <uint64_t>0xffffffffffffffff
 cdef uint64_t NO_DEADLINE = <uint64_t>0xffffffffffffffff
 
@@ -97,6 +107,7 @@ cdef enum:
     MAY_END = 1 << PROCESSING
     MAY_CANCEL = (1 << PENDING) | (1 << SCHEDULED)
     MAY_REQUEUE = (1 << FAILED) | (1 << CANCELLED)
+    MAY_CHANGE = (1 << PENDING) | (1 << SCHEDULED) | (1 << PROCESSING)
 
 STATES = ("free", "pending", "scheduled", "processing", "succeeded", "failed", "cancelled")
 RUN_STATES = ("", "started", "succeeded", "retrying", "failed")
@@ -140,6 +151,11 @@ cdef inline uint64_t ready_key(int priority, uint64_t hi, uint64_t lo) noexcept 
     """
     cdef uint64_t ms = ((hi >> 16) - KEY_EPOCH_MS) & ((<uint64_t>1 << 40) - 1)
     return (<uint64_t>(9 - priority) << 60) | (ms << 20) | ((lo >> 42) & 0xfffff)
+
+
+cdef inline int history_of(QueueState q, const Job *job) noexcept:
+    """What is kept of the attempts of this job: of one whose row stays all, if any."""
+    return HISTORY_ALL if job.flags & F_KEEP and q.history != HISTORY_NONE else q.history
 
 
 cdef list payloads_of(SubmitBatch batch):
@@ -189,7 +205,7 @@ cdef class SubmitBatch:
         PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
         try:
             check("priority", priority, 0, 9)
-            check("due_us", due_us, 0, I64_MAX)
+            check("due_us", due_us, 0, NEVER)
             check("timeout_ms", timeout_ms, 0, I32_MAX)
             check("max_attempts", max_attempts, 0, I16_MAX)
             self.add_raw(
@@ -347,6 +363,7 @@ cdef class ShardTable:
         self.body_queues, self.body_types, self.body_workers = Names(), Names(), Names()
         self.over = Attempts()
         self.held, self.keys, self.under_way = {}, [], deque()
+        self.marked = {}
         self.submitted = []
         self.frontier = NO_FRONTIER
         self.last_type = -1
@@ -397,7 +414,8 @@ cdef class ShardTable:
         check("queue index", index, 0, len(self.queues) - 1)
         return self.queues[index]
 
-    def queue(self, bytes queue_id, bytes project_id, str name not None, timeout_ms, history):
+    def queue(self, bytes queue_id, bytes project_id, str name not None, timeout_ms, history,
+              soft_timeout_ms=0):
         """Define or update a queue; its index stays."""
         cdef QueueState q
         cdef int index
@@ -405,10 +423,12 @@ cdef class ShardTable:
         check_id("project_id", project_id)
         check("timeout_ms", timeout_ms, 0, I32_MAX)
         check("history", history, HISTORY_NONE, HISTORY_ALL)
+        check("soft_timeout_ms", soft_timeout_ms, 0, I32_MAX)
         index = self._queue_of(tf_rd64(at(queue_id)), tf_rd64(at(queue_id) + 8), 0, 0)
         q = self.queues[index]
         q.project_hi, q.project_lo = tf_rd64(at(project_id)), tf_rd64(at(project_id) + 8)
         q.name, q.timeout_ms, q.history = name.encode(), timeout_ms, history
+        q.soft_timeout_ms = soft_timeout_ms
         return index
 
     def worker(self, bytes worker_id):
@@ -654,19 +674,22 @@ cdef class ShardTable:
         self._attempt_over(slot, job, run_status, at_us, lsn, replayed)
         self._enter(slot, job, state)
         if state >= SUCCEEDED and self.held:
-            self._flush_held(slot, lsn, q.history == HISTORY_ALL or (
+            self._flush_held(slot, lsn, history_of(q, job) == HISTORY_ALL or (
                 q.history == HISTORY_FAILED and state != SUCCEEDED))
         return self._touch(slot, job, lsn, at_us, replayed)
 
     cdef int _back(
-        self, uint32_t slot, Job *job, int kind, int64_t at_us, const void *error, Py_ssize_t size,
-        int64_t lsn, bint replayed) except -1:
+        self, uint32_t slot, Job *job, int kind, int64_t due_us, int64_t at_us, const void *error,
+        Py_ssize_t size, int64_t lsn, bint replayed) except -1:
         """The running attempt is over without a verdict on the job, which waits again."""
         if kind == RELEASED_EVENT:
             job.crashes += 1
         elif job.returns < RETURNS_MAX:
             job.returns += 1
-        return self._ended(slot, job, PENDING, RUN_RETRYING, at_us, error, size, lsn, replayed)
+        if due_us:
+            job.due_us = due_us
+        return self._ended(
+            slot, job, SCHEDULED if due_us else PENDING, RUN_RETRYING, at_us, error, size, lsn, replayed)
 
     cdef int _running_attempt(self, Job *job, Attempt *run) except -1:
         run.job_hi = job.id_hi
@@ -687,9 +710,10 @@ cdef class ShardTable:
         cdef QueueState q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
         cdef Attempts target = self.over
         cdef Attempt *run
-        if q.history == HISTORY_NONE or (q.history == HISTORY_FAILED and status == RUN_SUCCEEDED):
+        cdef int history = history_of(q, job)
+        if history == HISTORY_NONE or (history == HISTORY_FAILED and status == RUN_SUCCEEDED):
             return 0
-        if q.history == HISTORY_FAILED:
+        if history == HISTORY_FAILED:
             target = self.held.setdefault(slot, Attempts())
         elif self.held:
             self._flush_held(slot, lsn, True)
@@ -702,7 +726,7 @@ cdef class ShardTable:
         run.may_exist |= replayed
         if job.output != NULL:
             run.output = blob_new(job.output.data, job.output.size)
-        if q.history == HISTORY_FAILED and target.end - target.head > HELD_ATTEMPTS_MAX:
+        if history == HISTORY_FAILED and target.end - target.head > HELD_ATTEMPTS_MAX:
             if target.data[target.head].may_exist:
                 # A sweep may have written it as it ran: say how it ended.
                 target.data[target.head].since_lsn = lsn
@@ -730,6 +754,53 @@ cdef class ShardTable:
         self._enter(slot, job, CANCELLED)
         if self.held:
             self._flush_held(slot, lsn, q.history != HISTORY_NONE)
+        return self._touch(slot, job, lsn, at_us, replayed)
+
+    cdef int _tell(self, Job *job, const void *options, Py_ssize_t size) except -1:
+        """Give the job its options; NULL or nothing drops them."""
+        cdef Told told
+        job.flags &= <uint8_t>~(F_MORE | F_KEEP)
+        if options == NULL or not size:
+            self.slots.drop_blob(&job.options)
+            return 0
+        told_read(&told, options, size)
+        if told.keep:
+            job.flags |= F_KEEP
+        if told.more != NULL:
+            job.flags |= F_MORE
+            self.marked[id_bytes(job.id_hi, job.id_lo)] = None
+        return self.slots.set_blob(&job.options, options, size)
+
+    cdef int _check_change(
+        self, const Job *job, int64_t due_us, int priority, bint payload,
+        int64_t deadline_us) except -1:
+        """What is to change must matter to a job in that state."""
+        cdef bint waiting = due_us >= 0 or priority >= 0 or payload
+        self._check_move(job, MAY_CHANGE, "changed")
+        if waiting if job.state == PROCESSING else deadline_us >= 0:
+            self._check_move(job, 0, "changed")
+        return 0
+
+    cdef int _change(
+        self, uint32_t slot, Job *job, int64_t due_us, int priority, const void *payload,
+        Py_ssize_t payload_size, const void *options, Py_ssize_t options_size, int64_t deadline_us,
+        int64_t at_us, int64_t lsn, bint replayed) except -1:
+        """-1 and NULL: as it is."""
+        cdef int state = job.state
+        self._check_change(job, due_us, priority, payload != NULL, deadline_us)
+        if options != NULL:
+            self._tell(job, options, options_size)
+        if payload != NULL:
+            self.slots.set_blob(&job.payload, payload, payload_size)
+        if priority >= 0 or due_us >= 0 or deadline_us >= 0:
+            if priority >= 0:
+                job.key = ready_key(priority, job.id_hi, job.id_lo)
+            if deadline_us >= 0:
+                job.deadline_us = deadline_us
+            if due_us >= 0:
+                job.due_us = due_us
+                state = SCHEDULED if due_us > at_us else PENDING
+            self._enter(slot, job, state)
         return self._touch(slot, job, lsn, at_us, replayed)
 
     # --- decisions ----------------------------------------------------------------------------------
@@ -779,7 +850,7 @@ cdef class ShardTable:
             job.max_attempts = new.max_attempts
             self.slots.set_blob(&job.payload, payload, payload_size)
             if new.has_options:
-                self.slots.set_blob(&job.options, content + new.options_at, new.options_size)
+                self._tell(job, content + new.options_at, new.options_size)
             self._enter(slot, job, SCHEDULED if new.due_us > now_us else PENDING)
             self._touch(slot, job, self.gathering_lsn, now_us, False)
             tf_be64(out + 16 * i, hi)
@@ -937,7 +1008,7 @@ cdef class ShardTable:
         """The attempt failed and the job waits until due_us. False: the lease is stale."""
         cdef uint32_t slot = self._leased(token)
         cdef Job *job
-        check("due_us", due_us, 0, I64_MAX)
+        check("due_us", due_us, 1, NEVER)
         if slot == NONE:
             return False
         job = job_at(self.slots, slot)
@@ -974,25 +1045,107 @@ cdef class ShardTable:
     def released(self, bytes token not None, bytes error not None, int64_t now_us):
         """The lease ended without an answer: back to its lane, with a crash counted. False: the lease
         is stale."""
-        return self._put_back(RELEASED_EVENT, token, error, now_us)
+        return self._put_back(RELEASED_EVENT, token, error, now_us, 0)
 
-    def returned(self, bytes token not None, bytes error not None, int64_t now_us):
-        """The worker gave it back: back to its lane, with a return counted. False: the lease is stale."""
-        return self._put_back(RETURNED_EVENT, token, error, now_us)
+    def returned(self, bytes token not None, bytes error not None, int64_t now_us, due_us=0):
+        """The worker gave it back: back to its lane or, given a time, scheduled until then, with a
+        return counted. False: the lease is stale."""
+        check("due_us", due_us, 0, NEVER)
+        return self._put_back(RETURNED_EVENT, token, error, now_us, due_us)
 
-    cdef bint _put_back(self, int kind, bytes token, bytes error, int64_t now_us) except -1:
+    cdef bint _put_back(
+        self, int kind, bytes token, bytes error, int64_t now_us, int64_t due_us) except -1:
         cdef uint32_t slot = self._leased(token)
         cdef Job *job
         if slot == NONE:
             return False
         job = job_at(self.slots, slot)
-        self._back(slot, job, kind, now_us, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error),
-                   self.gathering_lsn, False)
+        self._back(slot, job, kind, due_us, now_us, PyBytes_AS_STRING(error),
+                   PyBytes_GET_SIZE(error), self.gathering_lsn, False)
         self._gather(now_us)
-        self._head(4, kind, job)
+        self._head(RETURNED_FIELDS_DUE if due_us else 4, kind, job)
         mp_int(&self.events, now_us - self.base_us)
         mp_bin(&self.events, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error))
+        if due_us:
+            buf_need(&self.events, EVENT_BYTES)
+            mp_uint(&self.events, due_us)
         return True
+
+    def stopped(self, bytes token not None, str reason not None, bytes error not None, int64_t now_us):
+        """A running job is cancelled: its attempt is over. False: the lease is stale."""
+        cdef uint32_t slot = self._leased(token)
+        cdef bytes why = reason.encode()
+        cdef Job *job
+        if slot == NONE:
+            return False
+        job = job_at(self.slots, slot)
+        job.reason = <uint16_t>self._reason_of(reason)
+        self._ended(
+            slot, job, CANCELLED, RUN_FAILED, now_us, PyBytes_AS_STRING(error),
+            PyBytes_GET_SIZE(error), self.gathering_lsn, False)
+        self._gather(now_us)
+        self._head(5, STOPPED_EVENT, job)
+        mp_int(&self.events, now_us - self.base_us)
+        mp_str(&self.events, PyBytes_AS_STRING(why), PyBytes_GET_SIZE(why))
+        mp_bin(&self.events, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error))
+        return True
+
+    def change(self, bytes job_id, int64_t now_us, *, due_us=-1, priority=-1, bytes payload=None,
+               bytes options=None, deadline_us=-1):
+        """Tell an open job something new; -1 and None leave it as it is. False: unknown here.
+
+        While it waits: when it is due (not later than now: at once), its priority, its payload. While
+        it runs: its deadline (0: none). Always: its options, b"" drops them. TransitionError: over,
+        or what is told does not matter in its state.
+        """
+        cdef uint32_t slot = self._find(job_id)
+        cdef Buf *b = &self.events
+        cdef Job *job
+        check("due_us", due_us, -1, NEVER)
+        check("priority", priority, -1, 9)
+        check("deadline_us", deadline_us, -1, NEVER)
+        if payload is not None:
+            check("bytes of payload", PyBytes_GET_SIZE(payload), 1, I32_MAX)
+        if slot == NONE:
+            return False
+        job = job_at(self.slots, slot)
+        self._change(
+            slot, job, due_us, priority,
+            NULL if payload is None else PyBytes_AS_STRING(payload),
+            0 if payload is None else PyBytes_GET_SIZE(payload),
+            NULL if options is None else PyBytes_AS_STRING(options),
+            0 if options is None else PyBytes_GET_SIZE(options),
+            deadline_us, now_us, self.gathering_lsn, False)
+        self._gather(now_us)
+        self._head(8, CHANGED_EVENT, job)
+        mp_int(b, now_us - self.base_us)
+        mp_int(b, due_us)
+        mp_int(b, priority)
+        for text in (payload, options):
+            if text is None:
+                mp_nil(b)
+            else:
+                mp_bin(b, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+            buf_need(b, EVENT_BYTES)
+        mp_int(b, deadline_us)
+        return True
+
+    def take_marked(self):
+        """(job id, options) of the unfinished jobs with `more` that were submitted, changed, replayed
+        or loaded since the last call; each once."""
+        cdef uint32_t slot
+        cdef Job *job
+        cdef list found = []
+        if not self.marked:
+            return found
+        marked, self.marked = self.marked, {}
+        for job_id in marked:
+            slot = self._find(job_id)
+            if slot != NONE:
+                job = job_at(self.slots, slot)
+                if job.state < SUCCEEDED and job.flags & F_MORE:
+                    found.append((job_id, blob_bytes(job.options)))
+        return found
 
     def cancelled(self, bytes job_id, str reason not None, int64_t now_us):
         """Cancel a waiting job. False: unknown here; TransitionError: it does not wait."""
@@ -1040,7 +1193,7 @@ cdef class ShardTable:
         job.returns = snapshot["returns"]
         self.slots.set_blob(&job.payload, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
         if options is not None:
-            self.slots.set_blob(&job.options, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
+            self._tell(job, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
         self._enter(slot, job, PENDING)
         self._touch(slot, job, self.gathering_lsn, now_us, False)
         self._gather(now_us)
@@ -1098,8 +1251,10 @@ cdef class ShardTable:
         return moved, sorted(touched)
 
     def next_due_us(self):
-        """When the next scheduled job is due; 0: none is scheduled."""
-        return self.due_heap.keys[0] if self.due_heap.size else 0
+        """When the next scheduled job is due; 0: none is scheduled for a time."""
+        if not self.due_heap.size or self.due_heap.keys[0] >= <uint64_t>NEVER:
+            return 0
+        return self.due_heap.keys[0]
 
     def expired(self, int64_t now_us):
         """Tokens of the processing jobs whose deadline is not later than now."""
@@ -1323,7 +1478,7 @@ cdef class ShardTable:
         bint apply) except -1:
         """Check one event, or apply one that was checked; 1 when it said something new."""
         cdef uint32_t fields = scan_array(s), n, size = 0, more = 0, slot = NONE
-        cdef int64_t kind = scan_range(s, SUBMITTED_EVENT, RETURNED_EVENT)
+        cdef int64_t kind = scan_range(s, SUBMITTED_EVENT, STOPPED_EVENT)
         cdef int64_t a = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0, priority = 0, moment
         cdef int64_t queue = 0, name = 0
         cdef const unsigned char *p
@@ -1335,7 +1490,8 @@ cdef class ShardTable:
         if s.bad:
             raise BodyError("a damaged event")
         if fields != <uint32_t>EVENT_FIELDS[kind] and not (
-                kind == REQUEUED_EVENT and fields == REQUEUED_FIELDS_BEFORE):
+                (kind == REQUEUED_EVENT and fields == REQUEUED_FIELDS_BEFORE)
+                or (kind == RETURNED_EVENT and fields == RETURNED_FIELDS_DUE)):
             raise BodyError(f"an event of kind {kind} with {fields} fields")
         if kind == OWNED_EVENT:
             p = scan_str(s, &n)
@@ -1389,7 +1545,7 @@ cdef class ShardTable:
             job.timeout_ms, job.max_attempts = <uint32_t>d, <uint16_t>e
             job.attempts, job.crashes, job.returns = <uint16_t>f, <uint16_t>g, <uint8_t>h
             self.slots.set_blob(&job.payload, data, size)
-            self.slots.set_blob(&job.options, options, more)
+            self._tell(job, options, more)
             self.ids.see_halves(hi, lo)
             self._enter(slot, job, SCHEDULED if job.due_us > moment else PENDING)
             self._touch(slot, job, lsn, moment, True)
@@ -1401,13 +1557,23 @@ cdef class ShardTable:
         if kind == STARTED_EVENT or kind == RETRIED_EVENT:
             d = scan_range(s, 0, I64_MAX)
         why = None
-        if kind == FAILED_EVENT or kind == CANCELLED_EVENT:
+        if kind == FAILED_EVENT or kind == CANCELLED_EVENT or kind == STOPPED_EVENT:
             p = scan_str(s, &n)
             why = text_of(s, p, n)
-        if kind == SUCCEEDED_EVENT:
+        if kind == CHANGED_EVENT:
+            d = scan_range(s, -1, NEVER)
+            priority = scan_range(s, -1, 9)
             data = scan_bin_or_nil(s, &size)
-        elif kind in (RETRIED_EVENT, FAILED_EVENT, RELEASED_EVENT, RETURNED_EVENT):
+            if data != NULL and not size:
+                raise BodyError("a payload of no bytes")
+            options = scan_bin_or_nil(s, &more)
+            f = scan_range(s, -1, I64_MAX)
+        elif kind == SUCCEEDED_EVENT:
+            data = scan_bin_or_nil(s, &size)
+        elif kind in (RETRIED_EVENT, FAILED_EVENT, RELEASED_EVENT, RETURNED_EVENT, STOPPED_EVENT):
             data = scan_bin(s, &size)
+        if fields == RETURNED_FIELDS_DUE and kind == RETURNED_EVENT:
+            d = scan_range(s, 1, NEVER)
         sound(s)
         if not apply or job == NULL or (job.flags & F_LOADED and lsn <= job.lsn):
             return 0
@@ -1426,7 +1592,14 @@ cdef class ShardTable:
             self._ended(slot, job, FAILED, RUN_FAILED, moment, data, size, lsn, True)
         elif kind == RELEASED_EVENT or kind == RETURNED_EVENT:
             self._check_move(job, MAY_END, "released" if kind == RELEASED_EVENT else "returned")
-            self._back(slot, job, kind, moment, data, size, lsn, True)
+            self._back(slot, job, kind, d, moment, data, size, lsn, True)
+        elif kind == STOPPED_EVENT:
+            self._check_move(job, MAY_END, "stopped")
+            job.reason = <uint16_t>self._reason_of(why)
+            self._ended(slot, job, CANCELLED, RUN_FAILED, moment, data, size, lsn, True)
+        elif kind == CHANGED_EVENT:
+            self._change(
+                slot, job, d, <int>priority, data, size, options, more, f, moment, lsn, True)
         else:
             self._cancelled(slot, job, why, moment, lsn, True)
         return 1
@@ -1478,7 +1651,7 @@ cdef class ShardTable:
         cdef bytes options = None
         cdef int queue, state
         read_job_row(p, &row)
-        if row.columns[0] or row.columns[1] or row.columns[2] or row.columns[3]:
+        if row.told:
             options = options_of_row(&row)
         queue = self._queue_of(row.queue_hi, row.queue_lo, row.project_hi, row.project_lo)
         slot = self._new(
@@ -1496,7 +1669,7 @@ cdef class ShardTable:
         self.slots.set_blob(&job.payload, row.payload, row.payload_size)
         self.slots.set_blob(&job.output, row.output, row.output_size)
         if options is not None:
-            self.slots.set_blob(&job.options, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
+            self._tell(job, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
         self.ids.see_halves(job.id_hi, job.id_lo)
         state = source.state
         self._enter(slot, job, state)
@@ -1606,7 +1779,7 @@ cdef class ShardTable:
                 self.slots.free(slot)
 
 
-cdef int *EVENT_FIELDS = [0, 11, 6, 4, 5, 5, 4, 4, 14, 6, 4, 4]
+cdef int *EVENT_FIELDS = [0, 11, 6, 4, 5, 5, 4, 4, 14, 6, 4, 4, 8, 5]
 
 
 cdef inline int sound(Scan *s) except -1:
@@ -1680,8 +1853,9 @@ cdef bytes jobs_frame(
     """The JOBS message of the worker stream."""
     cdef Buf out
     cdef Buf *b = &out
-    cdef Py_ssize_t i, details = 0
+    cdef Py_ssize_t i, details = 0, texts = 0
     cdef uint32_t timeout_ms
+    cdef Told told
     cdef Job *job
     cdef bytes name
     buf_init(b)
@@ -1703,26 +1877,38 @@ cdef bytes jobs_frame(
             w64(b, job.id_hi)
             w64(b, job.id_lo)
             w64(b, <uint64_t>job.lease_lsn)
-            details += job.attempts != 1 or job.deadline_us != 0
+            if job.flags & F_MORE:
+                texts += job.options.size
+                details += 1
+            else:
+                details += job.attempts != 1 or job.deadline_us != 0 or q.soft_timeout_ms != 0
         mp_array(b, <uint32_t>n)
         for i in range(n):
             job = job_at(table.slots, picked[i])
             mp_bin(b, job.payload.data, job.payload.size)
-        buf_need(b, 16 + 80 * details)
+        buf_need(b, 16 + 120 * details + texts)
         mp_map(b, <uint32_t>details)
         for i in range(n):
             job = job_at(table.slots, picked[i])
-            if job.attempts == 1 and not job.deadline_us:
+            if job.attempts == 1 and not job.deadline_us and not q.soft_timeout_ms and (
+                    not job.flags & F_MORE):
                 continue
             timeout_ms = job.timeout_ms if job.timeout_ms else q.timeout_ms
             mp_uint(b, i)
-            mp_map(b, 3)
+            mp_map(b, 3 + (q.soft_timeout_ms != 0) + ((job.flags & F_MORE) != 0))
             mp_str(b, b"attempt", 7)
             mp_uint(b, job.attempts)
             mp_str(b, b"timeout_ms", 10)
             mp_uint(b, timeout_ms)
             mp_str(b, b"deadline_us", 11)
             mp_uint(b, job.deadline_us)
+            if q.soft_timeout_ms:
+                mp_str(b, b"soft_timeout_ms", 15)
+                mp_uint(b, q.soft_timeout_ms)
+            if job.flags & F_MORE:
+                told_read(&told, job.options.data, job.options.size)
+                mp_str(b, b"more", 4)
+                mp_bin(b, told.more, told.more_size)
         return PyBytes_FromStringAndSize(<char *>b.data, b.size)
     finally:
         buf_free(b)
@@ -1795,7 +1981,8 @@ cdef class Collector:
         cdef Attempt *run
         cdef Py_ssize_t i
         if job.state >= SUCCEEDED and not (
-                q.history == HISTORY_ALL or (q.history == HISTORY_FAILED and job.state != SUCCEEDED)):
+                q.history == HISTORY_ALL or (q.history == HISTORY_FAILED and job.state != SUCCEEDED)
+                or job.flags & F_KEEP):
             if job.flags & F_ROW:
                 buf_need(&self.deletes, 24)
                 w64(&self.deletes, job.id_hi)

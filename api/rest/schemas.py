@@ -224,6 +224,11 @@ class JobView(Answer):
     failed_reason: FailedReason | None
     cancel_reason: str | None
     idempotency_key: str | None
+    expires_at: Annotated[Time | None, Meta(description="cancelled if not started by then")]
+    soft_timeout_s: Annotated[float | None, Meta(description="null: the queue's")]
+    cancel_requested_at: Annotated[
+        Time | None, Meta(description="since when its handler is asked to end")
+    ]
 
 
 class JobDetails(JobView, kw_only=True):

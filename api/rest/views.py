@@ -4,7 +4,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import msgpack
 import msgspec
 
 from taskforge_server.api.rest.media import Coding
@@ -16,8 +15,10 @@ from taskforge_server.api.rest.schemas import (
     QueueView,
 )
 from taskforge_server.api.service.ports import JobDict
+from taskforge_server.engine.model.joboptions import read_told
 from taskforge_server.engine.model.queue import JobQueue
 from taskforge_server.ext.ids import uuid_text
+from taskforge_server.ext.table import NEVER_US
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode_bin = msgspec.msgpack.Encoder().encode
@@ -38,8 +39,8 @@ EMBED: dict[Coding, Embed] = {Coding.JSON: _in_json, Coding.MSGPACK: _in_msgpack
 
 
 def time_of(at_us: int) -> datetime | None:
-    """Microseconds since the epoch as a time; 0 is none."""
-    return _EPOCH + timedelta(microseconds=at_us) if at_us else None
+    """Microseconds since the epoch as a time; 0 is none, and so is the time of a held job."""
+    return _EPOCH + timedelta(microseconds=at_us) if 0 < at_us < NEVER_US else None
 
 
 def _moment(at_us: int) -> datetime:
@@ -74,7 +75,8 @@ def job_details(job: JobDict, executions: list[JobDict], queue: str, coding: Cod
 
 def _job_fields(job: JobDict, queue: str, embed: Embed) -> dict[str, Any]:
     status, output = job["status"], job["output"]
-    options = msgpack.unpackb(job["options"]) if job["options"] else {}
+    told = read_told(job["options"])
+    options, more = told.named, told.more
     succeeded = status == "succeeded"
     return {
         "id": uuid_text(job["id"]),
@@ -101,6 +103,9 @@ def _job_fields(job: JobDict, queue: str, embed: Embed) -> dict[str, Any]:
         "failed_reason": job["reason"] if status == "failed" else None,
         "cancel_reason": job["reason"] if status == "cancelled" else None,
         "idempotency_key": options.get("idempotency_key"),
+        "expires_at": time_of(more.expires_us),
+        "soft_timeout_s": more.soft_timeout_s or None,
+        "cancel_requested_at": time_of(more.cancel_us),
     }
 
 

@@ -9,14 +9,14 @@ exclude each other. An item that breaks a rule is refused alone.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
-import msgpack
 import msgspec
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import CallerError, InvalidInput, TooLarge
 from taskforge_server.engine.model.base import Priority, Time
+from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.ext.plainbatch import plain_batch
 from taskforge_server.ext.table import SubmitBatch
 
@@ -49,6 +49,22 @@ TimeoutS = Annotated[
         description="seconds an attempt may run; the queue's if not given",
     ),
 ]
+SoftTimeoutS = Annotated[
+    float,
+    msgspec.Meta(
+        ge=0.001,
+        le=limits.TIMEOUT_S_MAX,
+        description="seconds until the handler of an attempt is told; the queue's if not given",
+    ),
+]
+TtlS = Annotated[
+    float,
+    msgspec.Meta(
+        gt=0,
+        le=limits.SCHEDULE_AHEAD_S_MAX,
+        description="seconds from now; a job that was not started by then is cancelled",
+    ),
+]
 Attempts = Annotated[
     int,
     msgspec.Meta(
@@ -69,6 +85,14 @@ class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
     timeout_s: TimeoutS | None = None
     max_attempts: Attempts | None = None
     tags: Tags | None = None
+    expires_at: (
+        Annotated[
+            Time, msgspec.Meta(description="cancelled if not started by then; with its offset")
+        ]
+        | None
+    ) = None
+    ttl_s: TtlS | None = None
+    soft_timeout_s: SoftTimeoutS | None = None
 
 
 class Checker:
@@ -113,6 +137,9 @@ class Checker:
             and job.timeout_s is None
             and job.max_attempts is None
             and job.tags is None
+            and job.expires_at is None
+            and job.ttl_s is None
+            and job.soft_timeout_s is None
             and not self._options
         ):
             self.batch.add(job.job_type, payload, job.priority)
@@ -126,7 +153,7 @@ class Checker:
             due_us,
             timeout_ms,
             job.max_attempts or 0,
-            self._packed_options(job),
+            self._packed_options(job, due_us),
         )
         if due_us:
             self.scheduled.add(self.batch.count - 1)
@@ -154,13 +181,38 @@ class Checker:
             return self._now_us + max(1, round(job.delay_s * 1e6))
         return 0
 
-    def _packed_options(self, job: NewJob) -> bytes | None:
-        options: dict[str, str | list[str]] = {**self._options}
+    def _packed_options(self, job: NewJob, due_us: int) -> bytes | None:
+        """What it is told, by columns; the fields of single features go to `more`."""
+        options: dict[str, Any] = {**self._options}
         if job.tags:
             self._check_tags(job.tags)
             options["tags"] = job.tags
-        packed: bytes | None = msgpack.packb(options) if options else None
-        return packed
+        options["more"] = JobOptions(
+            expires_us=self._expires_us(job, due_us),
+            soft_timeout_s=self._soft_timeout_s(job),
+        )
+        return pack_told(options)
+
+    def _expires_us(self, job: NewJob, due_us: int) -> int:
+        """When it is too late to start; 0: never."""
+        if job.expires_at is not None:
+            if job.ttl_s is not None:
+                raise InvalidInput("give expires_at or ttl_s, not both", "ttl_s")
+            field, expires_us = "expires_at", (job.expires_at - _EPOCH) // _MICROSECOND
+        elif job.ttl_s is not None:
+            field, expires_us = "ttl_s", self._now_us + max(1, round(job.ttl_s * 1e6))
+        else:
+            return 0
+        if expires_us <= max(self._now_us, due_us):
+            raise InvalidInput("the job could never start: it expires before it is due", field)
+        return expires_us
+
+    @staticmethod
+    def _soft_timeout_s(job: NewJob) -> float:
+        soft = job.soft_timeout_s or 0.0
+        if job.timeout_s is not None and soft >= job.timeout_s:
+            raise InvalidInput("must be less than timeout_s", "soft_timeout_s")
+        return soft
 
     @staticmethod
     def _check_tags(tags: Sequence[str]) -> None:

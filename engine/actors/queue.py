@@ -143,6 +143,7 @@ class QueueActor(Actor[Command]):
                 failure = error
                 command.reply.set_exception(InternalError())
         context = self._context
+        self.shard.marks.drain(self.shard.table)
         context.dispatcher.ready(self)
         context.journal.dirty(self.shard)
         if due_us := self.shard.table.next_due_us():

@@ -134,6 +134,7 @@ class Core:
     def grown(self, number: int) -> None:
         """More jobs of the shard were loaded."""
         if (shard := self.shards.get(number)) is not None:
+            shard.marks.drain(shard.table)
             self.touched(shard)
             self.due_timer.note(shard.table.next_due_us())
 
@@ -155,6 +156,7 @@ class Core:
             if ref.shard == shard.number:
                 self.refs[ref.id] = ref
                 define(shard.table, ref)
+        shard.marks.drain(shard.table)
         for queue_id, old in list(self._retired.items()):
             if old.ref.shard == shard.number:
                 del self._retired[queue_id]

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 
 from taskforge_server.engine.errors import ShardLost
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply, Wake
+from taskforge_server.engine.shard.marks import Marks
 from taskforge_server.engine.shard.usage import ShardUsage
 from taskforge_server.ext.table import ShardTable
 
@@ -39,6 +40,7 @@ class Shard:
         "epoch",
         "lost",
         "lost_lsn",
+        "marks",
         "number",
         "table",
         "usage",
@@ -55,6 +57,7 @@ class Shard:
         self.table = table
         self.epoch = epoch
         self.usage = ShardUsage()
+        self.marks = Marks()
         self.lost = False
         self.lost_lsn = 0
         """What was durable for sure when the shard was lost."""

@@ -11,14 +11,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
-import msgpack
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.model.job import JobStatus
+from taskforge_server.engine.model.joboptions import OPTION_NAMES, pack_told
 from taskforge_server.engine.store.cursors import JOBS, after_id, id_cursor
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
 from taskforge_server.engine.store.tenancy import tenant
+from taskforge_server.ext.table import NEVER_US
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ID_BYTES = 16
@@ -29,7 +30,7 @@ LAST_ID = b"\xff" * ID_BYTES
 # clock was set back. The bounds on ids are widened by this, those on created_at stay exact.
 CLOCK_SLACK = timedelta(hours=1)
 
-OPTION_COLUMNS = ("idempotency_key", "unique_key", "group_key", "tags")
+OPTION_COLUMNS = {name: name for name in OPTION_NAMES} | {"more": "options"}
 
 JobDict = dict[str, Any]
 """See `ShardTable.get` and `ShardTable.executions`."""
@@ -110,7 +111,9 @@ async def _executions(connection: Lent, job_id: bytes) -> list[JobDict]:
 
 def _job(row: asyncpg.Record) -> JobDict:
     """The inverse of the projection of a job."""
-    named = {name: row[name] for name in OPTION_COLUMNS if row[name] is not None}
+    told = {name: row[column] for name, column in OPTION_COLUMNS.items()}
+    told["more"] = _json(told["more"])
+    held = row["status"] == "scheduled" and row["scheduled_for"] is None
     output = row["result"] if row["status"] == "succeeded" else row["last_error"]
     reason = row["cancel_reason"] if row["status"] == "cancelled" else row["failed_reason"]
     return {
@@ -121,7 +124,7 @@ def _job(row: asyncpg.Record) -> JobDict:
         "payload": _json(row["payload"]) or b"null",
         "status": row["status"],
         "priority": row["priority"],
-        "due_us": _us(row["scheduled_for"]),
+        "due_us": NEVER_US if held else _us(row["scheduled_for"]),
         "created_us": _us(row["created_at"]),
         "updated_us": _us(row["updated_at"]),
         "started_us": _us(row["started_at"]),
@@ -135,7 +138,7 @@ def _job(row: asyncpg.Record) -> JobDict:
         "worker_id": row["worker_id"],
         "lease_lsn": row["lease_lsn"] or 0,
         "lsn": row["lsn"],
-        "options": msgpack.packb(named) if named else None,
+        "options": pack_told(told),
         "output": _json(output),
         "reason": reason,
     }

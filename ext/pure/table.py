@@ -22,6 +22,10 @@ Choices that the interface leaves open:
 - The history setting decides about attempts when they end, about rows when they are collected. Held
   attempts are also written when the open job is swept, since the watermark passes them then. Under
   history `none` there are no attempts at all, running ones neither.
+- `change` says nothing of what does not matter in the job's state: a time, priority or payload only
+  while it waits, a deadline only while it runs. Anything else is a TransitionError.
+- `take_marked` gives a job once, however often it was marked, in the order of the first time.
+- `next_due_us` passes over jobs that are held.
 - `hand_over` is no event: the caller binds a job to the worker that the log names already.
 - An event that does not fit the state of its job makes `replay` raise TransitionError; the log
   contradicts itself and the table is of no more use. `replay` counts all events but ignored ones.
@@ -39,7 +43,7 @@ from typing import Any
 import msgpack
 
 from taskforge_server.ext.pure import ids
-from taskforge_server.ext.pure.tablefold import NO_PROJECT, Fold, check_move
+from taskforge_server.ext.pure.tablefold import NO_PROJECT, Fold, check_change, check_move
 from taskforge_server.ext.pure.tablejob import (
     FINAL,
     HISTORY_ALL,
@@ -60,9 +64,11 @@ from taskforge_server.ext.pure.tablejob import (
 )
 from taskforge_server.ext.pure.tablelog import (
     I32_MAX,
-    I64_MAX,
+    NEVER_US,
+    PRIORITY_MAX,
     BodyError,
     Cancelled,
+    Changed,
     Event,
     Failed,
     JobEvent,
@@ -73,6 +79,7 @@ from taskforge_server.ext.pure.tablelog import (
     Retried,
     Returned,
     Started,
+    Stopped,
     Submitted,
     Succeeded,
     decode,
@@ -96,6 +103,7 @@ from taskforge_server.ext.pure.tableparts import (
 from taskforge_server.ext.pure.tablerows import split_rows
 
 __all__ = [
+    "NEVER_US",
     "BodyError",
     "Projection",
     "ShardTable",
@@ -156,15 +164,24 @@ class ShardTable(Fold):
     # --- configuration --------------------------------------------------------------------------
 
     def queue(
-        self, queue_id: bytes, project_id: bytes, name: str, timeout_ms: int, history: int
+        self,
+        queue_id: bytes,
+        project_id: bytes,
+        name: str,
+        timeout_ms: int,
+        history: int,
+        soft_timeout_ms: int = 0,
     ) -> int:
         """Define or update a queue; its index stays."""
         check_id("queue_id", queue_id)
         check_id("project_id", project_id)
         check_range("timeout_ms", timeout_ms, 0, I32_MAX)
         check_range("history", history, HISTORY_NONE, HISTORY_ALL)
+        check_range("soft_timeout_ms", soft_timeout_ms, 0, I32_MAX)
         index = self._queue_of(queue_id, project_id)
-        self._queues[index] = Queue(queue_id, project_id, name, timeout_ms, history)
+        self._queues[index] = Queue(
+            queue_id, project_id, name, timeout_ms, history, soft_timeout_ms
+        )
         return index
 
     def _check_queue(self, queue: int) -> None:
@@ -252,15 +269,20 @@ class ShardTable(Fold):
         """The JOBS message of the worker stream."""
         names = list(dict.fromkeys(job.job_type for job in jobs))
         kinds = bytes(names.index(job.job_type) for job in jobs) if len(names) > 1 else b""
-        details = {
-            index: {
-                "attempt": job.attempt,
-                "timeout_ms": self._timeout_ms(job),
-                "deadline_us": job.deadline_us,
-            }
-            for index, job in enumerate(jobs)
-            if job.attempt != 1 or job.deadline_us
-        }
+        soft_timeout_ms = self._queues[queue].soft_timeout_ms
+        details = {}
+        for index, job in enumerate(jobs):
+            more = job.told.get("more")
+            if job.attempt != 1 or job.deadline_us or soft_timeout_ms or more is not None:
+                details[index] = {
+                    "attempt": job.attempt,
+                    "timeout_ms": self._timeout_ms(job),
+                    "deadline_us": job.deadline_us,
+                }
+                if soft_timeout_ms:
+                    details[index]["soft_timeout_ms"] = soft_timeout_ms
+                if more is not None:
+                    details[index]["more"] = more
         tokens = b"".join(job.token for job in jobs)
         payloads = [job.payload for job in jobs]
         frame: bytes = msgpack.packb(
@@ -289,7 +311,7 @@ class ShardTable(Fold):
         return self._finish(token, lambda job: Succeeded(job.id, now_us, result))
 
     def retried(self, token: bytes, due_us: int, error: bytes, now_us: int) -> bool:
-        check_range("due_us", due_us, 0, I64_MAX)
+        check_range("due_us", due_us, 1, NEVER_US)
         return self._finish(token, lambda job: Retried(job.id, now_us, due_us, error))
 
     def failed(self, token: bytes, reason: str, error: bytes, now_us: int) -> bool:
@@ -298,8 +320,12 @@ class ShardTable(Fold):
     def released(self, token: bytes, error: bytes, now_us: int) -> bool:
         return self._finish(token, lambda job: Released(job.id, now_us, error))
 
-    def returned(self, token: bytes, error: bytes, now_us: int) -> bool:
-        return self._finish(token, lambda job: Returned(job.id, now_us, error))
+    def returned(self, token: bytes, error: bytes, now_us: int, due_us: int = 0) -> bool:
+        check_range("due_us", due_us, 0, NEVER_US)
+        return self._finish(token, lambda job: Returned(job.id, now_us, error, due_us))
+
+    def stopped(self, token: bytes, reason: str, error: bytes, now_us: int) -> bool:
+        return self._finish(token, lambda job: Stopped(job.id, now_us, reason, error))
 
     def _finish(self, token: bytes, event: Callable[[Job], JobEvent]) -> bool:
         job = self._leased(token)
@@ -325,6 +351,40 @@ class ShardTable(Fold):
         check_move(job, "cancelled")
         self._decide(Cancelled(job_id, now_us, reason))
         return True
+
+    def change(
+        self,
+        job_id: bytes,
+        now_us: int,
+        *,
+        due_us: int = -1,
+        priority: int = -1,
+        payload: bytes | None = None,
+        options: bytes | None = None,
+        deadline_us: int = -1,
+    ) -> bool:
+        check_id("job_id", job_id)
+        check_range("due_us", due_us, -1, NEVER_US)
+        check_range("priority", priority, -1, PRIORITY_MAX)
+        check_range("deadline_us", deadline_us, -1, NEVER_US)
+        if payload is not None:
+            check_range("bytes of payload", len(payload), 1, I32_MAX)
+        job = self._jobs.get(job_id)
+        if job is None:
+            return False
+        event = Changed(job_id, now_us, due_us, priority, payload, options, deadline_us)
+        check_change(job, event)
+        self._decide(event)
+        return True
+
+    def take_marked(self) -> list[tuple[bytes, bytes]]:
+        marked, self._marked = self._marked, {}
+        jobs = (self._jobs.get(job_id) for job_id in marked)
+        return [
+            (job.id, job.options)
+            for job in jobs
+            if job is not None and job.status not in FINAL and job.options and "more" in job.told
+        ]
 
     def requeue(self, job: dict[str, Any], now_us: int) -> None:
         self._check_own(job["id"])
@@ -371,7 +431,8 @@ class ShardTable(Fold):
         return len(due), sorted({job.queue for job in due})
 
     def next_due_us(self) -> int:
-        return min((job.due_us for job in self._all_in(SCHEDULED)), default=0)
+        times = (job.due_us for job in self._all_in(SCHEDULED))
+        return min((due_us for due_us in times if due_us < NEVER_US), default=0)
 
     def expired(self, now_us: int) -> list[bytes]:
         return [job.token for job in self._all_in(PROCESSING) if 0 < job.deadline_us <= now_us]
@@ -583,7 +644,7 @@ class ShardTable(Fold):
         deletes = []
         for job in taken:
             queue = self._queues[job.queue]
-            if job.status in FINAL and not queue.keeps_row(job.status):
+            if job.status in FINAL and not queue.keeps_row(job):
                 if job.may_exist:
                     deletes.append(job.id + job.lsn.to_bytes(8, "big"))
                 continue

@@ -30,6 +30,7 @@ from taskforge_server.ext.pure.tablejob import (
 from taskforge_server.ext.pure.tablelog import (
     RETURNS_MAX,
     Cancelled,
+    Changed,
     Event,
     Failed,
     JobEvent,
@@ -40,6 +41,7 @@ from taskforge_server.ext.pure.tablelog import (
     Retried,
     Returned,
     Started,
+    Stopped,
     Submitted,
     Succeeded,
 )
@@ -63,6 +65,8 @@ class Fold:
         # Attempts and keys that no projection took, with the lsn of the event that put them here.
         self._over: list[tuple[int, Attempt]] = []
         self._keys: list[tuple[int, Keyed]] = []
+        # Jobs whose options were told and hold `more`, in order; a set.
+        self._marked: dict[bytes, None] = {}
 
     def _queue_of(self, queue_id: bytes, project_id: bytes) -> int:
         for index, queue in enumerate(self._queues):
@@ -147,7 +151,13 @@ class Fold:
     def _add(self, job: Job, status: str) -> None:
         self._ids.see(job.id)
         self._jobs[job.id] = job
+        self._mark(job)
         self._enter(job, status)
+
+    def _mark(self, job: Job) -> None:
+        """The job was told its options."""
+        if "more" in job.told:
+            self._marked[job.id] = None
 
     def _enter(self, job: Job, status: str) -> None:
         """Put the job into the lane of that state; final ones stand in none."""
@@ -189,17 +199,40 @@ class Fold:
             case Returned() as e:
                 job.output = e.error
                 job.returns = min(job.returns + 1, RETURNS_MAX)
+                job.due_us = e.due_us or job.due_us
                 self._end_attempt(lsn, job, e.at_us, RETRYING, replayed)
-                self._enter(job, PENDING)
+                self._enter(job, SCHEDULED if e.due_us else PENDING)
+            case Changed() as e:
+                self._change(job, e)
+            case Stopped() as e:
+                job.output = e.error
+                job.reason = e.reason
+                self._end_attempt(lsn, job, e.at_us, FAILED, replayed)
+                self._end(lsn, job, e.at_us, CANCELLED)
             case Cancelled() as e:
                 job.reason = e.reason
                 self._end(lsn, job, e.at_us, CANCELLED)
+
+    def _change(self, job: Job, e: Changed) -> None:
+        check_change(job, e)
+        if e.options is not None:
+            job.options = e.options or None
+            self._mark(job)
+        if e.payload is not None:
+            job.payload = e.payload
+        if e.priority >= 0:
+            job.priority = e.priority
+        if e.deadline_us >= 0:
+            job.deadline_us = e.deadline_us
+        if e.due_us >= 0:
+            job.due_us = e.due_us
+            self._enter(job, SCHEDULED if e.due_us > e.at_us else PENDING)
 
     def _end(self, lsn: int, job: Job, at_us: int, status: str) -> None:
         """The job is over: attempts that were held are kept or dropped."""
         job.finished_us = at_us
         self._enter(job, status)
-        if self._queues[job.queue].keeps_row(status):
+        if self._queues[job.queue].keeps_attempts(job, status):
             self._over += [(lsn, attempt) for attempt in job.held]
         job.held.clear()
 
@@ -214,7 +247,7 @@ class Fold:
             attempt.output = job.output
         else:
             attempt.error = job.output
-        history = self._queues[job.queue].history
+        history = self._queues[job.queue].history_of(job)
         if history == HISTORY_NONE:
             return
         job.held.append(attempt)
@@ -239,6 +272,15 @@ class Fold:
             lsn=job.lease_lsn,
             may_exist=job.attempt_may_exist,
         )
+
+
+def check_change(job: Job, e: Changed) -> None:
+    """What is to change must matter to a job in that state."""
+    check_move(job, "changed")
+    waiting = e.due_us >= 0 or e.priority >= 0 or e.payload is not None
+    running = e.deadline_us >= 0
+    if waiting if job.status == PROCESSING else running:
+        raise TransitionError(job.id, job.status, "changed")
 
 
 def check_move(job: Job, move: str) -> None:

@@ -9,8 +9,11 @@
         └──────────────► scheduled ◄─────────────────┘
                              └──── cancelled ────► cancelled
 
-`requeued` takes a failed or cancelled job back to pending. That a scheduled job is due follows from
-the clock and is no event, so a log may start or cancel a job that its reader holds as scheduled.
+`stopped` takes a processing job to cancelled, `changed` tells an open one something new: a waiting
+one may become scheduled or pending by it. A job that is due at NEVER_US is held: it is scheduled
+without a time. `requeued` takes a failed or cancelled job back to pending. That a scheduled job is
+due follows from the clock and is no event, so a log may start or cancel a job that its reader holds
+as scheduled.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +22,7 @@ from typing import Any
 import msgpack
 
 from taskforge_server.ext.pure import ids
-from taskforge_server.ext.pure.tablelog import PRIORITY_MAX
+from taskforge_server.ext.pure.tablelog import NEVER_US, PRIORITY_MAX
 from taskforge_server.ext.pure.tablerows import (
     EXECUTION_COLUMNS,
     JOB_COLUMNS,
@@ -47,13 +50,24 @@ MOVES = {
     "returned": frozenset({PROCESSING}),
     "cancelled": frozenset({PENDING, SCHEDULED}),
     "requeued": frozenset({FAILED, CANCELLED}),
+    "changed": OPEN,
+    "stopped": frozenset({PROCESSING}),
 }
 
 STARTED, RETRYING = "started", "retrying"  # of an attempt; it may be `succeeded`, `failed` too
 
 HISTORY_NONE, HISTORY_FAILED, HISTORY_ALL = 0, 1, 2
 
-OPTION_COLUMNS = ("idempotency_key", "unique_key", "group_key", "tags")
+# What a job's options name, and the columns that it fills.
+OPTION_COLUMNS = {
+    "idempotency_key": "idempotency_key",
+    "unique_key": "unique_key",
+    "group_key": "group_key",
+    "tags": "tags",
+    "waiting_on": "waiting_on",
+    "more": "options",
+    "keep": "keep",
+}
 NO_WORKER = -1
 
 
@@ -71,12 +85,20 @@ class Queue:
     name: str
     timeout_ms: int
     history: int
+    soft_timeout_ms: int = 0
 
-    def keeps_row(self, status: str) -> bool:
-        """Whether a job that ended so keeps a row and its attempts."""
-        return self.history == HISTORY_ALL or (
-            self.history == HISTORY_FAILED and status != SUCCEEDED
-        )
+    def history_of(self, job: "Job") -> int:
+        """What is kept of this job's attempts: of one whose row stays all, if any."""
+        return HISTORY_ALL if self.history and job.told.get("keep") else self.history
+
+    def keeps_attempts(self, job: "Job", status: str) -> bool:
+        """Whether a job that ends so keeps its attempts."""
+        history = self.history_of(job)
+        return history == HISTORY_ALL or (history == HISTORY_FAILED and status != SUCCEEDED)
+
+    def keeps_row(self, job: "Job") -> bool:
+        """Whether a job that ended keeps its row."""
+        return self.keeps_attempts(job, job.status) or bool(job.told.get("keep"))
 
 
 @dataclass(slots=True)
@@ -176,6 +198,15 @@ class Job:
         return self.id + self.lease_lsn.to_bytes(8, "big")
 
     @property
+    def told(self) -> dict[str, Any]:
+        """What its options say; those that are none of ours say nothing."""
+        try:
+            told = msgpack.unpackb(self.options or b"\x80")
+        except ValueError:
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    @property
     def content_bytes(self) -> int:
         return len(self.payload) + len(self.options or b"") + len(self.output or b"")
 
@@ -219,7 +250,7 @@ class Job:
             "payload": self.payload,
             "status": self.status,
             "priority": self.priority,
-            "scheduled_for": self.due_us or None,
+            "scheduled_for": self.due_us if 0 < self.due_us < NEVER_US else None,
             "created_at": self.created_us,
             "updated_at": self.updated_us,
             "started_at": self.started_us or None,
@@ -239,7 +270,7 @@ class Job:
             "failed_reason": self.reason if self.status == FAILED else None,
             "cancel_reason": self.reason if self.status == CANCELLED else None,
         }
-        return encode_row(JOB_COLUMNS, values | _options_out(self.options))
+        return encode_row(JOB_COLUMNS, values | _options_out(self.told))
 
 
 def read_job_rows(data: bytes) -> list[dict[str, Any]]:
@@ -264,7 +295,7 @@ def job_of_row(row: dict[str, Any], queue: int, worker: int) -> Job:
         timeout_ms=round((row["timeout_s"] or 0) * 1000),
         created_us=row["created_at"],
         status=row["status"],
-        due_us=row["scheduled_for"] or 0,
+        due_us=row["scheduled_for"] or (NEVER_US if row["status"] == SCHEDULED else 0),
         updated_us=row["updated_at"],
         started_us=row["started_at"] or 0,
         attempt=row["attempts"],
@@ -281,14 +312,18 @@ def job_of_row(row: dict[str, Any], queue: int, worker: int) -> Job:
     )
 
 
-def _options_out(options: bytes | None) -> dict[str, Any]:
+def _options_out(told: dict[str, Any]) -> dict[str, Any]:
     """The columns that the options map fills; an empty list of tags is NULL."""
-    named = {} if options is None else msgpack.unpackb(options)
-    return {name: None if (value := named.get(name)) == [] else value for name in OPTION_COLUMNS}
+    return {
+        column: None if (value := told.get(name)) == [] else value
+        for name, column in OPTION_COLUMNS.items()
+    }
 
 
 def _options_in(row: dict[str, Any]) -> bytes | None:
     """The options map of these columns, its keys in their order; None when all are NULL."""
-    named = {name: row[name] for name in OPTION_COLUMNS if row[name] is not None}
+    named = {
+        name: row[column] for name, column in OPTION_COLUMNS.items() if row[column] is not None
+    }
     packed: bytes | None = msgpack.packb(named) if named else None
     return packed

@@ -23,6 +23,8 @@ I16_MAX = 2**15 - 1
 I32_MAX = 2**31 - 1
 PRIORITY_MAX = 9
 RETURNS_MAX = 255
+NEVER_US = 2**62  # the due time of a job that is held: it waits until it is told otherwise
+RETURNED_FIELDS_PLAIN = 4  # of `returned` without a due time
 REQUEUED_FIELDS_BEFORE = 13  # of `requeued` in logs that do not know returns
 
 T = TypeVar("T")
@@ -90,6 +92,28 @@ class Returned:
     job_id: bytes
     at_us: int
     error: bytes
+    due_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The job is told something new; -1 and None: as it is."""
+
+    job_id: bytes
+    at_us: int
+    due_us: int
+    priority: int
+    payload: bytes | None
+    options: bytes | None
+    deadline_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    job_id: bytes
+    at_us: int
+    reason: str
+    error: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +157,17 @@ class Owned:
 
 
 JobEvent = (
-    Submitted | Started | Succeeded | Retried | Failed | Released | Returned | Cancelled | Requeued
+    Submitted
+    | Started
+    | Succeeded
+    | Retried
+    | Failed
+    | Released
+    | Returned
+    | Cancelled
+    | Requeued
+    | Changed
+    | Stopped
 )
 Event = JobEvent | Keyed | Owned
 
@@ -196,7 +230,12 @@ class _Names:
             case Owned() as e:
                 return [10, e.node, e.epoch, at]
             case Returned() as e:
-                return [11, e.job_id, at, e.error]
+                return [11, e.job_id, at, e.error, *([e.due_us] if e.due_us else [])]
+            case Changed() as e:
+                told = [e.due_us, e.priority, e.payload, e.options, e.deadline_us]
+                return [12, e.job_id, at, *told]
+            case Stopped() as e:
+                return [13, e.job_id, at, e.reason, e.error]
 
 
 def _index(table: list[T], value: T) -> int:
@@ -276,7 +315,13 @@ class _Reader:
             case 10:
                 return Owned(f.text(), f.integer(), self._at(f))
             case 11:
-                return Returned(f.raw(16), self._at(f), f.raw())
+                plain = f.size == RETURNED_FIELDS_PLAIN
+                returned = f.raw(16), self._at(f), f.raw()
+                return Returned(*returned, 0 if plain else f.integer(1, NEVER_US))
+            case 12:
+                return self._changed(f)
+            case 13:
+                return Stopped(f.raw(16), self._at(f), f.text(), f.raw())
         raise BodyError(f"an event of unknown kind {kind}")
 
     def _submitted(self, f: "_Fields") -> Submitted:
@@ -308,6 +353,17 @@ class _Reader:
             returns=f.integer(0, RETURNS_MAX) if f.size != REQUEUED_FIELDS_BEFORE else 0,
             payload=f.raw(),
             options=f.raw_or_none(),
+        )
+
+    def _changed(self, f: "_Fields") -> Changed:
+        return Changed(
+            job_id=f.raw(16),
+            at_us=self._at(f),
+            due_us=f.integer(-1, NEVER_US),
+            priority=f.integer(-1, PRIORITY_MAX),
+            payload=f.content_or_none(),
+            options=f.raw_or_none(),
+            deadline_us=f.integer(-1),
         )
 
     def _at(self, f: "_Fields") -> int:
@@ -346,6 +402,12 @@ class _Fields:
     def raw_or_none(self) -> bytes | None:
         value = self._take()
         return None if value is None else _raw(value, None)
+
+    def content_or_none(self) -> bytes | None:
+        value = self.raw_or_none()
+        if value == b"":
+            raise BodyError("a payload of no bytes")
+        return value
 
     def ids(self) -> bytes:
         value = self.raw()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from taskforge_server.ext.pure import ids
 from taskforge_server.ext.pure.tablejob import Attempt
-from taskforge_server.ext.pure.tablelog import I16_MAX, I32_MAX, I64_MAX, PRIORITY_MAX
+from taskforge_server.ext.pure.tablelog import I16_MAX, I32_MAX, NEVER_US, PRIORITY_MAX
 
 ID_BYTES = 16
 TOKEN_BYTES = 24
@@ -47,7 +47,7 @@ class SubmitBatch:
         """One more job. That payload is JSON and options are in order is the caller's duty."""
         check_range("bytes of job_type", len(job_type.encode()), 1, TYPE_BYTES_MAX)
         check_range("priority", priority, 0, PRIORITY_MAX)
-        check_range("due_us", due_us, 0, I64_MAX)
+        check_range("due_us", due_us, 0, NEVER_US)
         check_range("timeout_ms", timeout_ms, 0, I32_MAX)
         check_range("max_attempts", max_attempts, 0, I16_MAX)
         content = bytes(payload)

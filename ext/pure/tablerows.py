@@ -69,6 +69,7 @@ INT2 = _word(">h")
 INT4 = _word(">i")
 INT8 = _word(">q")
 FLOAT8 = _word(">d")
+BOOL = _word(">?")
 TIME = Codec(
     lambda us: _TIME.pack(us - PG_EPOCH_US), lambda data: _TIME.unpack(data)[0] + PG_EPOCH_US
 )
@@ -109,6 +110,8 @@ JOB_COLUMNS: Columns = (
     ("cancel_reason", TEXT),
     ("history_until", TIME),
     ("returns", INT2),
+    ("options", JSONB),
+    ("keep", BOOL),
 )
 
 EXECUTION_COLUMNS: Columns = (

@@ -29,11 +29,11 @@ class Bench:
     def define(self, history: int = HISTORY_ALL, timeout_ms: int = 0) -> None:
         assert self.table.queue(QUEUE, PROJECT, "default", timeout_ms, history) == 0
 
-    def submit(self, *jobs: dict[str, Any], now_us: int = NOW_US) -> list[bytes]:
+    def submit(self, *jobs: dict[str, Any], now_us: int = NOW_US, queue: int = 0) -> list[bytes]:
         batch = self.impl.SubmitBatch()
         for job in jobs or ({},):
             batch.add(**({"job_type": "mail", "payload": b'{"to":1}'} | job))
-        job_ids = self.table.submit(0, batch, now_us)
+        job_ids = self.table.submit(queue, batch, now_us)
         return [job_ids[at : at + 16] for at in range(0, len(job_ids), 16)]
 
     def start(

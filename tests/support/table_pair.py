@@ -5,10 +5,10 @@ compares what they say: values, kinds of exceptions, log bodies, rows. A differe
 sides decoded. `Tables` holds what projections wrote, as strict about keys as a database is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pprint import pformat
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from taskforge_server.ext.pure import table as oracle_module
@@ -57,9 +57,9 @@ class Pair:
         self.oracle = oracle_module.ShardTable(shard, seed)
         self.subject: Any = subject.ShardTable(shard, seed)
 
-    def call(self, name: str, *args: Any) -> Any:
+    def call(self, name: str, *args: Any, **named: Any) -> Any:
         """The common answer; raises RefusedError when both refuse."""
-        return self._both(name, (args, args))
+        return self._both(name, (args, args), named)
 
     def submit(self, queue: int, jobs: Sequence[dict[str, Any]], now_us: int, *seal: Any) -> bytes:
         batches = []
@@ -109,10 +109,15 @@ class Pair:
             assert expected == got, _differ(name, repr(expected), repr(got))
         assert_same_jobs("snapshot()", self.oracle.snapshot(), self.subject.snapshot())
 
-    def _both(self, name: str, args: tuple[tuple[Any, ...], tuple[Any, ...]]) -> Any:
-        expected, expected_error = _outcome(self.oracle, name, args[0])
-        got, got_error = _outcome(self.subject, name, args[1])
-        call = f"{name}{args[0]!r}"
+    def _both(
+        self,
+        name: str,
+        args: tuple[tuple[Any, ...], tuple[Any, ...]],
+        named: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Any:
+        expected, expected_error = _outcome(self.oracle, name, args[0], named)
+        got, got_error = _outcome(self.subject, name, args[1], named)
+        call = f"{name}{args[0]!r}{dict(named) or ''}"
         assert expected_error == got_error, _differ(
             call, expected_error or repr(expected), got_error or repr(got)
         )
@@ -131,10 +136,12 @@ def assert_same_jobs(what: str, expected: list[dict[str, Any]], got: list[dict[s
         raise AssertionError(_jobs_differ(what, expected, got))
 
 
-def _outcome(table: Any, name: str, args: tuple[Any, ...]) -> tuple[Any, str]:
+def _outcome(
+    table: Any, name: str, args: tuple[Any, ...], named: Mapping[str, Any]
+) -> tuple[Any, str]:
     """What the call gives, or the name of what it raises."""
     try:
-        return getattr(table, name)(*args), ""
+        return getattr(table, name)(*args, **named), ""
     except (ValueError, RuntimeError) as error:
         return None, type(error).__name__
 

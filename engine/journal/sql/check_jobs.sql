@@ -3,6 +3,6 @@ SELECT
     id, queue_id, project_id, job_type, payload, status, priority, scheduled_for, created_at,
     updated_at, started_at, finished_at, shard, lsn, lease_lsn, worker_id, attempts, crashes,
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
-    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns
+    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns, options, keep
 FROM jobs
 ORDER BY shard

@@ -4,12 +4,12 @@ INSERT INTO jobs AS known (
     id, queue_id, project_id, job_type, payload, status, priority, scheduled_for, created_at,
     updated_at, started_at, finished_at, shard, lsn, lease_lsn, worker_id, attempts, crashes,
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
-    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns)
+    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns, options, keep)
 SELECT DISTINCT ON (id)
     id, queue_id, project_id, job_type, payload, status, priority, scheduled_for, created_at,
     updated_at, started_at, finished_at, shard, lsn, lease_lsn, worker_id, attempts, crashes,
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
-    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns
+    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns, options, keep
 FROM incoming_jobs
 ORDER BY id, lsn DESC
 ON CONFLICT (id) DO UPDATE SET
@@ -43,5 +43,7 @@ ON CONFLICT (id) DO UPDATE SET
     waiting_on = excluded.waiting_on,
     cancel_reason = excluded.cancel_reason,
     history_until = excluded.history_until,
-    returns = excluded.returns
+    returns = excluded.returns,
+    options = excluded.options,
+    keep = excluded.keep
 WHERE excluded.lsn >= known.lsn

@@ -5,7 +5,7 @@ SELECT
     id, queue_id, project_id, job_type, payload, status, priority, scheduled_for, created_at,
     updated_at, started_at, finished_at, shard, lsn, lease_lsn, worker_id, attempts, crashes,
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
-    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns
+    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns, options, keep
 FROM jobs
 WHERE shard = $1 AND status IN ('pending', 'scheduled', 'processing')
     AND (status = 'processing') = $2

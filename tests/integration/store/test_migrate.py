@@ -45,7 +45,7 @@ JOBS_COLUMNS = (
     "id queue_id project_id job_type payload status priority scheduled_for created_at updated_at "
     "started_at finished_at shard lsn lease_lsn worker_id attempts crashes max_attempts timeout_s "
     "deadline_at result last_error failed_reason idempotency_key unique_key group_key tags "
-    "waiting_on cancel_reason history_until returns"
+    "waiting_on cancel_reason history_until returns options keep"
 )
 EXECUTIONS_COLUMNS = (
     "id job_id worker_id status output attempt_number started_at finished_at created_at error "

@@ -5,8 +5,10 @@ from typing import Any
 
 import msgpack
 
+from taskforge_server.engine.model.joboptions import pack_told
 from taskforge_server.engine.store.loader import unfinished_jobs
 from taskforge_server.engine.store.pool import Connection
+from taskforge_server.ext.pure.tablelog import NEVER_US
 from tests.support.rows import HEADER, TRAILER
 from tests.support.table_bench import ERROR, NOW_US, SHARD, Bench
 from tests.unit.ext.conftest import impl
@@ -14,6 +16,8 @@ from tests.unit.ext.conftest import impl
 __all__ = ["impl"]  # the fixture: both implementations
 
 # As jsonb writes it, so that it comes back the same.
+MORE = b'{"parents": {"a": 1}, "expires_us": 7}'
+HELD = pack_told({"tags": ["t"], "waiting_on": 3, "more": MORE, "keep": True})
 PAYLOAD = '{"ü": [1, 2.5, null], "text": "'.encode() + b"x" * 3_000 + b'"}'
 
 
@@ -37,6 +41,7 @@ def busy(bench: Bench) -> None:
     bench.start()
     late = {"due_us": NOW_US + 1_234_567, "payload": b"null", "options": options}
     bench.submit(late, {"payload": PAYLOAD, "options": options, "max_attempts": 7})
+    bench.submit({"due_us": NEVER_US, "options": HELD, "payload": b"1"})
 
 
 async def copy(connection: Connection, table: str, rows: bytes) -> None:
@@ -50,7 +55,7 @@ async def test_rows_go_in_and_come_back(connection: Connection, impl: Any) -> No
     p = bench.project()
     await copy(connection, "jobs", p.jobs_copy)
     await copy(connection, "job_executions", p.executions_copy)
-    assert (p.jobs_copy_rows, p.executions_copy_rows) == (8, 5)
+    assert (p.jobs_copy_rows, p.executions_copy_rows) == (9, 5)
 
     twin = Bench(impl)
     loaded = [
@@ -58,7 +63,7 @@ async def test_rows_go_in_and_come_back(connection: Connection, impl: Any) -> No
         for running in (True, False)
         async for chunk in unfinished_jobs(connection, SHARD, running)
     ]
-    assert sum(loaded) == 5
+    assert sum(loaded) == 6
     twin.table.adopt(1)
     assert twin.table.snapshot() == bench.table.snapshot()
 
@@ -73,8 +78,12 @@ async def test_columns_say_what_happened(connection: Connection, impl: Any) -> N
     failed, succeeded, cancelled, retried, *_ = found
     assert [row["status"] for row in found] == [
         *("failed", "succeeded", "cancelled", "scheduled"),
-        *("processing", "processing", "scheduled", "pending"),
+        *("processing", "processing", "scheduled", "pending", "scheduled"),
     ]
+    held = found[-1]
+    assert (held["scheduled_for"], held["waiting_on"], held["keep"]) == (None, 3, True)
+    assert held["options"] == MORE.decode()
+    assert (failed["waiting_on"], failed["options"], failed["keep"]) == (None, None, None)
     assert failed["failed_reason"] == "attempts_exhausted"
     assert failed["last_error"] is not None
     assert (failed["timeout_s"], failed["tags"]) == (1.5, ["a", "", "å"])

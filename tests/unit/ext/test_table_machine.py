@@ -7,7 +7,6 @@ fresh table must come to the same state.
 """
 
 import copy
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -25,167 +24,25 @@ from hypothesis.stateful import (
 from taskforge_server.ext import table as compiled
 from taskforge_server.ext.pure import table as pure
 from taskforge_server.ext.pure.tablelog import decode
-from tests.support.table_pair import Pair, Projections, RefusedError, Tables, assert_same_jobs
-
-EPOCH_US = 1_700_000_000_000_000
-FOREVER_US = 2**62
-PROJECT = b"p" * 16
-TYPES = ["mail", "resize", "bericht-ü"]
-HISTORY_NONE, HISTORY_FAILED, HISTORY_ALL = 0, 1, 2
-FINAL = {"succeeded", "failed", "cancelled"}
-
-queues = st.integers(0, 3)
-workers = st.integers(0, 1)
-# Time mostly goes on; the database's clock may also be read a little earlier than before.
-steps_us = st.one_of(st.just(0), st.integers(1, 5_000_000), st.integers(-2_000, -1))
-delays_us = st.one_of(st.just(0), st.integers(1, 10_000_000))
-types_taken = st.one_of(st.none(), st.none(), st.frozensets(st.sampled_from([*TYPES, "unknown"])))
-json_texts = st.sampled_from([b"null", b"{}", b'{"n":1}', b'"' + b"x" * 300 + b'"', '"ü"'.encode()])
-errors = st.sampled_from([b"{}", b'{"type":"ValueError","message":"no"}'])
-reasons = st.sampled_from(["error", "timeout", "quarantined"])
-picks = st.integers(0, 10_000)
-ages_us = st.sampled_from([0, 3_000_000, 1_000_000_000])
-
-
-@st.composite
-def options(draw: st.DrawFn) -> bytes | None:
-    """In the order in which the table gives them back."""
-    chosen: dict[str, Any] = {
-        name: draw(st.text("abü", min_size=1, max_size=3))
-        for name in ("idempotency_key", "unique_key", "group_key")
-        if draw(st.booleans())
-    }
-    tags = draw(st.lists(st.sampled_from(["red", "blå", ""]), max_size=3))
-    if tags:
-        chosen["tags"] = tags
-    return msgpack.packb(chosen) if chosen else None
-
-
-@st.composite
-def new_jobs(draw: st.DrawFn) -> dict[str, Any]:
-    return {
-        "job_type": draw(st.sampled_from(TYPES)),
-        "payload": draw(json_texts),
-        "priority": draw(st.integers(0, 9)),
-        "due_us": draw(delays_us),
-        "timeout_ms": draw(st.sampled_from([0, 0, 1, 2_500])),
-        "max_attempts": draw(st.sampled_from([0, 3, 32767])),
-        "options": draw(options()),
-    }
-
-
-@dataclass
-class ModelJob:
-    queue: int
-    job_type: str
-    priority: int
-    status: str
-    due_us: int = 0
-    token: bytes = b""
-
-
-@dataclass
-class Model:
-    """States, leases and order, told by scanning lists."""
-
-    jobs: dict[bytes, ModelJob] = field(default_factory=dict)
-
-    def start(
-        self, queue: int, types: frozenset[str] | None, most: int, lease: bytes = b""
-    ) -> list[bytes]:
-        """The ids to start: always the greatest priority, then the earliest submitted.
-
-        Ids ascend in the order of submission; that is checked where they are given. A job that has
-        had this lease already ends the row.
-        """
-        ready = {
-            job_id: job
-            for job_id, job in self.jobs.items()
-            if job.queue == queue
-            and job.status == "pending"
-            and (types is None or job.job_type in types)
-        }
-        started = []
-        while ready and len(started) < most:
-            best = next(iter(ready))
-            for job_id, job in ready.items():
-                greater = job.priority > ready[best].priority
-                earlier = job_id < best
-                if greater or (job.priority == ready[best].priority and earlier):
-                    best = job_id
-            if lease and ready[best].token == best + lease:
-                break
-            del ready[best]
-            started.append(best)
-        return started
-
-    def leased(self, token: bytes) -> ModelJob | None:
-        job = self.jobs.get(token[:16])
-        return job if job and job.status == "processing" and job.token == token else None
-
-    def due(self, now_us: int) -> list[int]:
-        due = [j for j in self.jobs.values() if j.status == "scheduled" and j.due_us <= now_us]
-        for job in due:
-            job.status = "pending"
-        return sorted({job.queue for job in due})
-
-
-@dataclass(frozen=True)
-class Call:
-    """A method of the machine with its arguments."""
-
-    name: str
-    args: dict[str, Any]
-
-    def __repr__(self) -> str:
-        return f"{self.name}({', '.join(f'{name}={arg!r}' for name, arg in self.args.items())})"
-
-
-def call(weight: int, name: str, **args: st.SearchStrategy[Any]) -> list[st.SearchStrategy[Call]]:
-    return [st.builds(Call, st.just(name), st.fixed_dictionaries(args))] * weight
-
-
-# One rule with weights instead of a rule a command: hypothesis leaves some rules out of each run,
-# but a projection needs most of these in one run.
-calls = st.one_of(
-    *call(6, "submit", queue=queues, jobs=st.lists(new_jobs(), max_size=6), step_us=steps_us),
-    *call(
-        10,
-        "start",
-        queue=queues,
-        types=types_taken,
-        worker=workers,
-        most=st.sampled_from([8, 3, 1, 0]),
-        step_us=steps_us,
-    ),
-    *call(4, "succeed", chosen=st.lists(picks, max_size=4), step_us=steps_us),
-    *call(3, "succeed_with", pick=picks, result=st.none() | json_texts, step_us=steps_us),
-    *call(4, "retried", pick=picks, delay_us=delays_us, error=errors, step_us=steps_us),
-    *call(4, "failed", pick=picks, reason=reasons, error=errors, step_us=steps_us),
-    *call(3, "released", pick=picks, error=errors, step_us=steps_us),
-    *call(3, "returned", pick=picks, error=errors, step_us=steps_us),
-    *call(2, "cancelled", pick=picks, step_us=steps_us),
-    *call(3, "requeue", pick=picks, step_us=steps_us),
-    *call(1, "keyed", key=st.sampled_from(["a", "b"]), pick=picks, step_us=steps_us),
-    *call(1, "owned", epoch=st.integers(1, 300), step_us=steps_us),
-    *call(3, "due", step_us=steps_us, parts=st.booleans()),
-    *call(1, "watch", pick=picks, on=st.booleans()),
-    *call(1, "hand_over", pick=picks),
-    *call(1, "change_queue", history=st.integers(0, 2)),
-    *call(3, "ask", queue=queues, types=types_taken, worker=workers, pick=picks, step_us=steps_us),
-    *call(3, "take_batch"),
-    *call(7, "committed", behind=st.integers(0, 1), take=st.booleans()),
-    *call(7, "collect", rows_max=st.sampled_from([1, 3, 1000]), age_us=ages_us),
-    *call(6, "projected"),
-    *call(4, "write", age_us=ages_us),
-    *call(1, "fold_of_the_log_is_the_live_state"),
-    *call(1, "recovery_finds_the_live_state", applied=st.integers(0, 2), file=st.booleans()),
-    *call(3, "crash", lost=st.integers(0, 2), applied=st.integers(0, 2), half=st.booleans()),
+from tests.support.table_model import (
+    EPOCH_US,
+    FINAL,
+    FOREVER_US,
+    HISTORY_ALL,
+    HISTORY_FAILED,
+    HISTORY_NONE,
+    PROJECT,
+    TYPES,
+    Call,
+    Model,
+    ModelJob,
+    after,
+    calls,
+    choose,
+    is_marked,
+    picks,
 )
-
-
-def choose(among: list[bytes], pick: int, otherwise: bytes) -> bytes:
-    return among[pick % len(among)] if among else otherwise
+from tests.support.table_pair import Pair, Projections, RefusedError, Tables, assert_same_jobs
 
 
 class TableMachine(RuleBasedStateMachine):
@@ -255,7 +112,7 @@ class TableMachine(RuleBasedStateMachine):
 
     def submit(self, queue: int, jobs: list[dict[str, Any]], step_us: int) -> None:
         now_us = self.tick(step_us)
-        jobs = [job | {"due_us": job["due_us"] and now_us - 1 + job["due_us"]} for job in jobs]
+        jobs = [job | {"due_us": after(job["due_us"], now_us - 1)} for job in jobs]
         job_ids = self.pair.submit(queue, jobs, now_us)
         assert len(job_ids) == 16 * len(jobs)
         for index, job in enumerate(jobs):
@@ -330,13 +187,62 @@ class TableMachine(RuleBasedStateMachine):
     def released(self, pick: int, error: bytes, step_us: int) -> None:
         self.finish("released", pick, "pending", step_us, error)
 
-    def returned(self, pick: int, error: bytes, step_us: int) -> None:
-        before = self.pair.oracle.get(self.token(pick)[:16])
-        if self.finish("returned", pick, "pending", step_us, error):
-            after = self.pair.oracle.get(before["id"])
-            counted = ("attempt", "crashes", "returns")
-            changes = [after[name] - before[name] for name in counted]
-            assert changes == [0, 0, 1]
+    def returned(self, pick: int, error: bytes, delay_us: int, step_us: int) -> None:
+        token, now_us = self.token(pick), self.tick(step_us)
+        before, job = self.pair.oracle.get(token[:16]), self.model.leased(token)
+        due_us = after(delay_us, now_us)
+        assert self.pair.call("returned", token, error, now_us, due_us) == (job is not None)
+        if job is None:
+            return
+        job.status = "scheduled" if due_us else "pending"
+        job.due_us = due_us or job.due_us
+        found = self.pair.oracle.get(before["id"])
+        counted = ("attempt", "crashes", "returns")
+        assert [found[name] - before[name] for name in counted] == [0, 0, 1]
+
+    def stopped(self, pick: int, error: bytes, step_us: int) -> None:
+        self.finish("stopped", pick, "cancelled", step_us, "no longer wanted", error)
+
+    def change(self, pick: int, told: dict[str, Any], step_us: int) -> None:
+        job_id = self.job_id(pick, "pending", "scheduled", "processing")
+        now_us = self.tick(step_us)
+        told = dict(told)
+        for name in ("due_us", "deadline_us"):
+            if name in told:
+                told[name] = after(told[name], now_us)
+        before, job = self.pair.oracle.get(job_id), self.model.jobs.get(job_id)
+        running = job is not None and job.status == "processing"
+        no_use = {"due_us", "priority", "payload"} if running else {"deadline_us"}
+        legal = job is None or (job.status not in FINAL and not no_use & told.keys())
+        try:
+            assert self.pair.call("change", job_id, now_us, **told) == (job is not None)
+            assert legal
+        except RefusedError as raised:
+            if legal or raised.name != "TransitionError":
+                raise
+            return
+        if job is None:
+            return
+        job.priority = told.get("priority", job.priority)
+        if "due_us" in told:
+            job.due_us = told["due_us"]
+            job.status = "scheduled" if job.due_us > now_us else "pending"
+        found = self.pair.oracle.get(job_id)
+        if told.get("options") == b"":
+            told["options"] = None
+        changed = {name for name in before if before[name] != found[name]}
+        assert changed <= {*told, "lsn", "updated_us", "status"}
+        assert all(found[name] == value for name, value in told.items())
+
+    def take_marked(self) -> None:
+        """Jobs that live and have something to look at, each once; none that has not."""
+        marked = self.pair.call("take_marked")
+        assert len({job_id for job_id, _ in marked}) == len(marked)
+        for job_id, options in marked:
+            assert self.model.jobs[job_id].status not in FINAL
+            assert "more" in msgpack.unpackb(options)
+            assert self.pair.oracle.get(job_id)["options"] == options
+        assert self.pair.call("take_marked") == []
 
     def cancelled(self, pick: int, step_us: int) -> None:
         job_id = self.job_id(pick, "pending", "scheduled")
@@ -491,6 +397,8 @@ class TableMachine(RuleBasedStateMachine):
                 pair.call("replay", lsn, body)
                 pair.call("take_submitted")
         pair.call("adopt", max([*log, tables.watermark]))
+        marked = {job_id for job_id, _ in pair.call("take_marked")}
+        assert marked == {job["id"] for job in pair.oracle.snapshot() if is_marked(job)}
         pair.same_state()
         return pair
 
@@ -607,7 +515,7 @@ class TableMachine(RuleBasedStateMachine):
 
     def check_job(self, job: dict[str, Any], executions: list[dict[str, Any]]) -> None:
         history = self.histories[job["queue_id"][0]]
-        if job["status"] in FINAL:
+        if job["status"] in FINAL and not job["keep"]:
             assert history != HISTORY_NONE
             assert history == HISTORY_ALL or job["status"] != "succeeded"
         if history != HISTORY_NONE:

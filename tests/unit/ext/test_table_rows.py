@@ -102,7 +102,7 @@ class TestProjection:
     def test_binary_row_as_the_server_wants_it(self, bench: Bench) -> None:
         bench.submit({"options": msgpack.packb({"tags": ["ab"]})})
         row = bench.project().jobs_copy
-        assert row[:2] == (32).to_bytes(2, "big")
+        assert row[:2] == (34).to_bytes(2, "big")
         jsonb = b"\x00\x00\x00\x09\x01" + b'{"to":1}'
         assert jsonb in row
         words = (34 - 8, 1, 0, 25, 1, 1, 2)

@@ -1,0 +1,41 @@
+"""What a shard knows beside its table of the jobs that were told something special.
+
+    submitted, changed, replayed, loaded ──► the table marks it ──drain──► each book sees it
+
+A book is an index over such jobs: when they expire, what they wait for, which keys they hold. It is
+fed by `see` alone and decides nothing by itself, so it is rebuilt by every takeover and needs no
+events: it is a pure function of the live jobs. It is not told when a job ends: whoever asks a book
+looks whether the job still lives, and forgets it then. Plain jobs never come here.
+
+A job is seen again whenever it is told something new: a book must take that for the whole truth.
+"""
+
+from typing import Protocol
+
+from taskforge_server.engine.model.joboptions import Told, read_told
+from taskforge_server.ext.table import ShardTable
+
+
+class Book(Protocol):
+    """An index over the jobs of one shard that have `more` among their options."""
+
+    def see(self, job_id: bytes, told: Told) -> None:
+        """This is what the unfinished job is told from now on."""
+        ...
+
+
+class Marks:
+    """The books of one shard."""
+
+    __slots__ = ("books",)
+
+    def __init__(self) -> None:
+        self.books: list[Book] = []
+
+    def drain(self, table: ShardTable) -> None:
+        """Show the books what the table has marked; called after each turn that decides, after a
+        takeover, and after each chunk of jobs that was loaded."""
+        for job_id, options in table.take_marked():
+            told = read_told(options)
+            for book in self.books:
+                book.see(job_id, told)

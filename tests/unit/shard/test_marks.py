@@ -1,0 +1,74 @@
+"""Books hear of every job that was told something, whichever way it came into the table."""
+
+from taskforge_server.engine.model.joboptions import JobOptions, Told, pack_told
+from taskforge_server.engine.shard.marks import Marks
+from taskforge_server.ext.table import NEVER_US, ShardTable, SubmitBatch
+
+NOW_US = 1_700_000_000_000_000
+QUEUE, PROJECT = b"q" * 16, b"p" * 16
+
+
+class Seen:
+    """A book that keeps what it saw."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[bytes, Told] = {}
+
+    def see(self, job_id: bytes, told: Told) -> None:
+        self.jobs[job_id] = told
+
+
+def fresh() -> ShardTable:
+    table = ShardTable(1, 7)
+    table.queue(QUEUE, PROJECT, "q", 0, 2)
+    return table
+
+
+def drained(table: ShardTable) -> dict[bytes, JobOptions]:
+    marks, book = Marks(), Seen()
+    marks.books.append(book)
+    marks.drain(table)
+    return {job_id: told.more for job_id, told in book.jobs.items()}
+
+
+def submitted(table: ShardTable, more: JobOptions | None, due_us: int = 0) -> bytes:
+    batch = SubmitBatch()
+    batch.add("t", b"{}", due_us=due_us, options=pack_told({"more": more, "tags": ["x"]}))
+    return table.submit(0, batch, NOW_US)
+
+
+def test_submitted_changed_replayed_and_loaded_jobs_are_seen_alike() -> None:
+    table = fresh()
+    first = submitted(table, JobOptions(expires_us=1))
+    submitted(table, None)
+    assert drained(table) == {first: JobOptions(expires_us=1)}
+    assert drained(table) == {}, "only what is new"
+    held = submitted(table, JobOptions(expires_us=2), NEVER_US)
+    table.change(held, NOW_US, due_us=NOW_US)
+    table.change(first, NOW_US, options=pack_told({"more": JobOptions(expires_us=3)}))
+    live = {held: JobOptions(expires_us=2), first: JobOptions(expires_us=3)}
+    assert drained(table) == live
+
+    batch = table.take_batch()
+    assert batch is not None
+    replayed = fresh()
+    replayed.replay(batch[0], batch[2])
+    assert drained(replayed) == live
+
+    table.committed(batch[0])
+    projection = table.collect(100, NOW_US)
+    assert projection is not None
+    loaded = fresh()
+    loaded.load(projection.jobs_copy)
+    assert drained(loaded) == live
+
+
+def test_a_job_that_ended_or_is_told_nothing_more_is_not_seen() -> None:
+    table = fresh()
+    first, second = (
+        submitted(table, JobOptions(expires_us=1)),
+        submitted(table, JobOptions(expires_us=1)),
+    )
+    table.cancelled(first, "no", NOW_US)
+    table.change(second, NOW_US, options=b"")
+    assert drained(table) == {}
