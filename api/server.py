@@ -29,6 +29,7 @@ from taskforge_server.api.service.audit import AuditReader, AuditService
 from taskforge_server.api.service.catalog import QueueCatalog
 from taskforge_server.api.service.encryption import EncryptionParts, EncryptionService, Opener
 from taskforge_server.api.service.identity import Identity, IdentityParts
+from taskforge_server.api.service.inbox import InboxDrain, InboxPorts
 from taskforge_server.api.service.joblogs import JobLogService
 from taskforge_server.api.service.jobs import JobService
 from taskforge_server.api.service.people import PeopleService
@@ -73,6 +74,8 @@ class ApiPorts:
     """Without it nothing is sealed, and nothing opened."""
     allowances: AllowancePorts | None = None
     """Without them nothing is limited."""
+    inbox: InboxPorts | None = None
+    """Without it nobody takes what applications enqueue by SQL."""
     registry: CollectorRegistry
     ready: Callable[[], list[str]]
     """What keeps the node from taking requests; nothing when it does."""
@@ -96,13 +99,19 @@ class ApiServer:
         sealed = ports.encryption
         opener = None if sealed is None else Opener(sealed.vault, sealed.keyring)
         jobs = JobService(ports.engine, ports.jobs, self.catalog, opener)
+        allowances = Allowances(ports.allowances, ports.engine.now_us)
+        self.inbox: InboxDrain | None = None
+        if ports.inbox is not None:
+            self.inbox = InboxDrain(
+                ports.inbox, jobs, self.catalog, allowances, ports.payload_bytes_max
+            )
         services = Services(
             engine=ports.engine,
             queues=QueueService(ports.engine, ports.queues, self.catalog),
             jobs=jobs,
             logs=JobLogService(ports.engine, jobs, ports.logs, ports.log_feed),
             workers=WorkerService(ports.workers, self.catalog),
-            allowances=Allowances(ports.allowances, ports.engine.now_us),
+            allowances=allowances,
             catalog=self.catalog,
             tenants=TenantService(ports.tenants, ports.key_changed),
             encryption=None if sealed is None else EncryptionService(sealed),
@@ -143,6 +152,8 @@ class ApiServer:
         self._door.start()
         self.last_used.start()
         self.streams.start()
+        if self.inbox is not None:
+            self.inbox.start()
         bound: int = self._listener.sockets[0].getsockname()[1]
         log.info("listening on %s port %d", host, bound)
         return bound
@@ -155,6 +166,8 @@ class ApiServer:
         """Take no more connections, and end those that are there after what they wait for."""
         if self._listener is not None:
             self._listener.close()
+        if self.inbox is not None:
+            await self.inbox.stop()
         await self.streams.stop()
         await self._door.stop(timeout_s)
         await self.last_used.stop()

@@ -475,6 +475,12 @@ RETAKE_LOOK_S: Final = 10.0
 FLUSH_S: Final = 10.0
 """What a stopping node gives the log, and then the tables, to catch up; the next start does."""
 
+INBOX_SWEEP_S: Final = 1.0
+INBOX_ROWS_MAX: Final = 500
+INBOX_PUT_OFF_S: Final = 5.0
+"""What applications enqueue by SQL is looked for so often, besides the bell; rows a look; how long
+one that the plan or the load forbids waits."""
+
 UPKEEP_S: Final = 600.0
 UPKEEP_ROWS_MAX: Final = 100_000
 """Partitions are made days ahead, and old keys deleted in portions: neither is in a hurry."""

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from taskforge_server.api.cli import audit, commands, identity, subscription, tenants, workers
+from taskforge_server.api.cli import (
+    audit,
+    commands,
+    identity,
+    inbox,
+    subscription,
+    tenants,
+    workers,
+)
 from taskforge_server.api.cli.demo import demo
 from taskforge_server.api.cli.keys import keys
 from taskforge_server.api.cli.logs import logs
@@ -42,6 +50,7 @@ app.command("logs")(logs)
 app.add_typer(audit.app)
 app.add_typer(keys)
 app.add_typer(identity.app)
+app.add_typer(inbox.app)
 app.add_typer(subscription.app)
 app.add_typer(tenants.organizations)
 app.add_typer(tenants.projects)

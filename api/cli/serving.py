@@ -12,6 +12,7 @@ from taskforge_server.api.server import ApiPorts, ApiServer
 from taskforge_server.api.service.allowances import AllowancePorts
 from taskforge_server.api.service.encryption import EncryptionParts
 from taskforge_server.api.service.identity import IdentityParts
+from taskforge_server.api.service.inbox import InboxPorts
 from taskforge_server.api.service.tenants import TenantRows
 from taskforge_server.api.service.workers import WorkerPorts
 from taskforge_server.engine import limits
@@ -26,6 +27,7 @@ from taskforge_server.engine.store.api_keys import ApiKeys
 from taskforge_server.engine.store.audit import AuditLog
 from taskforge_server.engine.store.bootstrap import Bootstrapped, bootstrap
 from taskforge_server.engine.store.execution_logs import ExecutionLogs
+from taskforge_server.engine.store.inbox import Inbox, InboxBell
 from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.migrate import migrate
 from taskforge_server.engine.store.pool import acquire, open_pool
@@ -134,8 +136,8 @@ def reload_certificate(tls: ServerTls) -> None:
         log.info("the certificate was reloaded")
 
 
-def api_of(node: Node) -> ApiServer:
-    """The interface of a node."""
+def api_of(node: Node, inbox: InboxPorts | None = None) -> ApiServer:
+    """The interface of a node; `inbox` in place of its own."""
     return ApiServer(
         ApiPorts(
             engine=node.doors,
@@ -159,11 +161,20 @@ def api_of(node: Node) -> ApiServer:
                 node.subscriptions,
                 node.doors,
             ),
+            inbox=inbox or _inbox_of(node),
             audit=AuditLog(node.pool),
             identity=_identity_of(node),
             registry=node.registry,
             ready=node.ready,
         )
+    )
+
+
+def _inbox_of(node: Node) -> InboxPorts:
+    return InboxPorts(
+        Inbox(node.pool),
+        lambda ring: InboxBell(node.config.postgres_url, ring),
+        lambda: list(node.core.shards),
     )
 
 

@@ -156,9 +156,7 @@ def checker_of(services: Services, plan: Plan, key: str | None) -> Checker:
 
 def payload_bytes_max(services: Services, plan: Plan) -> int:
     """The smaller bound of the server's and the plan's."""
-    allowed = plan.limits.max_payload_bytes
-    own = services.payload_bytes_max
-    return own if allowed is None else min(own, allowed)
+    return plan.limits.payload_bytes_max(services.payload_bytes_max)
 
 
 async def submit_job(services: Services, call: Call) -> Reply:

@@ -155,9 +155,13 @@ class Allowances:
 
     async def submitter(self, principal: Principal) -> Plan:
         """The plan of one who submits; SubscriptionExpired."""
+        return await self.active_plan(principal.project_id, principal.organization_id)
+
+    async def active_plan(self, project_id: bytes, organization_id: bytes) -> Plan:
+        """The same by its project; SubscriptionExpired, NotFound."""
         if self._ports is None:
             return UNLIMITED
-        plan = await self._ports.plans.find(principal.project_id, principal.organization_id)
+        plan = await self._ports.plans.find(project_id, organization_id)
         self.require_active(plan)
         return plan
 

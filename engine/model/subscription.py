@@ -87,6 +87,11 @@ class Limits(Model, frozen=True, kw_only=True, forbid_unknown_fields=True):
         | None
     ) = None
 
+    def payload_bytes_max(self, server_max: int) -> int:
+        """The smaller bound of the plan's and the server's."""
+        allowed = self.max_payload_bytes
+        return server_max if allowed is None else min(server_max, allowed)
+
 
 TIERS: Final[dict[SubscriptionTier, Limits]] = {
     "starter": Limits(

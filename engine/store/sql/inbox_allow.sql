@@ -1,0 +1,1 @@
+CALL inbox_allow($1, $2)
