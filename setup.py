@@ -8,7 +8,7 @@ so links under `build/ns/taskforge_server/` show them the tree under its import 
 from pathlib import Path
 
 from Cython.Build import cythonize
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, find_namespace_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 TOPS = ("engine", "ext", "api")
@@ -43,7 +43,7 @@ def extensions() -> list[Extension]:
     for path in sorted((ROOT / "ext").rglob("*.pyx")):
         source = path.relative_to(ROOT)
         name = ".".join(("taskforge_server", *source.with_suffix("").parts))
-        found.append(Extension(name, [str(source)], extra_compile_args=["-O3"]))
+        found.append(Extension(name, [str(source)], extra_compile_args=["-O3", "-Wno-sign-compare"]))
     if not found:
         return []
     return cythonize(
@@ -59,8 +59,10 @@ link_import_names()
 setup(
     packages=[
         f"taskforge_server.{name}"
-        for name in find_packages(
-            str(ROOT), include=[pattern for top in TOPS for pattern in (top, f"{top}.*")]
+        for name in find_namespace_packages(  # folders of SQL and Lua belong to it too
+            str(ROOT),
+            include=[pattern for top in TOPS for pattern in (top, f"{top}.*")],
+            exclude=["*.__pycache__"],
         )
     ],
     ext_modules=extensions(),
