@@ -44,10 +44,27 @@ CRASHES_MAX: Final = 100
 RETRY_DELAY_S_MAX: Final = 7 * 86_400
 """The longest pause between two attempts; with ATTEMPTS_MAX no job is forgotten by its policy."""
 
+RETRY_DELAYS_MAX: Final = 50
+NON_RETRYABLE_MAX: Final = 50
+"""Entries of the lists in a retry policy: settings of a queue, or what one job carries along."""
+
+SNOOZES_MAX: Final = 200
+"""How often a job may be put off and given back: it is counted in one byte of its slot."""
+
+BUDGET_PER_S_MIN: Final = 0.01
+BUDGET_PER_S_MAX: Final = 100_000.0
+BUDGET_WINDOW_S: Final = 10.0
+"""Retry budgets: the floor lets one retry pass in 100 s at least, so that debts are paid; what was
+saved fades over ten seconds, so that an hour of peace does not pay for a storm."""
+
 BACKOFF_MULTIPLIER_MAX: Final = 10.0
 TIMEOUT_S_MAX: Final = 7 * 86_400
 SCHEDULE_AHEAD_S_MAX: Final = 5 * 366 * 86_400
 """How far in the future a job may be due: catches milliseconds given as seconds."""
+
+DEAD_LETTER_KEEP_S_MIN: Final = 60.0
+DEAD_LETTER_KEEP_S_MAX: Final = 3_650 * 86_400.0
+"""Long enough for the hook and for a look; as long as any history."""
 
 # Configuration rows
 

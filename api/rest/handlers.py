@@ -129,10 +129,11 @@ async def delete_queue(services: Services, call: Call) -> Reply:
 
 def _changed_settings(settings: QueueSettings, update: QueueSettingsUpdate) -> QueueSettings:
     changes = given_fields(update)
-    if "retry_policy" in changes:
-        policy = changes["retry_policy"]
-        changes["retry_policy"] = msgspec.structs.replace(
-            settings.retry_policy, **given_fields(policy)
+    if update.retry_policy is not UNSET:
+        changes["retry_policy"] = update.retry_policy.over(settings.retry_policy)
+    if update.dead_letters is not UNSET:
+        changes["dead_letters"] = msgspec.structs.replace(
+            settings.dead_letters, **given_fields(update.dead_letters)
         )
     return msgspec.structs.replace(settings, **changes)
 

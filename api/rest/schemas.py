@@ -14,10 +14,11 @@ from taskforge_server.api.rest.problems import ItemProblem
 from taskforge_server.api.service.submission import NewJob
 from taskforge_server.engine import limits
 from taskforge_server.engine.model.base import Name, Priority, Time
+from taskforge_server.engine.model.deadletter import DeadLetterHook, KeepS
 from taskforge_server.engine.model.execution import ExecutionStatus
 from taskforge_server.engine.model.job import FailedReason, JobStatus
 from taskforge_server.engine.model.queue import History, QueueSettings, WorkerTypes
-from taskforge_server.engine.model.retry import Delay
+from taskforge_server.engine.model.retry import RetryBudget, RetryPolicyChange, RetryPolicyUpdate
 
 UuidText = Annotated[
     str,
@@ -67,15 +68,11 @@ class QueueCreate(Request):
     settings: QueueSettings = QueueSettings()
 
 
-class RetryPolicyUpdate(Request):
-    """What of a retry policy is to change."""
+class DeadLetterSettingsUpdate(Request):
+    """What of a queue's dealings with dead letters is to change."""
 
-    max_attempts: Annotated[int, Meta(ge=1, le=limits.ATTEMPTS_MAX)] | UnsetType = UNSET
-    base_delay: Delay | UnsetType = UNSET
-    max_delay: Delay | UnsetType = UNSET
-    backoff_multiplier: (
-        Annotated[float, Meta(ge=1, le=limits.BACKOFF_MULTIPLIER_MAX)] | UnsetType
-    ) = UNSET
+    keep_s: KeepS | UnsetType | None = UNSET
+    hook: DeadLetterHook | UnsetType | None = UNSET
 
 
 class QueueSettingsUpdate(Request):
@@ -86,6 +83,8 @@ class QueueSettingsUpdate(Request):
     history: History | UnsetType = UNSET
     crashes_max: Annotated[int, Meta(ge=1, le=limits.CRASHES_MAX)] | UnsetType = UNSET
     worker_types: WorkerTypes | UnsetType = UNSET
+    retry_budget: RetryBudget | UnsetType | None = UNSET
+    dead_letters: DeadLetterSettingsUpdate | UnsetType = UNSET
 
 
 class QueueUpdate(Request):
@@ -228,6 +227,9 @@ class JobView(Answer):
     soft_timeout_s: Annotated[float | None, Meta(description="null: the queue's")]
     cancel_requested_at: Annotated[
         Time | None, Meta(description="since when its handler is asked to end")
+    ]
+    retry_policy: Annotated[
+        RetryPolicyChange | None, Meta(description="what goes before the queue's; null: nothing")
     ]
 
 

@@ -106,6 +106,7 @@ def _job_fields(job: JobDict, queue: str, embed: Embed) -> dict[str, Any]:
         "expires_at": time_of(more.expires_us),
         "soft_timeout_s": more.soft_timeout_s or None,
         "cancel_requested_at": time_of(more.cancel_us),
+        "retry_policy": more.retry_policy,
     }
 
 

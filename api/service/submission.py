@@ -12,11 +12,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import CallerError, InvalidInput, TooLarge
 from taskforge_server.engine.model.base import Priority, Time
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told
+from taskforge_server.engine.model.retry import RetryPolicyUpdate
 from taskforge_server.ext.plainbatch import plain_batch
 from taskforge_server.ext.table import SubmitBatch
 
@@ -93,6 +95,13 @@ class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
     ) = None
     ttl_s: TtlS | None = None
     soft_timeout_s: SoftTimeoutS | None = None
+    retry_policy: (
+        Annotated[
+            RetryPolicyUpdate,
+            msgspec.Meta(description="goes before the queue's, field by field"),
+        ]
+        | None
+    ) = None
 
 
 class Checker:
@@ -140,6 +149,7 @@ class Checker:
             and job.expires_at is None
             and job.ttl_s is None
             and job.soft_timeout_s is None
+            and job.retry_policy is None
             and not self._options
         ):
             self.batch.add(job.job_type, payload, job.priority)
@@ -152,7 +162,7 @@ class Checker:
             job.priority,
             due_us,
             timeout_ms,
-            job.max_attempts or 0,
+            _max_attempts(job),
             self._packed_options(job, due_us),
         )
         if due_us:
@@ -190,6 +200,7 @@ class Checker:
         options["more"] = JobOptions(
             expires_us=self._expires_us(job, due_us),
             soft_timeout_s=self._soft_timeout_s(job),
+            retry_policy=_own_policy(job),
         )
         return pack_told(options)
 
@@ -221,3 +232,19 @@ class Checker:
                 raise InvalidInput(f"at most {limits.TAG_BYTES_MAX} bytes", f"tags[{place}]")
             if "\0" in tag:
                 raise InvalidInput("U+0000 cannot be stored", f"tags[{place}]")
+
+
+def _max_attempts(job: NewJob) -> int:
+    """How often it is tried, wherever the caller says it; 0: as the queue says."""
+    policy = job.retry_policy
+    if policy is None or policy.max_attempts is UNSET:
+        return job.max_attempts or 0
+    if job.max_attempts is not None:
+        raise InvalidInput("stands in retry_policy too: give one of them", "max_attempts")
+    return policy.max_attempts
+
+
+def _own_policy(job: NewJob) -> RetryPolicyUpdate | None:
+    if job.retry_policy is not None:
+        job.retry_policy.check_own("retry_policy.")
+    return job.retry_policy

@@ -31,6 +31,8 @@ from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.actor import Actor
 from taskforge_server.engine.runtime.clock import Clock
+from taskforge_server.engine.shard.budget import Budgets
+from taskforge_server.engine.shard.deadletters import DeadLetterNews
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply
 from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest, KeyEntry
 from taskforge_server.engine.shard.shard import Shard
@@ -109,6 +111,8 @@ class Context:
     counters: Counters
     vault: Vault = field(default_factory=Vault)
     usage: UsageBook = field(default_factory=UsageBook)
+    budgets: Budgets = field(default_factory=Budgets)
+    dead_letters: DeadLetterNews = field(default_factory=DeadLetterNews)
 
 
 class QueueActor(Actor[Command]):
@@ -287,6 +291,8 @@ class QueueActor(Actor[Command]):
         if count:
             shard.effect(worker.assignment(frame, count))
             self._context.counters.started_attempts += count
+            if (budget := self.ref.settings.retry_budget) is not None:
+                self._context.budgets.started(self.ref.id, budget, count, now_us)
             if self._probe is not None:
                 self._measure(self._probe)
         if count < most:
@@ -310,6 +316,8 @@ class QueueActor(Actor[Command]):
             context.counters.failed_jobs += 1
             shard.ended((token[:16],))
         if unreadable:
+            if self.ref.settings.dead_letters.hook is not None:
+                context.dead_letters.heard(self.ref.id, shard.table.gathering_lsn)
             context.journal.dirty(shard)
             shard.effect(Ready(context.dispatcher, self))
         return frame, count - len(unreadable)

@@ -12,7 +12,7 @@ import msgpack
 import msgspec
 
 from taskforge_server.engine.actors.joblogs import LogSink, Written
-from taskforge_server.engine.actors.outcomes import error_json
+from taskforge_server.engine.actors.verdicts import error_json
 from taskforge_server.engine.errors import KeyConflict, Unavailable
 from taskforge_server.engine.model.execution import LogLine
 from taskforge_server.engine.observe.counters import Counters

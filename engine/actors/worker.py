@@ -45,7 +45,9 @@ log = logging.getLogger(__name__)
 
 CREDIT, DONE, HEARTBEAT, BYE, LOGS = 2, 3, 4, 5, 6
 WELCOME, ACK, PONG, DRAIN, LOGS_ACK = 10, 12, 13, 15, 16
-SUCCEEDED, FAILED, GIVEN_BACK = 0, 1, 2
+SUCCEEDED, FAILED, GIVEN_BACK, RETRY, SNOOZE, CANCELLED = 0, 1, 2, 3, 4, 5
+OUTCOME_MAX = CANCELLED
+"""The welcome names it: workers use no outcome beyond it."""
 
 NORMAL, BROKEN_FRAME, REFUSED, REPLACED = 1000, 1002, 1008, 4001
 PROTOCOL = 1
@@ -301,7 +303,7 @@ class _Turn:
         token, kind, data = outcome
         _check(type(token) is bytes and len(token) == TOKEN_BYTES, "the token of an outcome")
         _check(data is None or type(data) is bytes, "the data of an outcome")
-        _check(kind in (SUCCEEDED, FAILED, GIVEN_BACK), "the kind of an outcome")
+        _check(_is_count(kind, OUTCOME_MAX), "the kind of an outcome")
         shard = self._shard(_shard_of(token))
         if shard is None:
             return
@@ -310,19 +312,29 @@ class _Turn:
         elif not shard.table.holds(token, self._index_in(shard)):
             self.stale += token
             return
-        rules, now_us = self._context.outcomes, self._now_us
-        if kind == SUCCEEDED:
-            known = rules.succeeded(shard, token, data, now_us)
-        elif kind == FAILED:
-            known = rules.failed(shard, token, data, now_us)
-            self.put_back = True
-        else:
-            known = rules.given_back(shard, token, outcomes.GIVEN_BACK, now_us)
-            self.put_back = True
+        known = self._judged(shard, token, kind, data)
         if known:
             self.accepted += 1
         else:
             self.stale += token
+
+    def _judged(self, shard: Shard, token: bytes, kind: int, data: bytes | None) -> bool:
+        """Let the rules say what becomes of it; False when the lease is over after all."""
+        rules, now_us = self._context.outcomes, self._now_us
+        self.put_back |= kind in (FAILED, GIVEN_BACK, RETRY, SNOOZE)
+        match kind:
+            case 0:
+                return rules.succeeded(shard, token, data, now_us)
+            case 1:
+                return rules.failed(shard, token, data, now_us)
+            case 2:
+                return rules.given_back(shard, token, outcomes.GIVEN_BACK, now_us)
+            case 3:
+                return rules.retry(shard, token, data, now_us)
+            case 4:
+                return rules.snoozed(shard, token, data, now_us)
+            case _:
+                return rules.cancelled(shard, token, data, now_us)
 
     def _shard(self, number: int) -> Shard | None:
         shard = self._context.shard(number)

@@ -30,7 +30,13 @@ UNFINISHED: frozenset[JobStatus] = frozenset({"pending", "scheduled", "processin
 FINAL: frozenset[JobStatus] = frozenset(JOB_STATUSES) - UNFINISHED
 
 FailedReason = Literal[
-    "error", "attempts_exhausted", "not_retryable", "timeout", "quarantined", "cancelled"
+    "error",
+    "attempts_exhausted",
+    "not_retryable",
+    "snoozes_exhausted",
+    "timeout",
+    "quarantined",
+    "cancelled",
 ]
 
 MOVES: dict[str, tuple[frozenset[JobStatus], frozenset[JobStatus]]] = {

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import msgpack
 import msgspec
 
+from taskforge_server.engine.model.retry import RetryPolicyChange
+
 OPTION_NAMES = (
     "idempotency_key",
     "unique_key",
@@ -43,6 +45,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """After so long the handler of an attempt is told; 0: the queue's."""
     cancel_us: int = 0
     """When somebody asked to cancel it while it ran; it never runs again."""
+    retry_policy: RetryPolicyChange | None = None
+    """Goes before the queue's, field by field."""
 
     def stored(self) -> bytes | None:
         """The JSON text, or None where nothing special was said."""

@@ -7,13 +7,16 @@ and its jobs, which carry the shard in their ids, stay findable.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.errors import InvalidInput
 from taskforge_server.engine.model.base import Id, Model, Name, Priority, Time, checked
-from taskforge_server.engine.model.retry import RetryPolicy
+from taskforge_server.engine.model.deadletter import DeadLetterSettings
+from taskforge_server.engine.model.retry import RetryBudget, RetryPolicy
 from taskforge_server.engine.model.worker import WorkerType
 
 __all__ = [
@@ -62,6 +65,8 @@ class QueueSettings(Model, frozen=True, kw_only=True, forbid_unknown_fields=True
         ),
     ] = 3
     worker_types: WorkerTypes = ()
+    retry_budget: RetryBudget | None = None
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
 
     def validate(self) -> None:
         super().validate()
@@ -70,6 +75,8 @@ class QueueSettings(Model, frozen=True, kw_only=True, forbid_unknown_fields=True
     def check_relations(self, path: str = "") -> None:
         """Rules of two fields; `path` leads the name of the field in the error."""
         self.retry_policy.check_relations(f"{path}retry_policy.")
+        if self.history == "none" and self.dead_letters != DeadLetterSettings():
+            raise InvalidInput("no failed job is kept with history `none`", f"{path}dead_letters")
 
     @property
     def timeout_ms(self) -> int:
@@ -86,8 +93,6 @@ class QueueSettings(Model, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Read a stored row. Fields of a newer version are passed over: nodes of two versions run
         side by side during an upgrade."""
         raw = _known(msgspec.json.decode(text), cls)
-        if "retry_policy" in raw:
-            raw["retry_policy"] = _known(raw["retry_policy"], RetryPolicy)
         return checked(raw, cls)
 
 
@@ -148,5 +153,14 @@ def shard_of_queue(queue_id: bytes, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(queue_id).digest()[:8]) % shards
 
 
-def _known(raw: Any, kind: type[msgspec.Struct]) -> dict[str, Any]:
-    return {name: raw[name] for name in kind.__struct_fields__ if name in raw}
+def _known(raw: Any, kind: Any) -> Any:
+    """A stored value with the fields that this version knows, in structs within structs too."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(raw, dict):
+        fields = msgspec.structs.fields(kind)
+        return {
+            field.name: _known(raw[field.name], field.type) for field in fields if field.name in raw
+        }
+    if get_origin(kind) in (Union, UnionType) and raw is not None:
+        (kind, *_) = [part for part in get_args(kind) if part is not type(None)]
+        return _known(raw, kind)
+    return raw

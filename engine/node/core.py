@@ -31,6 +31,8 @@ from taskforge_server.engine.node.timer import DueTimer
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.actor import Actor, Supervisor
 from taskforge_server.engine.runtime.clock import Clock
+from taskforge_server.engine.shard.budget import Budgets
+from taskforge_server.engine.shard.deadletters import DeadLetterNews
 from taskforge_server.engine.shard.keys import KeyBook
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.shard.usage import UsageBook
@@ -59,6 +61,8 @@ class Core:
         self.keys = KeyBook()
         self.vault = Vault()
         self.usage = UsageBook()
+        self.budgets = Budgets()
+        self.dead_letters = DeadLetterNews()
         self.shards: dict[int, Shard] = {}
         self.refs: dict[bytes, QueueRef] = {}
         self.sessions: set[WorkerActor] = set()
@@ -73,7 +77,14 @@ class Core:
         self.dispatcher = Dispatcher(journal, lambda queue: queue.shard.give_up(), self.roster)
         self.due_timer = DueTimer(clock, self.shards.values, self._due)
         # Not for secrets: it spreads retries.
-        self.outcomes = Outcomes(self, self.counters, random.random, self.vault)
+        self.outcomes = Outcomes(
+            self,
+            self.counters,
+            random.random,
+            self.vault,
+            budgets=self.budgets,
+            dead_letters=self.dead_letters,
+        )
         self.leases = Leases(clock, lease_ttl_s, self.outcomes, journal, self.touched, worker_ended)
         self._queue_context = queue_module.Context(
             clock,
@@ -85,6 +96,8 @@ class Core:
             self.counters,
             self.vault,
             self.usage,
+            budgets=self.budgets,
+            dead_letters=self.dead_letters,
         )
         self.logs = LogBook(clock, self.shards.get, self, self.counters)
         self._worker_context = worker_module.Context(
@@ -156,6 +169,8 @@ class Core:
             if ref.shard == shard.number:
                 self.refs[ref.id] = ref
                 define(shard.table, ref)
+                if ref.settings.dead_letters.hook is not None:
+                    self.dead_letters.heard(ref.id, shard.table.committed_lsn)
         shard.marks.drain(shard.table)
         for queue_id, old in list(self._retired.items()):
             if old.ref.shard == shard.number:

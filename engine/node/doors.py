@@ -279,6 +279,7 @@ class Doors:
             "stale": stale,
             "result_bytes_max": limits.RESULT_BYTES_MAX,
             "log_lines_max": limits.LOG_LINES_MAX,
+            "outcome_max": worker.OUTCOME_MAX,
         }
         frame: bytes = msgpack.packb([worker.WELCOME, body])
         return frame

@@ -137,7 +137,7 @@ async def test_outcomes(data: bytes | None, kind: int, status: str) -> None:
         msgpack.packb([3, 1, "text", []]),
         msgpack.packb([3, -1, b"", []]),
         msgpack.packb([3, 1, b"", {}]),
-        msgpack.packb([3, 1, b"", [[b"x" * 24, 3, None]]]),
+        msgpack.packb([3, 1, b"", [[b"x" * 24, 9, None]]]),
         msgpack.packb([3, 1, b"", [[b"x" * 24, 0]]]),
         msgpack.packb([3, 1, b"", [[b"x", 0, None]]]),
         msgpack.packb([3, 1, b"", [[b"x" * 24, 0, "text"]]]),

@@ -4,9 +4,12 @@ Raised by handlers to say what should happen to their job:
 
 | error | the job |
 |---|---|
-| `RetryableError` | is tried again as its queue's retry policy says |
-| `FatalError` | has failed for good |
-| any other exception | is tried again |
+| `Retry` | failed this time, and is tried again when the handler says |
+| `RetryableError` | failed this time, and is tried again as its retry policy says |
+| any other exception | the same, unless the policy names its type as non-retryable |
+| `Fail`, `FatalError` | has failed for good |
+| `Snooze` | is put off: it comes again later, and this attempt does not count |
+| `Cancel` | is cancelled |
 
 Met by callers of a client: `ApiError` and its kinds (the server refused), `ConnectionFailed`
 (the server did not answer), `JobFailed` and `JobCancelled` (the job ended without a result).
@@ -15,6 +18,7 @@ Met by who runs a worker: `WorkerRefused`.
 
 # ruff: noqa: N818 - the names say what happened; every one is an error by its base class.
 
+from datetime import datetime
 from typing import Any
 
 
@@ -28,6 +32,55 @@ class RetryableError(TaskForgeError):
 
 class FatalError(TaskForgeError):
     """Raised by a handler: no attempt can succeed, do not try again."""
+
+
+class _Later:
+    """A time that a handler names: one to come, or a pause from now."""
+
+    def __init__(self, delay_s: float | None, at: datetime | None) -> None:
+        if delay_s is not None and at is not None:
+            raise TypeError("delay_s and at exclude each other")
+        if delay_s is not None and not delay_s >= 0:
+            raise ValueError(f"delay_s is 0 or more, not {delay_s}")
+        if at is not None and at.tzinfo is None:
+            raise TypeError("at needs a time zone")
+        self.delay_s = delay_s
+        self.at = at
+
+
+class Retry(RetryableError, _Later):
+    """Raised by a handler: this attempt failed, try again after `delay_s` or at a time, not when
+    the retry policy says. Attempts are counted as ever. Without either: as the policy says.
+    The server waits for seven days at most."""
+
+    def __init__(
+        self, message: str = "", *, delay_s: float | None = None, at: datetime | None = None
+    ) -> None:
+        RetryableError.__init__(self, message)
+        _Later.__init__(self, delay_s, at)
+
+
+class Fail(FatalError):
+    """Raised by a handler: no attempt can succeed, the job has failed for good."""
+
+
+class Snooze(TaskForgeError, _Later):
+    """Raised by a handler: call me again after `delay_s` or at a time, as if I had not been called.
+    This attempt counts neither as a failure nor as a crash; for a job that polls, say."""
+
+    def __init__(self, delay_s: float | None = None, *, at: datetime | None = None) -> None:
+        if delay_s is None and at is None:
+            raise TypeError("say until when: delay_s or at")
+        TaskForgeError.__init__(self, "put off")
+        _Later.__init__(self, delay_s, at)
+
+
+class Cancel(TaskForgeError):
+    """Raised by a handler: there is nothing to do any more, the job is cancelled."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class WorkerRefused(TaskForgeError):

@@ -8,7 +8,10 @@ Each of these goes before the one above it. Options stand apart from the argumen
 that they never clash with those of the task.
 """
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from taskforge.client.models import RetryPolicy
 
 
 class JobOptions(TypedDict, total=False):
@@ -16,6 +19,9 @@ class JobOptions(TypedDict, total=False):
 
     group_key: str
     """Jobs of one key share the limits that the queue sets for each key."""
+
+    retry_policy: "RetryPolicy"
+    """Goes before the queue's, field by field."""
 
 
 def known_options(options: JobOptions) -> JobOptions:

@@ -4,6 +4,8 @@ from taskforge.client.asynchronous import AsyncClient, AsyncJobHandle
 from taskforge.client.blocking import Client, JobHandle
 from taskforge.client.buffer import Buffer
 from taskforge.client.models import (
+    DeadLetterHook,
+    DeadLetterSettings,
     Execution,
     Job,
     JobStatus,
@@ -12,6 +14,7 @@ from taskforge.client.models import (
     Queue,
     QueueCounts,
     QueueSettings,
+    RetryBudget,
     RetryPolicy,
 )
 from taskforge.client.workers import Assignment, WorkerInfo
@@ -22,6 +25,8 @@ __all__ = [
     "AsyncJobHandle",
     "Buffer",
     "Client",
+    "DeadLetterHook",
+    "DeadLetterSettings",
     "Execution",
     "Job",
     "JobHandle",
@@ -31,6 +36,7 @@ __all__ = [
     "Queue",
     "QueueCounts",
     "QueueSettings",
+    "RetryBudget",
     "RetryPolicy",
     "WorkerInfo",
 ]

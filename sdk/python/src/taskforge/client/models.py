@@ -11,8 +11,25 @@ T = TypeVar("T")
 JobStatus = Literal["pending", "scheduled", "processing", "succeeded", "failed", "cancelled"]
 LogLevel = Literal["info", "warn", "error"]
 History = Literal["all", "failed", "none"]
+Backoff = Literal["exponential", "linear", "fixed", "list"]
+Jitter = Literal["full", "none"]
 WorkerType = Literal["general", "specialized_cpu", "specialized_io"]
 FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How often a job is tried, and how long it waits in between (seconds). None: the server's."""
+
+    max_attempts: int | None = None
+    base_delay: float | None = None
+    max_delay: float | None = None
+    backoff_multiplier: float | None = None
+    backoff: Backoff | None = None
+    delays: Sequence[float] | None = None
+    """With backoff `list`: one for each retry, the last for all that follow."""
+    jitter: Jitter | None = None
+    non_retryable: Sequence[str] | None = None
+    """Names of exceptions that fail a job for good."""
 
 
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +71,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     cancel_reason: str | None = None
     tags: list[str] | None = None
     idempotency_key: str | None = None
+    retry_policy: RetryPolicy | None = None
     executions: list[Execution] = []
 
     @property
@@ -76,13 +94,25 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True):
     execution_id: str = ""
 
 
-class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How often a job is tried, and how long it waits in between (seconds). None: the server's."""
+class RetryBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How many of a queue's attempts may be retries; what is beyond waits for longer."""
 
-    max_attempts: int | None = None
-    base_delay: float | None = None
-    max_delay: float | None = None
-    backoff_multiplier: float | None = None
+    ratio: float | None = None
+    per_s: float | None = None
+
+
+class DeadLetterHook(msgspec.Struct, frozen=True, kw_only=True):
+    """The job that is submitted for each dead letter, once."""
+
+    queue: str
+    job_type: str
+
+
+class DeadLetterSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What becomes of a queue's failed jobs: deleted after `keep_s`, told of by a job."""
+
+    keep_s: float | None = None
+    hook: DeadLetterHook | None = None
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,6 +124,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     crashes_max: int | None = None
     worker_types: Sequence[WorkerType] | None = None
     """Only workers of these types get jobs; empty: of any."""
+    retry_budget: RetryBudget | None = None
+    dead_letters: DeadLetterSettings | None = None
 
 
 class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ server has acknowledged it or has refused its lease.
 
 from taskforge.limits import DONE_BYTES_MAX, TOKEN_BYTES
 from taskforge.worker import frames
+from taskforge.worker.outcome import understood
 
 
 class Sealed:
@@ -26,9 +27,10 @@ class Sealed:
         self.others = others
         self.jobs = len(tokens_ok) // TOKEN_BYTES + len(others)
 
-    def encode(self) -> bytes:
-        """The frame as it goes over the wire."""
-        return frames.done(self.seq, self.tokens_ok, self.others)
+    def encode(self, outcome_max: int = frames.CANCELLED) -> bytes:
+        """The frame as it goes over the wire, to a server that knows no outcome beyond that."""
+        others = [understood(other, outcome_max) for other in self.others]
+        return frames.done(self.seq, self.tokens_ok, others)
 
     def without(self, stale: set[bytes]) -> None:
         """Forget completions whose lease the server has refused."""

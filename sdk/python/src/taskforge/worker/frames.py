@@ -14,9 +14,12 @@ from taskforge.limits import PROTOCOL, TOKEN_BYTES
 SUCCEEDED: Final = 0
 FAILED: Final = 1
 GIVEN_BACK: Final = 2
+RETRY: Final = 3
+SNOOZE: Final = 4
+CANCELLED: Final = 5
 
 Outcome = tuple[bytes, int, bytes | None]
-"""Token, one of the outcomes above, and JSON text: the result or the error."""
+"""Token, one of the outcomes above, and JSON text: the result, the error, or what is wanted."""
 
 LogEntry = tuple[int, int, str, bytes | None]
 """A line: level (0 info, 1 warn, 2 error), its age in microseconds, message, JSON text."""
@@ -34,6 +37,7 @@ class _WelcomeBody(msgspec.Struct, frozen=True):
     stale: bytes = b""
     result_bytes_max: int = 0
     log_lines_max: int = 0
+    outcome_max: int = GIVEN_BACK
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=10, frozen=True):

@@ -87,6 +87,7 @@ class Link:
         self.credit = 0
         self.credit_sent = 0
         self.connections = 0
+        self._outcome_max = frames.GIVEN_BACK  # what the server understands
         self._welcomed_at = 0.0  # on the monotonic clock; 0: not on this connection
 
     # --- sending ------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ class Link:
                 self._send(frame.encode())
         for sealed in self._completions.seal():
             if self._outgoing is not None:
-                self._send(sealed.encode())
+                self._send(sealed.encode(self._outcome_max))
 
     def set_credit(self, credit: int) -> None:
         """Ask for at most so many unfinished jobs."""
@@ -228,8 +229,9 @@ class Link:
         self._lines.lines_max = welcome.body.log_lines_max
         for frame in self._lines.resend(stale):
             self._send(frame.encode())
+        self._outcome_max = welcome.body.outcome_max
         for sealed in self._completions.resend(stale):
-            self._send(sealed.encode())
+            self._send(sealed.encode(self._outcome_max))
         self._check_acked()
         self.flush()
         self.set_credit(self.credit)

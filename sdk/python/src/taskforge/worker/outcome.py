@@ -6,14 +6,17 @@ handler, in an error's text it is replaced.
 
 import re
 import traceback
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from taskforge.errors import FatalError
+from taskforge.errors import Cancel, FatalError, Retry, Snooze
 from taskforge.limits import ERROR_MESSAGE_CHARS_MAX, ERROR_TRACEBACK_CHARS_MAX
+from taskforge.worker import frames
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -40,6 +43,42 @@ def failure_json(kind: str, message: str, *, retryable: bool, trace: str | None 
     if trace is not None:
         body["traceback"] = _clean(trace[-ERROR_TRACEBACK_CHARS_MAX:])
     return _encode(body)
+
+
+def raised(error: BaseException) -> tuple[int, bytes]:
+    """Outcome and JSON text for what a handler raised."""
+    if isinstance(error, Snooze):
+        return frames.SNOOZE, _encode(_when(error))
+    if isinstance(error, Cancel):
+        said = failure_json("cancelled", error.reason, retryable=False)
+        return frames.CANCELLED, _encode({"error": msgspec.Raw(said)})
+    said = exception_json(error)
+    if isinstance(error, Retry) and (when := _when(error)):
+        return frames.RETRY, _encode(when | {"error": msgspec.Raw(said)})
+    return frames.FAILED, said
+
+
+def _when(error: Retry | Snooze) -> dict[str, Any]:
+    """The time that the handler names, if it does."""
+    if error.at is not None:
+        return {"at_us": (error.at - _EPOCH) // timedelta(microseconds=1)}
+    return {} if error.delay_s is None else {"delay_ms": round(error.delay_s * 1000)}
+
+
+def understood(outcome: frames.Outcome, outcome_max: int) -> frames.Outcome:
+    """The outcome as a server that knows none beyond `outcome_max` can take it: what a handler
+    wants beside that is a failure which may be tried again, or not."""
+    token, kind, data = outcome
+    if kind <= outcome_max:
+        return outcome
+    if kind == frames.SNOOZE or data is None:
+        text = "the server cannot put jobs off"
+        return token, frames.FAILED, failure_json("Snooze", text, retryable=True)
+    return (
+        token,
+        frames.FAILED,
+        bytes(msgspec.json.decode(data, type=dict[str, msgspec.Raw])["error"]),
+    )
 
 
 def exception_json(error: BaseException) -> bytes:

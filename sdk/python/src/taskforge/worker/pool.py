@@ -18,7 +18,13 @@ from taskforge.task import Task
 from taskforge.worker import frames
 from taskforge.worker.batch import Batch
 from taskforge.worker.completions import Completions
-from taskforge.worker.outcome import bad_arguments_json, exception_json, failure_json, result_json
+from taskforge.worker.outcome import (
+    bad_arguments_json,
+    exception_json,
+    failure_json,
+    raised,
+    result_json,
+)
 from taskforge.worker.runner import Runner
 from taskforge.worker.threads import SyncJob, Threads
 
@@ -231,6 +237,10 @@ class Pool:
     def failed(self, token: bytes, data: bytes) -> None:
         """The job failed; the error in JSON says whether it may be tried again."""
         self.completions.add(token, frames.FAILED, data)
+
+    def raised(self, token: bytes, error: BaseException) -> None:
+        """The handler ended with this exception."""
+        self.completions.add(token, *raised(error))
 
     def given_back(self, token: bytes) -> None:
         """The job goes back to its queue."""

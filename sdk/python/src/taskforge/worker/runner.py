@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from taskforge.context import Context, StopReason
 from taskforge.limits import SLICE_JOBS_MAX, SLICE_S, TOKEN_BYTES
 from taskforge.worker.batch import Batch
-from taskforge.worker.outcome import exception_json, failure_json
+from taskforge.worker.outcome import failure_json
 
 if TYPE_CHECKING:
     from taskforge.worker.pool import Pool
@@ -225,4 +225,4 @@ class Runner:
         elif self.stop_reason == "shutdown":
             pool.given_back(token)
         elif self.stop_reason is None:
-            pool.failed(token, exception_json(result.error))
+            pool.raised(token, result.error)

@@ -23,7 +23,7 @@ from taskforge.context import Context, StopReason
 from taskforge.errors import FatalError
 from taskforge.limits import FRAME_BYTES_MAX
 from taskforge.worker import frames
-from taskforge.worker.outcome import bad_arguments_json, exception_json, result_json
+from taskforge.worker.outcome import bad_arguments_json, exception_json, raised, result_json
 
 Ended = Callable[[bytes, int, bytes | None], None]
 
@@ -63,7 +63,7 @@ class SyncJob:
         try:
             result = bound()
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything
-            return frames.FAILED, exception_json(error)
+            return raised(error)
         finally:
             if self.context is not None:
                 self.context._close()
