@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent
 TOPS = ("engine", "ext", "api")
 NAMES = Path("build/ns")
 JOBS = 2
+FLAGS = ["-O3", "-Wno-sign-compare"]  # what Cython generates compares signs for us
 
 DIRECTIVES = {
     "language_level": 3,
@@ -43,7 +44,9 @@ def extensions() -> list[Extension]:
     for path in sorted((ROOT / "ext").rglob("*.pyx")):
         source = path.relative_to(ROOT)
         name = ".".join(("taskforge_server", *source.with_suffix("").parts))
-        found.append(Extension(name, [str(source)], extra_compile_args=["-O3", "-Wno-sign-compare"]))
+        found.append(
+            Extension(name, [str(source)], extra_compile_args=["-O3", "-Wno-sign-compare"])
+        )
     if not found:
         return []
     return cythonize(
