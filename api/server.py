@@ -27,6 +27,7 @@ from taskforge_server.api.rest.table import ROUTES
 from taskforge_server.api.service.allowances import AllowancePorts, Allowances
 from taskforge_server.api.service.audit import AuditReader, AuditService
 from taskforge_server.api.service.catalog import QueueCatalog
+from taskforge_server.api.service.control import ControlService
 from taskforge_server.api.service.encryption import EncryptionParts, EncryptionService, Opener
 from taskforge_server.api.service.identity import Identity, IdentityParts
 from taskforge_server.api.service.inbox import InboxDrain, InboxPorts
@@ -109,6 +110,7 @@ class ApiServer:
             engine=ports.engine,
             queues=QueueService(ports.engine, ports.queues, self.catalog),
             jobs=jobs,
+            control=ControlService(ports.engine, jobs),
             logs=JobLogService(ports.engine, jobs, ports.logs, ports.log_feed),
             workers=WorkerService(ports.workers, self.catalog),
             allowances=allowances,

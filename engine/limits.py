@@ -12,6 +12,13 @@ GIB: Final = 1024 * MIB
 
 # Jobs
 
+CANCEL_GRACE_S: Final = 30.0
+CANCEL_GRACE_S_MAX: Final = 86_400.0
+"""What the handler of a running job gets to end in when it is cancelled, unless it is said."""
+CANCEL_PAGE_JOBS: Final = 1_000
+CANCEL_LOOKS_MAX: Final = 262_144
+"""Open jobs, and places in memory, that one page of a mass cancel looks at: some milliseconds."""
+
 PRIORITY_MIN: Final = 0
 PRIORITY_MAX: Final = 9
 """Ten lanes: a heap key has four bits for them, and people cannot tell more apart."""
@@ -352,6 +359,9 @@ CATCH_UP_JOBS: Final = 1_024
 QUEUE_ASSIGNMENTS_MAX: Final = 1_000
 """Workers assigned to one queue: each chunk looks at all of them."""
 
+WORKER_FEATURES_MAX: Final = 64
+"""Names of what a worker knows beyond the first protocol; there are a handful."""
+
 INSTANCE_BYTES_MAX: Final = 16
 """What tells two processes under one worker id apart: a UUID is enough."""
 
@@ -370,6 +380,9 @@ WELCOME_WAIT_S: Final = 10.0
 
 DUE_JOBS_MAX: Final = 4_096
 """Due jobs that go to their lanes in one turn of the loop: some 2 ms. A herd takes several."""
+
+EXPIRE_JOBS_MAX: Final = 1_024
+"""Jobs of a shard that expire in one sweep: some 5 ms. A herd takes several."""
 
 DUE_TIMER_S_MAX: Final = 60.0
 """The timer for due jobs looks again after this long, whatever it was told."""

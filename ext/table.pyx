@@ -1343,6 +1343,36 @@ cdef class ShardTable:
         q = self.queues[job_at(self.slots, slot).queue]
         return id_bytes(q.project_hi, q.project_lo)
 
+    def peek(self, bytes job_id):
+        """(status, attempts, job type, created_us, options) of a job, or None: what books and
+        filters look at, without its texts."""
+        cdef uint32_t slot = self._find(job_id)
+        cdef Job *job
+        if slot == NONE:
+            return None
+        job = job_at(self.slots, slot)
+        return (STATES[job.state], job.attempts, self.type_texts[job.type], job.created_us,
+                blob_bytes(job.options))
+
+    def open_jobs(self, queue, Py_ssize_t start, Py_ssize_t most, Py_ssize_t looks_max):
+        """(ids of up to `most` open jobs of the queue, the place to go on from; -1: no more). A walk
+        from 0 on finds every job that is open all the while. It looks at `looks_max` places at most.
+        """
+        cdef Py_ssize_t end = <Py_ssize_t>self.slots.chunks_used << CHUNK_BITS
+        cdef Py_ssize_t slot = max(0, start), last
+        cdef int wanted
+        cdef Job *job
+        cdef list found = []
+        self._queue_at(queue)
+        wanted = queue
+        last = min(end, slot + looks_max)
+        while slot < last and len(found) < most:
+            job = job_at(self.slots, <uint32_t>slot)
+            if FREE < job.state < SUCCEEDED and job.queue == wanted:
+                found.append(id_bytes(job.id_hi, job.id_lo))
+            slot += 1
+        return found, slot if slot < end else -1
+
     def get(self, bytes job_id):
         """All that is known of a job, or None."""
         cdef uint32_t slot = self._find(job_id)

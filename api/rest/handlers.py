@@ -36,6 +36,7 @@ from taskforge_server.api.rest.schemas import (
 from taskforge_server.api.service.allowances import Allowances
 from taskforge_server.api.service.audit import AuditService
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
+from taskforge_server.api.service.control import ControlService
 from taskforge_server.api.service.encryption import EncryptionService
 from taskforge_server.api.service.identity import Identity
 from taskforge_server.api.service.joblogs import JobLogService
@@ -74,6 +75,7 @@ class Services:
     catalog: QueueCatalog
     encryption: EncryptionService | None
     audit: AuditService
+    control: ControlService
     logs: JobLogService
     registry: CollectorRegistry
     ready: Callable[[], list[str]]
@@ -91,7 +93,7 @@ async def create_queue(services: Services, call: Call) -> Reply:
     given = decode(call.body, call.body_coding, QueueCreate)
     wanted = NewQueue(given.name, given.priority, given.settings, _keyed(call))
     row, repeated = await services.queues.create(call.principal.project_id, wanted, call.actor)
-    reply = answer(call, _queue_view(services, row))
+    reply = answer(call, queue_view(services, row))
     if repeated:
         reply.headers |= REPLAY_HEADERS
     return reply
@@ -100,13 +102,13 @@ async def create_queue(services: Services, call: Call) -> Reply:
 async def list_queues(services: Services, call: Call) -> Reply:
     query: PageQuery = call.query
     rows, cursor = await services.queues.page(call.principal.project_id, query.cursor, query.limit)
-    items = [_queue_view(services, row) for row in rows]
+    items = [queue_view(services, row) for row in rows]
     return answer(call, QueuePage(items=items, next_cursor=cursor))
 
 
 async def get_queue(services: Services, call: Call) -> Reply:
     row = await services.queues.get(call.principal.project_id, call.params["queue"])
-    return answer(call, _queue_view(services, row))
+    return answer(call, queue_view(services, row))
 
 
 async def update_queue(services: Services, call: Call) -> Reply:
@@ -119,7 +121,7 @@ async def update_queue(services: Services, call: Call) -> Reply:
         None if wanted is UNSET else lambda settings: _changed_settings(settings, wanted),
         call.actor,
     )
-    return answer(call, _queue_view(services, row))
+    return answer(call, queue_view(services, row))
 
 
 async def delete_queue(services: Services, call: Call) -> Reply:
@@ -144,7 +146,7 @@ def given_fields(update: msgspec.Struct) -> dict[str, Any]:
     return {name: value for name, value in fields if value is not UNSET}
 
 
-def _queue_view(services: Services, row: JobQueue) -> QueueView:
+def queue_view(services: Services, row: JobQueue) -> QueueView:
     return views.queue_view(row, services.queues.counts(row))
 
 
@@ -268,27 +270,23 @@ async def list_jobs(services: Services, call: Call) -> Reply:
 async def get_job(services: Services, call: Call) -> Reply:
     query: WaitQuery = call.query
     found = await services.jobs.wait(call.principal.project_id, job_id_of(call), wait_s(query.wait))
-    return await _details(services, call, found)
-
-
-async def cancel_job(services: Services, call: Call) -> Reply:
-    found = await services.jobs.cancel(call.principal.project_id, job_id_of(call))
-    return await _details(services, call, found)
+    return await job_answer(services, call, found)
 
 
 async def retry_job(services: Services, call: Call) -> Reply:
     found, repeated = await services.jobs.retry(
         call.principal.project_id, job_id_of(call), _keyed(call)
     )
-    reply = await _details(services, call, found)
+    reply = await job_answer(services, call, found)
     if repeated:
         reply.headers |= REPLAY_HEADERS
     return reply
 
 
-async def _details(
+async def job_answer(
     services: Services, call: Call, found: tuple[dict[str, Any], list[dict[str, Any]]]
 ) -> Reply:
+    """A job with its executions as the answer."""
     job, executions = found
     queue = await services.jobs.queue_name(call.principal.project_id, job["queue_id"])
     return answer(call, views.job_details(job, executions, queue, call.coding))

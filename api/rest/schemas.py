@@ -80,6 +80,7 @@ class QueueSettingsUpdate(Request):
 
     retry_policy: RetryPolicyUpdate | UnsetType = UNSET
     timeout: Annotated[float, Meta(gt=0, le=limits.TIMEOUT_S_MAX)] | UnsetType | None = UNSET
+    soft_timeout: Annotated[float, Meta(gt=0, le=limits.TIMEOUT_S_MAX)] | UnsetType | None = UNSET
     history: History | UnsetType = UNSET
     crashes_max: Annotated[int, Meta(ge=1, le=limits.CRASHES_MAX)] | UnsetType = UNSET
     worker_types: WorkerTypes | UnsetType = UNSET
@@ -111,6 +112,7 @@ class QueueView(Answer):
     settings: QueueSettings
     created_at: Time
     counts: QueueCounts
+    paused_at: Annotated[Time | None, Meta(description="since when nothing of it starts")]
 
 
 class QueuePage(Answer):

@@ -2,6 +2,7 @@
 
 from taskforge_server.api.rest import (
     audit,
+    control,
     encryption,
     handlers,
     identity,
@@ -176,17 +177,6 @@ JOB_ROUTES = (
     ),
     Route(
         method="POST",
-        path="/v1/jobs/{job_id}/cancel",
-        operation_id="cancelJob",
-        summary="End a job that waits; one that is cancelled already stays so",
-        tag="jobs",
-        permission=permissions.JOBS_CANCEL,
-        handler=handlers.cancel_job,
-        reply=JobDetails,
-        problems=("job_not_found", "job_not_cancellable", "outcome_unknown"),
-    ),
-    Route(
-        method="POST",
         path="/v1/jobs/{job_id}/retry",
         operation_id="retryJob",
         summary="Let a job that failed or was cancelled run again",
@@ -281,6 +271,7 @@ PROCESS_ROUTES = (
 ROUTES = (
     *QUEUE_ROUTES,
     *JOB_ROUTES,
+    *control.ROUTES,
     *joblogs.ROUTES,
     *WORKER_ROUTES,
     *workers.ROUTES,

@@ -60,6 +60,7 @@ def queue_view(row: JobQueue, counts: tuple[int, int, int]) -> QueueView:
         settings=row.settings,
         created_at=row.created_at,
         counts=QueueCounts(pending=pending, scheduled=scheduled, processing=processing),
+        paused_at=row.paused_at,
     )
 
 

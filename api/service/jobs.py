@@ -94,10 +94,13 @@ class JobService:
         jobs, following = await self._jobs.page(project_id, queue_ids, wanted, cursor, rows_max)
         return await self.opener.jobs(project_id, jobs), following
 
-    async def cancel(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
-        """End a job that waits; one that is cancelled stays so. NotFound, Conflict."""
+    async def cancel(
+        self, project_id: bytes, job_id: bytes, grace_s: float
+    ) -> tuple[JobDict, list[JobDict]]:
+        """End a job that waits, ask one that runs to end within the grace time; one that is
+        cancelled stays so. NotFound, Conflict."""
         try:
-            await self.engine.cancel(job_id, project_id)
+            await self.engine.cancel(job_id, project_id, grace_s)
         except NotFound:
             # It may have ended long ago: that is a conflict, not an unknown job.
             found = await self.get(project_id, job_id)
@@ -105,7 +108,7 @@ class JobService:
             if status == "cancelled":
                 return found
             raise Conflict(
-                f"only a job that waits can be cancelled: this one is {status}",
+                f"only a job that waits or runs can be cancelled: this one is {status}",
                 code="job_not_cancellable",
             ) from None
         return await self.get(project_id, job_id)

@@ -50,9 +50,28 @@ class Engine(Protocol):
         """Returns at the end of the job or of the time."""
         ...
 
-    async def cancel(self, job_id: bytes, project_id: bytes) -> JobDict:
-        """Raises NotFound when no such job is there, Conflict when it is neither waiting nor
-        cancelled."""
+    async def cancel(self, job_id: bytes, project_id: bytes, grace_s: float = ...) -> JobDict:
+        """Ends a job that waits, asks one that runs to end within the grace time. Raises NotFound
+        when no such job is there, Conflict when it has ended otherwise."""
+        ...
+
+    async def cancel_many(
+        self, queue: QueueRef, job_ids: list[bytes], grace_s: float
+    ) -> tuple[int, int]:
+        """The same for open jobs of one queue: how many are cancelled, how many were asked."""
+        ...
+
+    def open_jobs(
+        self, queue: QueueRef, place: int, most: int, looks_max: int
+    ) -> tuple[list[tuple[bytes, str, str, int, bytes | None]], int]:
+        """Some open jobs of a queue: id, status, type, created_us, options; and the place to go on
+        from, -1 at the end."""
+        ...
+
+    async def change(
+        self, job_id: bytes, project_id: bytes, *, due_us: int = -1, priority: int = -1
+    ) -> JobDict:
+        """A job that waits gets another time or priority. NotFound, Conflict."""
         ...
 
     async def requeue_once(self, job: JobDict, key: KeyedRequest | None) -> tuple[JobDict, bool]:
@@ -120,6 +139,12 @@ class QueueRepository(Protocol):
         actor: Actor = ...,
     ) -> JobQueue:
         """What is None stays; NotFound."""
+        ...
+
+    async def pause(
+        self, project_id: bytes, queue_id: bytes, paused: bool, actor: Actor = ...
+    ) -> JobQueue:
+        """NotFound."""
         ...
 
     async def delete(

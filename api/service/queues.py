@@ -91,6 +91,13 @@ class QueueService:
         self._engine.queue_changed(self._catalog.learn(row))
         return row
 
+    async def pause(self, project_id: bytes, queue: str, paused: bool, actor: Actor) -> JobQueue:
+        """Have the queue start nothing from now on, or go on; what runs is not touched."""
+        ref = await self._catalog.find(project_id, queue_key(queue))
+        row = await self._queues.pause(project_id, ref.id, paused, actor)
+        self._engine.queue_changed(self._catalog.learn(row))
+        return row
+
     async def delete(self, project_id: bytes, queue: str, actor: Actor) -> None:
         """Delete a queue without open jobs; NotFound, Conflict with what stands in the way.
 

@@ -75,6 +75,19 @@ Attempts = Annotated[
 ]
 
 
+def due_us_of(scheduled_for: datetime | None, delay_s: float | None, now_us: int) -> int:
+    """When a job may start; 0: at once, also when its time is over."""
+    if scheduled_for is not None:
+        if delay_s is not None:
+            raise InvalidInput("give scheduled_for or delay_s, not both", "delay_s")
+        due_us = (scheduled_for - _EPOCH) // _MICROSECOND
+        if due_us > now_us + limits.SCHEDULE_AHEAD_S_MAX * 1_000_000:
+            days = limits.SCHEDULE_AHEAD_S_MAX // 86_400
+            raise InvalidInput(f"at most {days} days ahead", "scheduled_for")
+        return due_us if due_us > now_us else 0
+    return now_us + max(1, round(delay_s * 1e6)) if delay_s else 0
+
+
 class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
     """A job as a caller gives it, but for its payload, whose form depends on the coding."""
 
@@ -178,18 +191,7 @@ class Checker:
         _KNOWN_TYPES.add(job_type)
 
     def _due_us(self, job: NewJob) -> int:
-        """When it may start; 0: at once, also when its time is over."""
-        if job.scheduled_for is not None:
-            if job.delay_s is not None:
-                raise InvalidInput("give scheduled_for or delay_s, not both", "delay_s")
-            due_us = (job.scheduled_for - _EPOCH) // _MICROSECOND
-            if due_us > self._now_us + limits.SCHEDULE_AHEAD_S_MAX * 1_000_000:
-                days = limits.SCHEDULE_AHEAD_S_MAX // 86_400
-                raise InvalidInput(f"at most {days} days ahead", "scheduled_for")
-            return due_us if due_us > self._now_us else 0
-        if job.delay_s:
-            return self._now_us + max(1, round(job.delay_s * 1e6))
-        return 0
+        return due_us_of(job.scheduled_for, job.delay_s, self._now_us)
 
     def _packed_options(self, job: NewJob, due_us: int) -> bytes | None:
         """What it is told, by columns; the fields of single features go to `more`."""

@@ -44,6 +44,7 @@ class _Body(msgspec.Struct, kw_only=True):
     running: bytes = b""
     sdk: _Text = ""
     instance: Annotated[bytes, msgspec.Meta(max_length=limits.INSTANCE_BYTES_MAX)] = b""
+    features: Annotated[list[_Text], msgspec.Meta(max_length=limits.WORKER_FEATURES_MAX)] = []
 
 
 class _Frame(msgspec.Struct, array_like=True):
@@ -90,4 +91,5 @@ def decode_hello(frame: bytes) -> Hello:
         running=body.running,
         sdk=body.sdk,
         instance=body.instance,
+        features=frozenset(body.features),
     )

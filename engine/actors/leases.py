@@ -39,6 +39,12 @@ class Session(Protocol):
 
     outlet: Outlet
     outstanding: int
+    id: bytes
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What it knows beyond the first protocol."""
+        ...
 
     @property
     def draining(self) -> bool:
@@ -149,6 +155,11 @@ class Leases:
         if lease is None or lease.project_id != project_id or lease.session is None:
             return None
         return lease.session.outstanding
+
+    def session(self, worker_id: bytes) -> Session | None:
+        """The connection of this worker, if it has one here."""
+        lease = self._leases.get(worker_id)
+        return None if lease is None else lease.session
 
     def forget(self, lease: Lease) -> None:
         """The worker said goodbye: nothing is forgiven any more, nothing is waited for."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.actors.control import CANCELLED, wants_end
 from taskforge_server.engine.actors.ports import Queues
 from taskforge_server.engine.actors.verdicts import Told, checked_error, error_json, told
 from taskforge_server.engine.model.joboptions import read_told
@@ -28,6 +29,7 @@ DEFAULT_SETTINGS = QueueSettings()
 WORKER_LOST = error_json("worker_lost", "the worker went away while it ran this job")
 NEVER_ARRIVED = error_json("given_back", "the worker's connection broke before the job arrived")
 GIVEN_BACK = error_json("given_back", "the worker stopped before it ended this job")
+OUT_OF_GRACE = error_json("cancelled", "the handler did not end within its grace time")
 TIMED_OUT = error_json("timeout", "the attempt took longer than its timeout")
 SNOOZED = error_json("snoozed", "the handler put the job off")
 CANCEL_REASON = "handler"
@@ -86,6 +88,8 @@ class Outcomes:
         job = self._held(shard, token)
         if job is None:
             return False
+        if wants_end(job):
+            return self._stop(shard, token, SNOOZED, now_us)
         verdict = rules.after_snooze(_attempt(job), wish.due_us, now_us)
         if isinstance(verdict, rules.Fail):
             return self._fail(shard, job, token, verdict.reason, SNOOZED, now_us)
@@ -101,7 +105,10 @@ class Outcomes:
         return True
 
     def timed_out(self, shard: Shard, token: bytes, now_us: int) -> bool:
-        """The attempt is past its deadline."""
+        """The attempt is past its deadline, or past the grace time of a cancellation."""
+        job = self._held(shard, token)
+        if job is not None and wants_end(job):
+            return self._stop(shard, token, OUT_OF_GRACE, now_us)
         self._counters.timed_out_attempts += 1
         failure = Told("timeout", timed_out=True, error=TIMED_OUT, by_server=True)
         return self._after_failure(shard, token, failure, now_us)
@@ -111,6 +118,8 @@ class Outcomes:
         job = self._held(shard, token)
         if job is None:
             return False
+        if wants_end(job):
+            return self._stop(shard, token, WORKER_LOST, now_us)
         verdict = rules.after_crash(_attempt(job), self._settings(job).crashes_max)
         self._counters.crashed_attempts += 1
         if isinstance(verdict, rules.Fail):
@@ -120,6 +129,9 @@ class Outcomes:
 
     def given_back(self, shard: Shard, token: bytes, error: bytes, now_us: int) -> bool:
         """A worker that lives has not ended it: back to the lane, neither a failure nor a crash."""
+        job = self._held(shard, token)
+        if job is not None and wants_end(job):
+            return self._stop(shard, token, error, now_us)
         return shard.table.returned(token, error, now_us)
 
     def _after_failure(self, shard: Shard, token: bytes, failure: Told, now_us: int) -> bool:
@@ -130,6 +142,8 @@ class Outcomes:
         if not failure.by_server:
             error = self._sealed(shard, token, "error", error)
         settings = self._settings(job)
+        if wants_end(job):
+            return self._stop(shard, token, error, now_us)
         verdict = rules.after_failure(
             _policy(job, settings), _attempt(job), failure, now_us, self._jitter()
         )
@@ -159,6 +173,14 @@ class Outcomes:
         shard.ended((token[:ID_BYTES],))
         if self._settings(job).dead_letters.hook is not None:
             self._dead_letters.heard(job["queue_id"], lsn)
+        return True
+
+    def _stop(self, shard: Shard, token: bytes, error: bytes, now_us: int) -> bool:
+        """The end of a running job that was cancelled."""
+        if not shard.table.stopped(token, CANCELLED, error, now_us):
+            return False
+        self._counters.cancelled_jobs += 1
+        shard.ended((token[:ID_BYTES],))
         return True
 
     def _sealed(self, shard: Shard, token: bytes, field: Field, text: bytes) -> bytes:

@@ -29,6 +29,8 @@ class Hello:
     sdk: str
     instance: bytes = b""
     """Of the process: another one under the same id has not inherited what the first one ran."""
+    features: frozenset[str] = frozenset()
+    """What it knows beyond the first protocol: it is sent nothing else of that."""
 
 
 class Outlet(Protocol):

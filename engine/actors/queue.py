@@ -1,6 +1,6 @@
 """The actor of one queue on the node that owns its shard: commands in, decisions, effects.
 
-    Submit, Cancel, Requeue ──mailbox──► turn ──► events in the shard
+    Submit, Cancel, Change, Requeue ──mailbox──► turn ──► events in the shard
                                           │ then, in this order
                                           ├──► dispatcher.ready(queue)   its task wakes first …
                                           └──► journal.dirty(shard)      … so that `submitted` and
@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.actors import sealed
+from taskforge_server.engine.actors import control, sealed
+from taskforge_server.engine.actors.control import Cancel, CancelMany, Change, SessionOf
 from taskforge_server.engine.actors.ports import Journal
 from taskforge_server.engine.errors import (
     Conflict,
@@ -56,14 +57,6 @@ class Submit:
 
 
 @dataclass(slots=True)
-class Cancel:
-    """A waiting job shall not run; answered with the job, also when it is cancelled already."""
-
-    job_id: bytes
-    reply: Promise[dict[str, Any]]
-
-
-@dataclass(slots=True)
 class Requeue:
     """A finished job shall run again; answered with the job."""
 
@@ -74,7 +67,7 @@ class Requeue:
     """The key came before: nothing was done now."""
 
 
-Command = Submit | Cancel | Requeue
+Command = Submit | Cancel | CancelMany | Change | Requeue
 
 
 class Worker(Protocol):
@@ -113,6 +106,7 @@ class Context:
     usage: UsageBook = field(default_factory=UsageBook)
     budgets: Budgets = field(default_factory=Budgets)
     dead_letters: DeadLetterNews = field(default_factory=DeadLetterNews)
+    session: SessionOf = lambda worker_id: None
 
 
 class QueueActor(Actor[Command]):
@@ -150,8 +144,9 @@ class QueueActor(Actor[Command]):
         self.shard.marks.drain(self.shard.table)
         context.dispatcher.ready(self)
         context.journal.dirty(self.shard)
-        if due_us := self.shard.table.next_due_us():
-            context.due(due_us)
+        for due_us in (self.shard.table.next_due_us(), self.shard.expiries.next_us):
+            if due_us:
+                context.due(due_us)
         if failure is not None:
             raise failure
 
@@ -165,6 +160,11 @@ class QueueActor(Actor[Command]):
                 self._submit(command, now_us)
             case Cancel():
                 self._cancel(command, now_us)
+            case CancelMany():
+                self._cancel_many(command, now_us)
+            case Change():
+                control.change(self.shard, command, now_us)
+                self._answer(command.job_id, command.reply)
             case Requeue():
                 self._requeue(command, now_us)
 
@@ -216,22 +216,28 @@ class QueueActor(Actor[Command]):
         holder.effect_at(first.lsn, answer)
 
     def _cancel(self, command: Cancel, now_us: int) -> None:
-        table = self.shard.table
-        try:
-            known = table.cancelled(command.job_id, "cancelled", now_us)
-        except TransitionError as error:
-            job = table.get(command.job_id)
-            if job is not None and job["status"] == "cancelled":
-                self.shard.effect_at(job["lsn"], Reply(command.reply, job))
-                return
-            raise Conflict(
-                "only a job that waits can be cancelled", code="job_not_cancellable"
-            ) from error
-        if not known:
-            raise NotFound("no such job is waiting")
-        self._context.counters.cancelled_jobs += 1
-        self._answer(command.job_id, command.reply)
-        self.shard.ended((command.job_id,))
+        shard = self.shard
+        sessions = self._context.session
+        said = control.cancel(shard, command.job_id, command.grace_us, now_us, sessions)
+        self._context.counters.cancelled_jobs += said == control.CANCELLED
+        job = shard.table.get(command.job_id)
+        assert job is not None
+        shard.effect_at(job["lsn"], Reply(command.reply, job))
+
+    def _cancel_many(self, command: CancelMany, now_us: int) -> None:
+        counts = {control.CANCELLED: 0, "processing": 0}
+        for job_id in command.job_ids:
+            try:
+                said = control.cancel(
+                    self.shard, job_id, command.grace_us, now_us, self._context.session
+                )
+            except (NotFound, Conflict):
+                continue  # it ended while we came
+            if said is not None:
+                counts[said] += 1
+        self._context.counters.cancelled_jobs += counts[control.CANCELLED]
+        answer = counts[control.CANCELLED], counts["processing"]
+        self.shard.effect(Reply(command.reply, answer))
 
     def _requeue(self, command: Requeue, now_us: int) -> None:
         table = self.shard.table
@@ -246,6 +252,7 @@ class QueueActor(Actor[Command]):
         if ring is not None and not looks_sealed(job["payload"]):
             # From before the encryption; the log must not have it again.
             job = job | {"payload": ring.seal(job_id, "payload", job["payload"])}
+        job = job | {"options": control.begun_anew(job["options"])}
         try:
             table.requeue(job, now_us)
         except TransitionError as error:
@@ -274,7 +281,9 @@ class QueueActor(Actor[Command]):
 
     def ready_jobs(self) -> int:
         """How many jobs could start now."""
-        return 0 if self.shard.lost else self.shard.table.ready(self.index, None)
+        if self.shard.lost or self.ref.paused:
+            return 0
+        return self.shard.table.ready(self.index, None)
 
     def assign(self, worker: Worker, most: int) -> int:
         """Start up to so many jobs on the worker; they are sent once that is durable."""
@@ -282,6 +291,8 @@ class QueueActor(Actor[Command]):
         now_us = self._context.clock.now_us()
         ring = self._context.vault.ring(self.ref.project_id)
         if ring is not None and not ring.whole:
+            return 0
+        if 0 < shard.expiries.next_us <= now_us and not self._expire(now_us):
             return 0
         frame, count = shard.table.start(
             self.index, worker.types, worker.index_in(shard), most, now_us
@@ -298,6 +309,16 @@ class QueueActor(Actor[Command]):
         if count < most:
             self._come_back()
         return count
+
+    def _expire(self, now_us: int) -> bool:
+        """What may not start any more is cancelled before anything starts; False: there is more of
+        it than one turn has room for, and the timer goes on."""
+        control.expire(self.shard, now_us, self._context.counters)
+        self._context.journal.dirty(self.shard)
+        next_us = self.shard.expiries.next_us
+        if next_us:
+            self._context.due(next_us)
+        return not 0 < next_us <= now_us
 
     def _come_back(self) -> None:
         """A job that was started and put back in the batch that gathers may start after it."""
@@ -358,4 +379,5 @@ def define(table: ShardTable, ref: QueueRef) -> int:
         ref.name,
         settings.timeout_ms,
         settings.history_code,
+        settings.soft_timeout_ms,
     )

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgpack
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.actors import outcomes
+from taskforge_server.engine.actors import control, outcomes
 from taskforge_server.engine.actors.joblogs import LogBook
 from taskforge_server.engine.actors.leases import (
     SHARD_MOVED,
@@ -105,6 +105,7 @@ class WorkerActor(Actor[bytes]):
         self.outstanding = 0
         self._credit = min(hello.credit, limits.CREDIT_MAX)
         self._lease = lease
+        self.features = hello.features
         self.project_id = lease.project_id
         self._context = context
         self._failure: FrameError | None = None
@@ -201,6 +202,10 @@ class WorkerActor(Actor[bytes]):
                 _check(_is_count(credit, INT64_MAX), "credit")
                 self._credit = min(credit, limits.CREDIT_MAX)
                 self._context.dispatcher.free(self)
+            case [8, token, extend_ms]:
+                _check(type(token) is bytes and len(token) == TOKEN_BYTES, "a token")
+                _check(_is_count(extend_ms, limits.TIMEOUT_S_MAX * 1000), "a time")
+                self._extend(token, extend_ms * 1000)
             case [4]:
                 self.outlet.send(PONG_FRAME)
             case [5]:
@@ -252,6 +257,19 @@ class WorkerActor(Actor[bytes]):
         stale = self._context.logs.take(self.id, groups, written)
         if stale:
             self.outlet.send(msgpack.packb([STOP_FRAME, stale]))
+
+    def _extend(self, token: bytes, extend_us: int) -> None:
+        """Put the deadline of an attempt off; it is told when that is durable."""
+        context = self._context
+        shard = context.shard(_shard_of(token))
+        if shard is None:
+            return  # whoever has the shard is asked on the next connection
+        if not shard.table.holds(token, self.index_in(shard)):
+            self.outlet.send(msgpack.packb([STOP_FRAME, token]))
+            return
+        control.extend(shard, token, extend_us, context.clock.now_us())
+        shard.effect(control.Extended(self.outlet, token))
+        context.journal.dirty(shard)
 
     def _acknowledge(self, seq: int, stale: bytes) -> None:
         faultpoints.hit(faultpoints.BETWEEN_COMPLETION_AND_ACK)

@@ -41,6 +41,16 @@ Timeout = Annotated[
 ]
 
 
+SoftTimeout = Annotated[
+    float,
+    msgspec.Meta(
+        gt=0,
+        le=limits.TIMEOUT_S_MAX,
+        description="seconds after which the handler of an attempt is told; null: it is not",
+    ),
+]
+
+
 WorkerTypes = Annotated[
     tuple[WorkerType, ...],
     msgspec.Meta(
@@ -55,6 +65,7 @@ class QueueSettings(Model, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     retry_policy: RetryPolicy = RetryPolicy()
     timeout: Timeout | None = None
+    soft_timeout: SoftTimeout | None = None
     history: History = "all"
     crashes_max: Annotated[
         int,
@@ -77,11 +88,19 @@ class QueueSettings(Model, frozen=True, kw_only=True, forbid_unknown_fields=True
         self.retry_policy.check_relations(f"{path}retry_policy.")
         if self.history == "none" and self.dead_letters != DeadLetterSettings():
             raise InvalidInput("no failed job is kept with history `none`", f"{path}dead_letters")
+        soft, hard = self.soft_timeout, self.timeout
+        if soft is not None and hard is not None and soft >= hard:
+            raise InvalidInput("must be less than timeout", f"{path}soft_timeout")
 
     @property
     def timeout_ms(self) -> int:
         """The timeout as the shard table takes it; 0: no limit."""
         return 0 if self.timeout is None else max(1, round(self.timeout * 1000))
+
+    @property
+    def soft_timeout_ms(self) -> int:
+        """The same of the soft timeout."""
+        return 0 if self.soft_timeout is None else max(1, round(self.soft_timeout * 1000))
 
     @property
     def history_code(self) -> int:
@@ -108,6 +127,8 @@ class JobQueue(Model, frozen=True, kw_only=True):
     shard: Annotated[int, msgspec.Meta(ge=0, lt=limits.SHARDS_MAX)]
     archived_at: Time | None = None
     """Since when it is deleted: its jobs can be looked at, nothing else."""
+    paused_at: Time | None = None
+    """Since when nothing of it starts; what runs goes on."""
 
     def validate(self) -> None:
         super().validate()
@@ -130,6 +151,7 @@ class JobQueue(Model, frozen=True, kw_only=True):
             self.settings,
             self.shard,
             self.archived_at is not None,
+            self.paused_at is not None,
         )
 
 
@@ -144,6 +166,7 @@ class QueueRef:
     settings: QueueSettings
     shard: int
     archived: bool = False
+    paused: bool = False
 
 
 def shard_of_queue(queue_id: bytes, shards: int) -> int:

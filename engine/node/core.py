@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.actors import control
 from taskforge_server.engine.actors import queue as queue_module
 from taskforge_server.engine.actors import worker as worker_module
 from taskforge_server.engine.actors.dispatcher import Dispatcher
@@ -75,7 +76,7 @@ class Core:
         self.supervisor = Supervisor(self._given_up, clock.monotonic_us)
         self.roster = Roster()
         self.dispatcher = Dispatcher(journal, lambda queue: queue.shard.give_up(), self.roster)
-        self.due_timer = DueTimer(clock, self.shards.values, self._due)
+        self.due_timer = DueTimer(clock, self.shards.values, self._due, [self._expire])
         # Not for secrets: it spreads retries.
         self.outcomes = Outcomes(
             self,
@@ -98,6 +99,7 @@ class Core:
             self.usage,
             budgets=self.budgets,
             dead_letters=self.dead_letters,
+            session=self.leases.session,
         )
         self.logs = LogBook(clock, self.shards.get, self, self.counters)
         self._worker_context = worker_module.Context(
@@ -149,7 +151,20 @@ class Core:
         if (shard := self.shards.get(number)) is not None:
             shard.marks.drain(shard.table)
             self.touched(shard)
-            self.due_timer.note(shard.table.next_due_us())
+            self._note(shard)
+
+    def _note(self, shard: Shard) -> None:
+        """Have the timer look at the shard when something of it is due."""
+        self.due_timer.note(shard.table.next_due_us())
+        self.due_timer.note(shard.expiries.next_us)
+
+    def _expire(self, shard: Shard, now_us: int) -> int:
+        """Cancel what was not started in its time; when to look again."""
+        if 0 < shard.expiries.next_us <= now_us:
+            control.expire(shard, now_us, self.counters)
+            self.journal.dirty(shard)
+            self.touched(shard)
+        return shard.expiries.next_us
 
     def _due(self, shard: Shard, queues: list[int]) -> None:
         actors = self._actors_of.get(shard, {})
@@ -179,7 +194,7 @@ class Core:
         if (arrival := self._arrivals.pop(shard.number, None)) is not None:
             arrival.set_result(None)
         workers = self.leases.recover(shard)
-        self.due_timer.note(shard.table.next_due_us())
+        self._note(shard)
         log.debug("shard %d adopted, %d workers run jobs of it", shard.number, workers)
 
     async def arrival(self, number: int) -> None:
@@ -252,6 +267,7 @@ class Core:
         if actor is not None:
             actor.update(ref)
             self.dispatcher.queue_changed(actor)
+            self.dispatcher.ready(actor)  # it may have been paused
         elif (shard := self.shards.get(ref.shard)) is not None:
             define(shard.table, ref)
 

@@ -15,8 +15,9 @@ import msgpack
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import outcomes, worker
+from taskforge_server.engine.actors.control import Cancel, CancelMany, Change, tell_again
 from taskforge_server.engine.actors.ports import Hello, Outlet
-from taskforge_server.engine.actors.queue import Cancel, Command, QueueActor, Requeue, Submit
+from taskforge_server.engine.actors.queue import Command, QueueActor, Requeue, Submit
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import (
     NotFound,
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 Job = dict[str, Any]
 
 TOKEN_BYTES = 24
+FEATURES = ["extend"]
+"""What workers may send beyond the first protocol."""
 
 
 class Doors:
@@ -87,17 +90,63 @@ class Doors:
         except ShardLost as error:
             raise _lost(error) from error
 
-    async def cancel(self, job_id: bytes, project_id: bytes) -> Job:
-        """A job that waits is cancelled, or was already; NotFound when it is not in memory,
-        Conflict."""
+    async def cancel(
+        self, job_id: bytes, project_id: bytes, grace_s: float = limits.CANCEL_GRACE_S
+    ) -> Job:
+        """A job that waits is cancelled, or was already; one that runs is asked to end within the
+        grace time. NotFound when it is not in memory, Conflict."""
+        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        command = Cancel(job_id, reply, round(grace_s * 1e6))
+        return await self._command(self._waiting(job_id, project_id), command, reply)
+
+    async def cancel_many(
+        self, queue: QueueRef, job_ids: list[bytes], grace_s: float
+    ) -> tuple[int, int]:
+        """The same for jobs of one queue: how many are cancelled, and how many run and were asked
+        to end. Those that ended meanwhile are passed over."""
+        reply: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self._send(self._core.queue(queue), CancelMany(job_ids, round(grace_s * 1e6), reply))
+        try:
+            return await reply
+        except ShardLost as error:
+            raise _lost(error) from error
+
+    def open_jobs(
+        self, queue: QueueRef, place: int, most: int, looks_max: int
+    ) -> tuple[list[tuple[bytes, str, str, int, bytes | None]], int]:
+        """Up to `most` open jobs of a queue (id, status, type, created_us, options), and the place
+        to go on from, -1: none is left. Unavailable while not all of them are here."""
+        actor = self._core.queue(queue)
+        table = actor.shard.table
+        if table.loading:
+            raise _loading()
+        ids, following = table.open_jobs(actor.index, place, most, looks_max)
+        found = []
+        for job_id in ids:
+            peeked = table.peek(job_id)
+            assert peeked is not None
+            status, _, job_type, created_us, options = peeked
+            found.append((job_id, status, job_type, created_us, options))
+        return found, following
+
+    async def change(
+        self, job_id: bytes, project_id: bytes, *, due_us: int = -1, priority: int = -1
+    ) -> Job:
+        """A job that waits is told when it is due, or its priority; NotFound when it is not in
+        memory, Conflict."""
+        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        command = Change(job_id, reply, due_us, priority)
+        return await self._command(self._waiting(job_id, project_id), command, reply)
+
+    def _waiting(self, job_id: bytes, project_id: bytes) -> Job:
+        """The job in memory; NotFound."""
         shard = self._shard(job_id)
         job = shard.table.get(job_id)
         if job is None and shard.table.loading:
             raise _loading()
         if job is None or job["project_id"] != project_id:
             raise NotFound("no such job is waiting", "job_id")
-        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        return await self._command(job, Cancel(job_id, reply), reply)
+        return job
 
     async def requeue(self, job: Job) -> Job:
         """A failed or cancelled job runs again; Conflict."""
@@ -232,6 +281,8 @@ class Doors:
         if not session.ended:
             outlet.send(self._welcome(kept, stale))
             self._core.serve(session, actors)
+            for shard, _ in session.running():
+                tell_again(shard, session, self._core.clock.now_us())
         return session
 
     async def _require_room(self, hello: Hello, project_id: bytes) -> None:
@@ -280,6 +331,7 @@ class Doors:
             "result_bytes_max": limits.RESULT_BYTES_MAX,
             "log_lines_max": limits.LOG_LINES_MAX,
             "outcome_max": worker.OUTCOME_MAX,
+            "features": FEATURES,
         }
         frame: bytes = msgpack.packb([worker.WELCOME, body])
         return frame

@@ -438,11 +438,11 @@ class NodeDoors(Doors):
         )
         self._node = node
 
-    async def cancel(self, job_id: bytes, project_id: bytes) -> dict[str, Any]:
+    def _waiting(self, job_id: bytes, project_id: bytes) -> dict[str, Any]:
         """As in `Doors`; an id of a shard that there is not is nobody's, here or elsewhere."""
         if shard_of(job_id) >= self._node.config.shards:
             raise NotFound("no such job is waiting", "job_id")
-        return await super().cancel(job_id, project_id)
+        return super()._waiting(job_id, project_id)
 
     def queue_changed(self, queue: QueueRef) -> None:
         """The queue was made, or its row changed; other nodes are told."""

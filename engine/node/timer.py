@@ -1,4 +1,4 @@
-"""One timer for all delayed jobs of a node.
+"""One timer for all delayed jobs of a node, and for what else is due at a time.
 
     idle --note(due)--> armed for the earliest --fires--> due jobs go to their lanes, armed again
 
@@ -10,11 +10,15 @@ sleeps longer than DUE_TIMER_S_MAX.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.shard import Shard
+
+Sweep = Callable[[Shard, int], int]
+"""Does what is due in a shard by now, a bounded part of it, and says when it is to be asked again;
+0: when it notes a time itself."""
 
 
 class DueTimer:
@@ -25,10 +29,13 @@ class DueTimer:
         clock: Clock,
         shards: Callable[[], Iterable[Shard]],
         due: Callable[[Shard, list[int]], None],
+        sweeps: Sequence[Sweep] = (),
     ) -> None:
+        """`sweeps` are asked besides, whenever the timer fires."""
         self._clock = clock
         self._shards = shards
         self._due = due
+        self._sweeps = sweeps
         self._armed_us = 0
         self._fired = 0
         self._handle: asyncio.TimerHandle | None = None
@@ -68,6 +75,7 @@ class DueTimer:
                 left -= moved
                 self._due(shard, queues)
                 due_us = shard.table.next_due_us()
-            if due_us and (not next_us or due_us < next_us):
-                next_us = due_us
+            for wake_us in (due_us, *(sweep(shard, now_us) for sweep in self._sweeps)):
+                if wake_us and (not next_us or wake_us < next_us):
+                    next_us = wake_us
         self.note(next_us)

@@ -10,6 +10,7 @@ looks whether the job still lives, and forgets it then. Plain jobs never come he
 A job is seen again whenever it is told something new: a book must take that for the whole truth.
 """
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from taskforge_server.engine.model.joboptions import Told, read_told
@@ -29,8 +30,8 @@ class Marks:
 
     __slots__ = ("books",)
 
-    def __init__(self) -> None:
-        self.books: list[Book] = []
+    def __init__(self, books: Iterable[Book] = ()) -> None:
+        self.books: list[Book] = [*books]
 
     def drain(self, table: ShardTable) -> None:
         """Show the books what the table has marked; called after each turn that decides, after a

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from taskforge_server.engine.errors import ShardLost
+from taskforge_server.engine.shard.control import CancelBook, ExpiryBook
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply, Wake
 from taskforge_server.engine.shard.marks import Marks
 from taskforge_server.engine.shard.usage import ShardUsage
@@ -37,7 +38,9 @@ class Shard:
         "_in_flight",
         "_on_lost",
         "_watchers",
+        "cancels",
         "epoch",
+        "expiries",
         "lost",
         "lost_lsn",
         "marks",
@@ -57,7 +60,9 @@ class Shard:
         self.table = table
         self.epoch = epoch
         self.usage = ShardUsage()
-        self.marks = Marks()
+        self.expiries = ExpiryBook()
+        self.cancels = CancelBook()
+        self.marks = Marks([self.expiries, self.cancels])
         self.lost = False
         self.lost_lsn = 0
         """What was durable for sure when the shard was lost."""

@@ -132,6 +132,20 @@ class Queues:
                 await _recorded(connection, organization_id, actor, "queue.update", old, new)
         return new
 
+    async def pause(
+        self, project_id: bytes, queue_id: bytes, paused: bool, actor: Actor = OPERATOR
+    ) -> JobQueue:
+        """Have it start nothing from now on, or go on; `NotFound`."""
+        action = "queue.pause" if paused else "queue.resume"
+        async with project_tenant(self._pool, project_id) as (connection, organization_id):
+            old = _found(await connection.fetchrow(sql("queue_get_locked"), project_id, queue_id))
+            new = _found(
+                await connection.fetchrow(sql("queue_pause"), project_id, queue_id, paused)
+            )
+            if new != old:
+                await _recorded(connection, organization_id, actor, action, old, new)
+        return new
+
     async def delete(
         self,
         project_id: bytes,
@@ -212,4 +226,5 @@ def _shown(queue: JobQueue | None) -> dict[str, Any] | None:
         "name": queue.name,
         "priority": queue.priority,
         "settings": queue.settings,
+        "paused": queue.paused_at is not None,
     }

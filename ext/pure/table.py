@@ -492,6 +492,29 @@ class ShardTable(Fold):
         job = self._jobs.get(job_id)
         return None if job is None else self._queues[job.queue].project_id
 
+    def peek(self, job_id: bytes) -> tuple[str, int, str, int, bytes | None] | None:
+        check_id("job_id", job_id)
+        job = self._jobs.get(job_id)
+        if job is None:
+            return None
+        return job.status, job.attempt, job.job_type, job.created_us, job.options
+
+    def open_jobs(
+        self, queue: int, start: int, most: int, looks_max: int
+    ) -> tuple[list[bytes], int]:
+        """Places are those in the order of ids: good for a table that stands still."""
+        self._check_queue(queue)
+        everyone = sorted(self._jobs)
+        found: list[bytes] = []
+        place = max(0, start)
+        last = min(len(everyone), place + looks_max)
+        while place < last and len(found) < most:
+            job = self._jobs[everyone[place]]
+            if job.status not in FINAL and job.queue == queue:
+                found.append(job.id)
+            place += 1
+        return found, place if place < len(everyone) else -1
+
     def get(self, job_id: bytes) -> dict[str, Any] | None:
         check_id("job_id", job_id)
         job = self._jobs.get(job_id)

@@ -25,6 +25,7 @@ from taskforge_server.engine.actors.ports import Hello
 from taskforge_server.engine.actors.queue import QueueActor, Submit
 from taskforge_server.engine.actors.roster import Roster
 from taskforge_server.engine.actors.worker import WorkerActor
+from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.clock import VirtualClock
@@ -124,6 +125,7 @@ class EngineParts:
             self.due_us.append,
             self.counters,
             self.vault,
+            session=self.leases.session,
         )
         self.logs = LogBook(self.clock, self.shards.get, self, self.counters)
         self._worker_context = worker_module.Context(
@@ -176,9 +178,18 @@ class EngineParts:
         types: Iterable[str] = ("send",),
         worker_id: bytes = b"w" * 16,
         worker_type: str = "general",
+        features: Iterable[str] = (),
     ) -> tuple[WorkerActor, KeptOutlet]:
         hello = Hello(
-            worker_id, "worker", worker_type, tuple(queues), frozenset(types), credit, b"", "test"
+            worker_id,
+            "worker",
+            worker_type,
+            tuple(queues),
+            frozenset(types),
+            credit,
+            b"",
+            "test",
+            features=frozenset(features),
         )
         lease = self.leases.take(worker_id, PROJECT)
         outlet = KeptOutlet()
@@ -209,10 +220,13 @@ class EngineParts:
         key: KeyedRequest | None = None,
         max_attempts: int = 0,
         payload: bytes = b"{}",
+        more: JobOptions | None = None,
+        timeout_ms: int = 0,
     ) -> "asyncio.Future[bytes]":
         batch = SubmitBatch()
         for _ in range(jobs):
-            batch.add(job_type, payload, priority, due_us, 0, max_attempts)
+            options = pack_told({"more": more})
+            batch.add(job_type, payload, priority, due_us, timeout_ms, max_attempts, options)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         queue.handle([Submit(batch, key, reply)])
         return reply

@@ -145,7 +145,7 @@ class StubEngine:
         finally:
             self.waiters -= 1
 
-    async def cancel(self, job_id: bytes, project_id: bytes) -> JobDict:
+    async def cancel(self, job_id: bytes, project_id: bytes, grace_s: float = 30.0) -> JobDict:
         job = self.table.get(job_id)
         if job is None or job["project_id"] != project_id:
             raise NotFound("no such job is waiting")
@@ -157,6 +157,39 @@ class StubEngine:
         cancelled = self.table.get(job_id)
         assert cancelled is not None
         return cancelled
+
+    async def cancel_many(
+        self, queue: QueueRef, job_ids: list[bytes], grace_s: float
+    ) -> tuple[int, int]:
+        for job_id in job_ids:
+            await self.cancel(job_id, queue.project_id, grace_s)
+        return len(job_ids), 0
+
+    def open_jobs(
+        self, queue: QueueRef, place: int, most: int, looks_max: int
+    ) -> tuple[list[tuple[bytes, str, str, int, bytes | None]], int]:
+        ids, following = self.table.open_jobs(self._index(queue), place, most, looks_max)
+        found = []
+        for job_id in ids:
+            peeked = self.table.peek(job_id)
+            assert peeked is not None
+            status, _, job_type, created_us, options = peeked
+            found.append((job_id, status, job_type, created_us, options))
+        return found, following
+
+    async def change(
+        self, job_id: bytes, project_id: bytes, *, due_us: int = -1, priority: int = -1
+    ) -> JobDict:
+        job = self.table.get(job_id)
+        if job is None or job["project_id"] != project_id:
+            raise NotFound("no such job is waiting")
+        try:
+            self.table.change(job_id, self.clock_us, due_us=due_us, priority=priority)
+        except TransitionError:
+            raise Conflict("only a job that waits", code="job_not_changeable") from None
+        changed = self.table.get(job_id)
+        assert changed is not None
+        return changed
 
     async def requeue_once(self, job: JobDict, key: KeyedRequest | None) -> tuple[JobDict, bool]:
         if key is not None and (known := self._keys.get((job["project_id"], key.key))):
@@ -314,6 +347,15 @@ class StubQueues:
             created_at=old.created_at,
             shard=old.shard,
         )
+        self.rows[row.id] = row
+        return row
+
+    async def pause(
+        self, project_id: bytes, queue_id: bytes, paused: bool, actor: Actor = OPERATOR
+    ) -> JobQueue:
+        self.actors.append(actor)
+        old = await self.get(project_id, queue_id)
+        row = msgspec.structs.replace(old, paused_at=old.created_at if paused else None)
         self.rows[row.id] = row
         return row
 

@@ -7,4 +7,4 @@ SELECT $1, $2, $3, $4, $5, $6, $8, $9
 WHERE (
     SELECT count(*) FROM job_queues WHERE project_id = $2 AND archived_at IS NULL
 ) < $7
-RETURNING id, project_id, name, priority, settings, created_at, shard, archived_at
+RETURNING id, project_id, name, priority, settings, created_at, shard, archived_at, paused_at

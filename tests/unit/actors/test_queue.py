@@ -3,9 +3,11 @@
 import asyncio
 from typing import Any
 
+import msgpack
 import pytest
 
-from taskforge_server.engine.actors.queue import Cancel, Requeue, Submit
+from taskforge_server.engine.actors.control import Cancel
+from taskforge_server.engine.actors.queue import Requeue, Submit
 from taskforge_server.engine.errors import (
     Conflict,
     InternalError,
@@ -15,7 +17,7 @@ from taskforge_server.engine.errors import (
 )
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.ext.table import SubmitBatch
-from tests.support.engine_parts import EngineParts
+from tests.support.engine_parts import EngineParts, done
 
 
 def future() -> "asyncio.Future[Any]":
@@ -79,14 +81,15 @@ async def test_a_repeated_key_gives_the_first_answer_once_that_is_durable() -> N
     assert parts.counters.submitted_jobs == 2
 
 
-async def test_a_waiting_job_is_cancelled_and_a_running_one_is_not() -> None:
+async def test_a_waiting_job_is_cancelled_and_one_that_ended_is_not() -> None:
     parts = EngineParts()
     queue = parts.queue("mail")
     reply = parts.submit(queue, 2)
     parts.settle()
     running, waiting = reply.result()[:16], reply.result()[16:]
-    parts.worker(["mail"], credit=1)
+    worker, outlet = parts.worker(["mail"], credit=1)
     parts.settle()
+    worker.handle([msgpack.packb([2, 0]), done(1, outlet.tokens()[0])])
     first, second, unknown = future(), future(), future()
     queue.handle([Cancel(waiting, first), Cancel(running, second), Cancel(b"x" * 16, unknown)])
     assert not first.done()

@@ -334,9 +334,28 @@ class TableMachine(RuleBasedStateMachine):
         self.pair.call("next_due_us")
         job_id = self.job_id(pick)
         self.pair.call("get", job_id)
+        self.pair.call("peek", job_id)
+        walked = [self.open_jobs(table, queue) for table in (self.pair.oracle, self.pair.subject)]
+        opened = {
+            job_id
+            for job_id, job in self.model.jobs.items()
+            if job.queue == queue and job.status not in FINAL
+        }
+        assert walked == [opened, opened]
         self.pair.call("executions", job_id)
         token = self.token(pick)
         assert self.pair.call("holds", token) == bool(self.model.leased(token))
+
+    @staticmethod
+    def open_jobs(table: Any, queue: int) -> set[bytes]:
+        found: list[bytes] = []
+        place = 0
+        while place >= 0:
+            ids, place = table.open_jobs(queue, place, 2, 700)
+            assert len(ids) <= 2
+            found += ids
+        assert len(set(found)) == len(found)
+        return set(found)
 
     def rests(self, queue: int) -> bool:
         """Whether the first job of some type was started in the batch that gathers."""

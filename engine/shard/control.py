@@ -1,0 +1,71 @@
+"""Books of what people said of jobs: which ones expire, which running ones shall end.
+
+ExpiryBook   jobs that must not start after a time, by that time
+CancelBook   jobs whose cancellation was asked for while they ran
+"""
+
+from heapq import heappop, heappush
+
+from taskforge_server.engine.model.joboptions import Told
+
+
+class ExpiryBook:
+    """Jobs by the time at which they expire. One that started, ended or was told another time since
+    is found out when its time comes."""
+
+    __slots__ = ("_heap", "_times")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, bytes]] = []
+        self._times: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def see(self, job_id: bytes, told: Told) -> None:
+        expires_us = told.more.expires_us
+        if self._times.get(job_id, 0) == expires_us:
+            return
+        if expires_us:
+            self._times[job_id] = expires_us
+            heappush(self._heap, (expires_us, job_id))
+        else:
+            del self._times[job_id]
+
+    @property
+    def next_us(self) -> int:
+        """When the next one may expire; 0: none does."""
+        return self._heap[0][0] if self._heap else 0
+
+    def take(self, now_us: int, most: int) -> list[bytes]:
+        """Up to `most` jobs whose time has come; they are in the book no more."""
+        found: list[bytes] = []
+        while self._heap and self._heap[0][0] <= now_us and len(found) < most:
+            expires_us, job_id = heappop(self._heap)
+            if self._times.get(job_id) == expires_us:
+                del self._times[job_id]
+                found.append(job_id)
+        return found
+
+
+class CancelBook:
+    """Jobs that run although their end is wanted; few at a time."""
+
+    __slots__ = ("_jobs",)
+
+    def __init__(self) -> None:
+        self._jobs: set[bytes] = set()
+
+    def see(self, job_id: bytes, told: Told) -> None:
+        if told.more.cancel_us:
+            self._jobs.add(job_id)
+        else:
+            self._jobs.discard(job_id)
+
+    def jobs(self) -> list[bytes]:
+        """All of them."""
+        return sorted(self._jobs)
+
+    def forget(self, job_id: bytes) -> None:
+        """It runs no more."""
+        self._jobs.discard(job_id)
