@@ -29,6 +29,7 @@ from taskforge_server.api.service.audit import AuditReader, AuditService
 from taskforge_server.api.service.catalog import QueueCatalog
 from taskforge_server.api.service.control import ControlService
 from taskforge_server.api.service.encryption import EncryptionParts, EncryptionService, Opener
+from taskforge_server.api.service.graphs import GraphPorts, GraphService
 from taskforge_server.api.service.identity import Identity, IdentityParts
 from taskforge_server.api.service.inbox import InboxDrain, InboxPorts
 from taskforge_server.api.service.joblogs import JobLogService
@@ -71,6 +72,8 @@ class ApiPorts:
     audit: AuditReader
     identity: IdentityParts | None = None
     """Without it nobody can log in: API keys alone are known."""
+    graphs: GraphPorts | None = None
+    """Without them no job waits for another."""
     encryption: EncryptionParts | None = None
     """Without it nothing is sealed, and nothing opened."""
     allowances: AllowancePorts | None = None
@@ -111,6 +114,7 @@ class ApiServer:
             queues=QueueService(ports.engine, ports.queues, self.catalog),
             jobs=jobs,
             control=ControlService(ports.engine, jobs),
+            graphs=None if ports.graphs is None else GraphService(ports.graphs, jobs),
             logs=JobLogService(ports.engine, jobs, ports.logs, ports.log_feed),
             workers=WorkerService(ports.workers, self.catalog),
             allowances=allowances,

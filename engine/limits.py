@@ -72,6 +72,24 @@ SCHEDULE_AHEAD_S_MAX: Final = 5 * 366 * 86_400
 DEAD_LETTER_KEEP_S_MIN: Final = 60.0
 DEAD_LETTER_KEEP_S_MAX: Final = 3_650 * 86_400.0
 """Long enough for the hook and for a look; as long as any history."""
+# Dependencies
+
+GRAPH_JOBS_MAX: Final = 16_384  # a fan of ten thousand with both its ends
+GRAPH_EDGES_MAX: Final = 65_536  # and both callbacks; submitted in one turn, some 0.3 s
+PARENTS_MAX: Final = 16_384  # of one job: 380 KB in its options while they are missing
+EDGES_MAX: Final = 1_000_000  # open ones of a node, some 400 bytes each
+CYCLE_STEPS_MAX: Final = 100_000  # open edges on the way up from a new parent; some 50 ms
+PARENTS_LOOK_MAX: Final = 500  # parents or children in one go: some 5 ms
+PARENTS_SWEEP_S: Final = 5.0
+PARENTS_SWEEP_MAX: Final = 5_000  # in turn: a loss is found after minutes at the latest
+PARENTS_WRITTEN_MIN: Final = 64  # a child with fewer is written anew by the sweep alone
+GRAPH_NODES_SHOWN: Final = 200
+GRAPH_NODES_SHOWN_MAX: Final = 1_000
+GRAPH_LEVELS_SHOWN_MAX: Final = 100  # one query each
+PARENTS_REPLY_BYTES_MAX: Final = 8 * MIB  # of results in one page; the page ends there
+REF_CHARS_MAX: Final = 100
+EDGES_EXPIRE_ROWS: Final = 20_000  # looked at in one round of the upkeep, in turn
+PARENT_KEPT_S: Final = 600.0  # after its end: by then the tables know all who wait for it
 
 # Configuration rows
 
@@ -726,6 +744,7 @@ THROTTLE_CONNECTIONS_MAX: Final = 8
 THROTTLE_ENTRIES_MAX: Final = 20_000
 """Accounts and addresses that a node counts by itself; beyond, the oldest are forgotten."""
 
+assert GRAPH_JOBS_MAX <= PARENTS_MAX < EDGES_MAX, "on_complete waits for all of a graph"
 assert 0 == PRIORITY_MIN < PRIORITY_MAX < 16
 assert PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX < REQUEST_BYTES_MAX
 assert BATCH_JOBS_MAX <= BATCH_JOBS_MSGPACK_MAX

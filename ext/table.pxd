@@ -70,6 +70,7 @@ cdef class Projection:
     cdef readonly Py_ssize_t executions_copy_rows, executions_merge_rows
     cdef readonly list keys
     cdef readonly list usage    # whoever counts submits puts rows here, for the same transaction
+    cdef readonly list edges    # and whoever knows what waits for what
     cdef uint32_t *slots
     cdef int64_t *lsns
     cdef Py_ssize_t taken

@@ -41,6 +41,7 @@ class Projection:
     deletes: bytes
     keys: list[tuple[bytes, str, bytes, bytes, int]]
     usage: list[tuple[bytes, int, int, int]]
+    edges: list[tuple[bytes, bytes, bytes | None, str]]
     @property
     def rows(self) -> int: ...
 

@@ -331,6 +331,7 @@ cdef class Projection:
         self.attempts = Attempts()
         self.keys = []
         self.usage = []
+        self.edges = []
 
     def __dealloc__(self):
         free(self.slots)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from taskforge_server.api.server import ApiPorts, ApiServer
 from taskforge_server.api.service.allowances import AllowancePorts
 from taskforge_server.api.service.encryption import EncryptionParts
+from taskforge_server.api.service.graphs import GraphPorts
 from taskforge_server.api.service.identity import IdentityParts
 from taskforge_server.api.service.inbox import InboxPorts
 from taskforge_server.api.service.tenants import TenantRows
@@ -28,7 +29,6 @@ from taskforge_server.engine.store.audit import AuditLog
 from taskforge_server.engine.store.bootstrap import Bootstrapped, bootstrap
 from taskforge_server.engine.store.execution_logs import ExecutionLogs
 from taskforge_server.engine.store.inbox import Inbox, InboxBell
-from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.migrate import migrate
 from taskforge_server.engine.store.pool import acquire, open_pool
 from taskforge_server.engine.store.queues import Queues
@@ -142,8 +142,9 @@ def api_of(node: Node, inbox: InboxPorts | None = None) -> ApiServer:
         ApiPorts(
             engine=node.doors,
             queues=node.queues,
-            jobs=JobQueries(node.pool),
+            jobs=node.job_rows,
             workers=WorkerPorts(node.doors, node.workers, node.assignments),
+            graphs=GraphPorts(node.graphs, node.job_edges, node.job_rows),
             logs=ExecutionLogs(node.pool),
             log_feed=node.log_writer,
             keys=ApiKeys(node.pool),

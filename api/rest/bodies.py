@@ -166,6 +166,16 @@ def _take_packed(item: bytes, checker: Checker) -> None:
     checker.add(job, payload)
 
 
+def payload_text(raw: msgspec.Raw, coding: Coding) -> bytes | memoryview:
+    """A payload of a request that was decoded whole, as JSON text; in MessagePack `bin` is that."""
+    if coding is Coding.JSON:
+        return raw
+    value: Any = _unpack_any(raw)
+    text = value if isinstance(value, bytes) else _transcoded(raw)
+    _check_payload(text)
+    return text
+
+
 def _transcoded(raw: msgspec.Raw) -> bytes:
     """A value of MessagePack as JSON text."""
     try:

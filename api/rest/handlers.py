@@ -1,9 +1,9 @@
 """What each operation does: from a checked call to the use case and back."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -38,6 +38,7 @@ from taskforge_server.api.service.audit import AuditService
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.control import ControlService
 from taskforge_server.api.service.encryption import EncryptionService
+from taskforge_server.api.service.graphs import GraphService
 from taskforge_server.api.service.identity import Identity
 from taskforge_server.api.service.joblogs import JobLogService
 from taskforge_server.api.service.jobs import JobService
@@ -49,12 +50,16 @@ from taskforge_server.api.service.tenants import TenantService
 from taskforge_server.api.service.workers import WorkerService
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InvalidInput, NotFound
+from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.queue import JobQueue, QueueSettings
 from taskforge_server.engine.model.subscription import Plan
 from taskforge_server.engine.observe.metrics import ProjectCollector
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.ext.ids import uuid_bytes, uuid_text
+
+T = TypeVar("T")
+Parents = Mapping[bytes, JobStatus]
 
 _ID_BYTES = 16
 _NO_ID = bytes(_ID_BYTES)
@@ -77,6 +82,7 @@ class Services:
     audit: AuditService
     control: ControlService
     logs: JobLogService
+    graphs: GraphService | None
     registry: CollectorRegistry
     ready: Callable[[], list[str]]
     """What keeps the node from taking requests; nothing when it does."""
@@ -91,7 +97,7 @@ class Services:
 
 async def create_queue(services: Services, call: Call) -> Reply:
     given = decode(call.body, call.body_coding, QueueCreate)
-    wanted = NewQueue(given.name, given.priority, given.settings, _keyed(call))
+    wanted = NewQueue(given.name, given.priority, given.settings, keyed(call))
     row, repeated = await services.queues.create(call.principal.project_id, wanted, call.actor)
     reply = answer(call, queue_view(services, row))
     if repeated:
@@ -153,8 +159,27 @@ def queue_view(services: Services, row: JobQueue) -> QueueView:
 # Submits
 
 
-def checker_of(services: Services, plan: Plan, key: str | None) -> Checker:
-    return Checker(services.engine.now_us(), payload_bytes_max(services, plan), key)
+def checker_of(
+    services: Services, plan: Plan, key: str | None, parents: Parents | None = None
+) -> Checker:
+    return Checker(services.engine.now_us(), payload_bytes_max(services, plan), key, parents)
+
+
+async def taken(
+    services: Services,
+    project_id: bytes,
+    make: Callable[[Parents | None], Checker],
+    take: Callable[[Checker], T],
+) -> tuple[Checker, T]:
+    """The items of a submit, checked; where they name parents, once more with what these are."""
+    checker = make(None)
+    found = take(checker)
+    if checker.parents:
+        if services.graphs is None:
+            raise InvalidInput("here no job waits for another", "parents")
+        checker = make(await services.graphs.known(project_id, checker.parents))
+        found = take(checker)
+    return checker, found
 
 
 def payload_bytes_max(services: Services, plan: Plan) -> int:
@@ -166,9 +191,13 @@ async def submit_job(services: Services, call: Call) -> Reply:
     project_id = call.principal.project_id
     queue = await services.catalog.find(project_id, queue_key(call.params["queue"]))
     plan = await services.allowances.submitter(call.principal)
-    checker = checker_of(services, plan, call.idempotency_key)
-    take_job(call.body, call.body_coding, checker)
-    ids, replayed = await services.jobs.submit(queue, checker.batch, _keyed(call))
+    checker, _ = await taken(
+        services,
+        project_id,
+        lambda known: checker_of(services, plan, call.idempotency_key, known),
+        lambda checker: take_job(call.body, call.body_coding, checker),
+    )
+    ids, replayed = await services.jobs.submit(queue, checker.batch, keyed(call))
     query: WaitQuery = call.query
     if seconds := wait_s(query.wait):
         job, executions = await services.jobs.wait(project_id, ids, seconds)
@@ -187,9 +216,13 @@ async def submit_batch(services: Services, call: Call) -> Reply:
     project_id = call.principal.project_id
     queue = await services.catalog.find(project_id, queue_key(call.params["queue"]))
     plan = await services.allowances.submitter(call.principal)
-    checker = checker_of(services, plan, call.idempotency_key)
-    count = take_batch(call.body, call.body_coding, checker)
-    ids, replayed = await services.jobs.submit(queue, checker.batch, _keyed(call))
+    checker, count = await taken(
+        services,
+        project_id,
+        lambda known: checker_of(services, plan, call.idempotency_key, known),
+        lambda checker: take_batch(call.body, call.body_coding, checker),
+    )
+    ids, replayed = await services.jobs.submit(queue, checker.batch, keyed(call))
     encode = _results_json if call.coding is Coding.JSON else _results_msgpack
     reply = Reply(encode(count, ids, checker), call.route.status, call.coding.value)
     if replayed:
@@ -197,7 +230,7 @@ async def submit_batch(services: Services, call: Call) -> Reply:
     return reply
 
 
-def _keyed(call: Call) -> KeyedRequest | None:
+def keyed(call: Call) -> KeyedRequest | None:
     """The Idempotency-Key with what it was given for: method, path and body."""
     if call.idempotency_key is None:
         return None
@@ -275,7 +308,7 @@ async def get_job(services: Services, call: Call) -> Reply:
 
 async def retry_job(services: Services, call: Call) -> Reply:
     found, repeated = await services.jobs.retry(
-        call.principal.project_id, job_id_of(call), _keyed(call)
+        call.principal.project_id, job_id_of(call), keyed(call)
     )
     reply = await job_answer(services, call, found)
     if repeated:

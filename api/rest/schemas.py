@@ -225,6 +225,8 @@ class JobView(Answer):
     failed_reason: FailedReason | None
     cancel_reason: str | None
     idempotency_key: str | None
+    waiting_on: Annotated[int | None, Meta(description="parents that are missing")]
+    ref: Annotated[str | None, Meta(description="its name in the request that made its graph")]
     expires_at: Annotated[Time | None, Meta(description="cancelled if not started by then")]
     soft_timeout_s: Annotated[float | None, Meta(description="null: the queue's")]
     cancel_requested_at: Annotated[

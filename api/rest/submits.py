@@ -25,7 +25,7 @@ from taskforge_server.api.auth import principals
 from taskforge_server.api.auth.principals import Authenticator
 from taskforge_server.api.rest import correlation
 from taskforge_server.api.rest.bodies import take_job
-from taskforge_server.api.rest.handlers import Services, payload_bytes_max
+from taskforge_server.api.rest.handlers import Services, payload_bytes_max, taken
 from taskforge_server.api.rest.http import SERVER, problem_reply
 from taskforge_server.api.rest.media import Coding
 from taskforge_server.api.rest.metrics import RequestCounts
@@ -234,6 +234,8 @@ class Submits:
             standing = self._allowances.take(way.project_id, way.plan)
             checker = Checker(engine.now_us(), way.payload_bytes_max, key)
             take_job(submit.body, Coding.JSON, checker)
+            if checker.parents:
+                checker = await self._with_parents(submit)
             if key is None:
                 ids, replayed = await engine.submit_once(way.queue, checker.batch, None)
             else:
@@ -255,6 +257,19 @@ class Submits:
         rate = "" if standing is None else _RATE % standing
         answer = (form % (submit.correlation_id, rate, uuid_text(ids))).encode()
         return answer.replace(_CREATED, _CREATED_AGAIN, 1) if replayed else answer
+
+    async def _with_parents(self, submit: Submit) -> Checker:
+        """The job once more, with what its parents are."""
+        way, engine = submit.way, self._services.engine
+        checker, _ = await taken(
+            self._services,
+            way.project_id,
+            lambda known: Checker(
+                engine.now_us(), way.payload_bytes_max, submit.idempotency_key, known
+            ),
+            lambda checker: take_job(submit.body, Coding.JSON, checker),
+        )
+        return checker
 
     def _refused(self, submit: Submit, error: TaskForgeError, standing: Standing | None) -> bytes:
         reply = problem_reply(error)

@@ -104,6 +104,8 @@ def _job_fields(job: JobDict, queue: str, embed: Embed) -> dict[str, Any]:
         "failed_reason": job["reason"] if status == "failed" else None,
         "cancel_reason": job["reason"] if status == "cancelled" else None,
         "idempotency_key": options.get("idempotency_key"),
+        "waiting_on": options.get("waiting_on"),
+        "ref": more.ref,
         "expires_at": time_of(more.expires_us),
         "soft_timeout_s": more.soft_timeout_s or None,
         "cancel_requested_at": time_of(more.cancel_us),

@@ -7,7 +7,7 @@ The payload passes through as bytes: JSON that was checked, never decoded. What 
 exclude each other. An item that breaks a rule is refused alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -15,12 +15,16 @@ import msgspec
 from msgspec import UNSET
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import CallerError, InvalidInput, TooLarge
+from taskforge_server.engine.errors import CallerError, InvalidInput, NotFound, TooLarge
 from taskforge_server.engine.model.base import Priority, Time
+from taskforge_server.engine.model.graph import Edge, OnFailure, verdict
+from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.engine.model.retry import RetryPolicyUpdate
+from taskforge_server.engine.shard.family import with_parents
+from taskforge_server.ext.ids import uuid_bytes
 from taskforge_server.ext.plainbatch import plain_batch
-from taskforge_server.ext.table import SubmitBatch
+from taskforge_server.ext.table import NEVER_US, SubmitBatch
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -88,6 +92,28 @@ def due_us_of(scheduled_for: datetime | None, delay_s: float | None, now_us: int
     return now_us + max(1, round(delay_s * 1e6)) if delay_s else 0
 
 
+Ref = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=limits.REF_CHARS_MAX,
+        pattern=r"^[^\x00-\x1f\x7f]*\Z",
+        description="a name within the request",
+        examples=["resize-1"],
+    ),
+]
+
+
+class ParentRef(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A job to wait for: an existing one, or, in a graph, another one of the request."""
+
+    job_id: Annotated[str, msgspec.Meta(extra_json_schema={"format": "uuid"})] | None = None
+    ref: Ref | None = None
+    on_failure: Annotated[
+        OnFailure, msgspec.Meta(description="what the child does if the parent fails for good")
+    ] = "block"
+
+
 class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
     """A job as a caller gives it, but for its payload, whose form depends on the coding."""
 
@@ -115,21 +141,48 @@ class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
         ]
         | None
     ) = None
+    parents: (
+        Annotated[
+            list[ParentRef],
+            msgspec.Meta(max_length=limits.PARENTS_MAX, description="it starts after these"),
+        ]
+        | None
+    ) = None
 
 
 class Checker:
     """Applies the rules of one request, and gathers what passes them.
 
     `refused` holds the errors by the place of the item; the others are in `batch`, in order, and
-    `scheduled` says which of them (counted among those that passed) wait for a time.
+    `scheduled` says which of them (counted among those that passed) wait for a time or for parents.
+
+    Parents are looked up by whoever can wait: where `parents` names some, the items are to be taken
+    again by a checker that knows what they are (`known_parents`).
     """
 
-    __slots__ = ("_now_us", "_options", "_payload_bytes_max", "batch", "refused", "scheduled")
+    __slots__ = (
+        "_known_parents",
+        "_now_us",
+        "_options",
+        "_payload_bytes_max",
+        "batch",
+        "parents",
+        "refused",
+        "scheduled",
+    )
 
-    def __init__(self, now_us: int, payload_bytes_max: int, idempotency_key: str | None) -> None:
+    def __init__(
+        self,
+        now_us: int,
+        payload_bytes_max: int,
+        idempotency_key: str | None,
+        known_parents: Mapping[bytes, JobStatus] | None = None,
+    ) -> None:
         self.batch = SubmitBatch()
         self.refused: dict[int, CallerError] = {}
         self.scheduled: set[int] = set()
+        self.parents: dict[bytes, None] = {}
+        self._known_parents = known_parents
         self._now_us = now_us
         self._payload_bytes_max = payload_bytes_max
         self._options = {} if idempotency_key is None else {"idempotency_key": idempotency_key}
@@ -163,11 +216,15 @@ class Checker:
             and job.ttl_s is None
             and job.soft_timeout_s is None
             and job.retry_policy is None
+            and job.parents is None
             and not self._options
         ):
             self.batch.add(job.job_type, payload, job.priority)
             return
         due_us = self._due_us(job)
+        options = self._packed_options(job, due_us)
+        if job.parents:
+            options, due_us = self._held(job.parents, options, due_us)
         timeout_ms = 0 if job.timeout_s is None else round(job.timeout_s * 1000)
         self.batch.add(
             job.job_type,
@@ -176,10 +233,30 @@ class Checker:
             due_us,
             timeout_ms,
             _max_attempts(job),
-            self._packed_options(job, due_us),
+            options,
         )
         if due_us:
             self.scheduled.add(self.batch.count - 1)
+
+    def _held(
+        self, parents: Sequence[ParentRef], options: bytes | None, due_us: int
+    ) -> tuple[bytes | None, int]:
+        """The options of a job that waits for these, and when it is due: never by itself."""
+        parent_ids = [_parent_id(parent, place) for place, parent in enumerate(parents)]
+        if len(set(parent_ids)) != len(parent_ids):
+            raise InvalidInput("a parent stands there twice", "parents")
+        self.parents.update(dict.fromkeys(parent_ids))
+        known = self._known_parents
+        if known is None:
+            return options, due_us
+        edges = []
+        for place, (parent, parent_id) in enumerate(zip(parents, parent_ids, strict=True)):
+            if parent_id not in known:
+                raise no_such_parent(place)
+            done = verdict(parent.on_failure, known[parent_id]) == "satisfied"
+            edges.append(Edge(parent_id, parent.on_failure, done))
+        held = not all(edge.done for edge in edges)
+        return with_parents(options, edges, due_us), NEVER_US if held else due_us
 
     def _check_type(self, job_type: str) -> None:
         if len(job_type.encode()) > limits.JOB_TYPE_BYTES_MAX:
@@ -250,3 +327,26 @@ def _own_policy(job: NewJob) -> RetryPolicyUpdate | None:
     if job.retry_policy is not None:
         job.retry_policy.check_own("retry_policy.")
     return job.retry_policy
+
+
+def _parent_id(parent: ParentRef, place: int) -> bytes:
+    if parent.ref is not None:
+        raise InvalidInput("names within a request are for graphs", f"parents[{place}].ref")
+    if parent.job_id is None:
+        raise InvalidInput("say which job", f"parents[{place}].job_id")
+    return parent_id_of(parent.job_id, place)
+
+
+def parent_id_of(job_id: str, place: int) -> bytes:
+    """The id of a parent; NotFound for what is none."""
+    try:
+        return uuid_bytes(job_id)
+    except ValueError:
+        raise no_such_parent(place) from None
+
+
+def no_such_parent(place: int) -> NotFound:
+    """A parent that the project does not have."""
+    return NotFound(
+        "this project has no such job", f"parents[{place}].job_id", code="job_not_found"
+    )

@@ -6,7 +6,7 @@ Journal       makes what gathered in a shard durable, soon
 Queues        what is known of a queue by its id
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,6 +62,10 @@ class Journal(Protocol):
 
     def dirty(self, shard: Shard) -> None:
         """Take the shard's batch soon; several calls are as good as one."""
+        ...
+
+    def together(self, shards: Iterable[Shard]) -> None:
+        """What has gathered in these shards becomes durable in all of them or in none."""
         ...
 
 

@@ -13,13 +13,15 @@ a worker, all of them at once and without a Python object per job.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.actors import control, sealed
+from taskforge_server.engine.actors import control, families, graphs, sealed
 from taskforge_server.engine.actors.control import Cancel, CancelMany, Change, SessionOf
+from taskforge_server.engine.actors.dependencies import Dependencies
+from taskforge_server.engine.actors.graphs import Graph
 from taskforge_server.engine.actors.ports import Journal
 from taskforge_server.engine.errors import (
     Conflict,
@@ -28,19 +30,20 @@ from taskforge_server.engine.errors import (
     TaskForgeError,
     Unavailable,
 )
+from taskforge_server.engine.model.graph import Edge
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.actor import Actor
 from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.budget import Budgets
 from taskforge_server.engine.shard.deadletters import DeadLetterNews
-from taskforge_server.engine.shard.effects import Effect, Promise, Reply
+from taskforge_server.engine.shard.effects import Effect, Join, Promise, Reply
 from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest, KeyEntry
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.shard.usage import UsageBook
 from taskforge_server.engine.vault.sealing import looks_sealed
 from taskforge_server.engine.vault.vault import Ring, Vault
-from taskforge_server.ext.table import ShardTable, SubmitBatch, TransitionError
+from taskforge_server.ext.table import NEVER_US, ShardTable, SubmitBatch, TransitionError
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,29 @@ class Requeue:
     """The key came before: nothing was done now."""
 
 
-Command = Submit | Cancel | CancelMany | Change | Requeue
+@dataclass(slots=True)
+class SubmitGraph:
+    """New jobs of several queues that wait for each other; answered with their ids, in order."""
+
+    graph: Graph
+    parts: Mapping[bytes, "QueueActor"]
+    """The actors of its queues, by queue id."""
+    key: KeyedRequest | None
+    reply: Promise[bytes]
+    repeated: bool = False
+    """The key came before: the ids are those of the first time."""
+
+
+@dataclass(slots=True)
+class AddParents:
+    """A job that waits shall wait for these too; answered with the job."""
+
+    job_id: bytes
+    edges: Sequence[Edge]
+    reply: Promise[dict[str, Any]]
+
+
+Command = Submit | SubmitGraph | Cancel | CancelMany | Change | Requeue | AddParents
 
 
 class Worker(Protocol):
@@ -102,6 +127,7 @@ class Context:
     shard: Callable[[int], Shard | None]
     due: Callable[[int], None]
     counters: Counters
+    dependencies: Dependencies
     vault: Vault = field(default_factory=Vault)
     usage: UsageBook = field(default_factory=UsageBook)
     budgets: Budgets = field(default_factory=Budgets)
@@ -140,6 +166,12 @@ class QueueActor(Actor[Command]):
             except Exception as error:  # noqa: BLE001 - answered here, raised below
                 failure = error
                 command.reply.set_exception(InternalError())
+        self._after_turn()
+        if failure is not None:
+            raise failure
+
+    def _after_turn(self) -> None:
+        """Others look at what was decided."""
         context = self._context
         self.shard.marks.drain(self.shard.table)
         context.dispatcher.ready(self)
@@ -147,8 +179,6 @@ class QueueActor(Actor[Command]):
         for due_us in (self.shard.table.next_due_us(), self.shard.expiries.next_us):
             if due_us:
                 context.due(due_us)
-        if failure is not None:
-            raise failure
 
     def _decide(self, command: Command, now_us: int) -> None:
         if command.reply.done():
@@ -158,6 +188,10 @@ class QueueActor(Actor[Command]):
         match command:
             case Submit():
                 self._submit(command, now_us)
+            case SubmitGraph():
+                self._submit_graph(command, now_us)
+            case AddParents():
+                families.add_parents(self.shard, self._context.dependencies, command, now_us)
             case Cancel():
                 self._cancel(command, now_us)
             case CancelMany():
@@ -189,6 +223,48 @@ class QueueActor(Actor[Command]):
         self._context.counters.submitted_jobs += command.batch.count
         if self._probe is None:
             self._probe = (ids[:16], now_us)
+
+    def submit_now(self, batch: SubmitBatch, now_us: int) -> bytes:
+        """Jobs of a graph; they are durable with those of the other queues."""
+        ring = self._context.vault.ring(self.ref.project_id)
+        seal = None if ring is None else ring.seal_payloads
+        shard, table = self.shard, self.shard.table
+        ids = table.submit(self.index, batch, now_us, seal)
+        self._context.usage.add(shard.usage, table.gathering_lsn, self.ref.project_id, batch.count)
+        self._context.counters.submitted_jobs += batch.count
+        return ids
+
+    def _submit_graph(self, command: SubmitGraph, now_us: int) -> None:
+        project_id, context = self.ref.project_id, self._context
+        request = command.key
+        if request is not None:
+            first, request = self._first(request, context.vault.ring(project_id), now_us)
+            if first is not None:
+                command.repeated = True
+                self._when_durable(first, Reply(command.reply, first.ids))
+                return
+        context.usage.require(project_id, len(command.graph.jobs), now_us)
+        parts = command.parts.values()
+        shards = dict.fromkeys(part.shard for part in parts)
+        if any(shard.lost for shard in shards):
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S)
+        context.vault.ring(project_id)  # raises where nothing can be sealed
+        try:
+            ids = b"".join(graphs.submit(command.graph, command.parts, now_us))
+            if request is not None:
+                self._remember(request, ids, now_us)
+        except BaseException:
+            # Half a graph was decided: it must not become durable.
+            for shard in shards:
+                shard.give_up()
+            raise
+        answer = Reply(command.reply, ids)
+        join = Join(len(shards), answer.release, answer.refuse)
+        for shard in shards:
+            shard.effect(join)
+        context.journal.together(shards)
+        for part in parts:
+            part._after_turn()
 
     def _first(
         self, request: KeyedRequest | None, ring: Ring | None, now_us: int
@@ -259,6 +335,9 @@ class QueueActor(Actor[Command]):
             raise Conflict(
                 "only a failed or cancelled job can be retried", code="job_not_retryable"
             ) from error
+        if families.waits(job["options"]):
+            table.change(job_id, now_us, due_us=NEVER_US)  # it never came to its turn
+        self._context.dependencies.revived(job_id)
         if request is not None:
             self._remember(request, job_id, now_us)
         self._context.counters.requeued_jobs += 1

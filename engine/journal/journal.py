@@ -17,6 +17,7 @@ When the log does not answer, the same rows are tried again until it does or `st
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,6 +75,8 @@ class Journal:
         self._log = log
         self._linger_s = linger_s
         self._dirty: dict[Gathering, None] = {}
+        # Shards whose next batches belong together.
+        self._together: set[Gathering] = set()
         self._wake: asyncio.Future[None] | None = None
         self._settled: list[asyncio.Future[None]] = []
         self._stopping = False
@@ -96,6 +99,12 @@ class Journal:
         self._dirty[shard] = None
         if self._wake is not None:
             self._nudge()
+
+    def together(self, shards: Iterable[Gathering]) -> None:
+        """What has gathered in these shards becomes durable in all of them or in none."""
+        for shard in shards:
+            self._together.add(shard)
+            self.dirty(shard)
 
     def forget(self, shard: Gathering) -> None:
         """The shard is given away or dropped; what is in flight is still told to it."""
@@ -135,13 +144,17 @@ class Journal:
 
     async def _commit(self) -> bool:
         """Write what the dirty shards have. False: the log is away, and we were told to stop."""
-        shards, rows = self._take()
+        together, self._together = self._together, set()
+        shards, rows = self._take(together)
+        if not together.issubset(shards):
+            # One of them was lost meanwhile: what the others decided with it must not be.
+            self._tear(together, shards, rows)
         if not rows:
             return True
         if not safeguards.ACTIVE.release_after_commit:
             for shard, row in zip(shards, rows, strict=True):
                 shard.on_committed(row.lsn)
-        mine = await self._append(rows)
+        mine = await self._append(rows, frozenset(shard.number for shard in together))
         if mine is None:
             return False
         faultpoints.hit(faultpoints.AFTER_COMMIT_BEFORE_RELEASE)
@@ -157,14 +170,15 @@ class Journal:
                 shard.on_committed(row.lsn)
         return True
 
-    def _take(self) -> tuple[list[Gathering], list[LogRow]]:
-        """The batches of the dirty shards, up to a bound in bytes; the rest stays dirty."""
+    def _take(self, together: set[Gathering]) -> tuple[list[Gathering], list[LogRow]]:
+        """The batches of the dirty shards, up to a bound in bytes; the rest stays dirty, but for
+        those that belong together."""
         shards: list[Gathering] = []
         rows: list[LogRow] = []
         size = 0
         waiting, self._dirty = self._dirty, {}
         for shard in waiting:
-            if size >= limits.APPEND_BYTES_MAX:
+            if size >= limits.APPEND_BYTES_MAX and shard not in together:
                 self._dirty[shard] = None
                 continue
             batch = shard.take_batch()
@@ -176,12 +190,21 @@ class Journal:
         self.behind_bytes = size
         return shards, rows
 
-    async def _append(self, rows: list[LogRow]) -> set[int] | None:
+    def _tear(self, together: set[Gathering], shards: list[Gathering], rows: list[LogRow]) -> None:
+        """Drop these shards with what they decided; their rows are not written."""
+        for place in range(len(shards) - 1, -1, -1):
+            if (shard := shards[place]) in together:
+                del shards[place], rows[place]
+                self._dirty.pop(shard, None)
+                shard.on_fenced()
+        together.clear()
+
+    async def _append(self, rows: list[LogRow], whole: frozenset[int]) -> set[int] | None:
         """The shards whose row is durable; tries until that is known. None: we shall stop."""
         self._sent_s = started_s = time.monotonic()
         while True:
             try:
-                mine = await self._log.append(rows)
+                mine = await self._log.append(rows, whole)
             except Unavailable as error:
                 self._failing = True
                 self.statistics.retries += 1

@@ -38,11 +38,13 @@ class ShardLog(Protocol):
         """(lsn, epoch) of the newest row of each shard; (0, 0) for an empty log."""
         ...
 
-    async def append(self, rows: Sequence[LogRow]) -> set[int]:
+    async def append(self, rows: Sequence[LogRow], whole: frozenset[int] = frozenset()) -> set[int]:
         """Write all rows in one commit, at most one a shard; the shards whose row is durable.
 
-        The others are fenced. Raises Unavailable when it cannot be known which rows are durable;
-        repeating the call with the same rows finds out. After a cancellation nothing is known.
+        The others are fenced. Of the shards in `whole` either all rows are written or none: where
+        one of them is fenced the others count as fenced, too. Raises Unavailable when it cannot be
+        known which rows are durable; repeating the call with the same rows finds out. After a
+        cancellation nothing is known.
         """
         ...
 

@@ -37,7 +37,7 @@ class MemoryShardLog:
         newest = rows[max(rows)]
         return (newest.lsn, newest.epoch)
 
-    async def append(self, rows: Sequence[LogRow]) -> set[int]:
+    async def append(self, rows: Sequence[LogRow], whole: frozenset[int] = frozenset()) -> set[int]:
         check_rows(rows)
         self.appends += 1
         # A turn of the loop always passes: what a caller does at once after the call is gathered.
@@ -50,21 +50,25 @@ class MemoryShardLog:
             self.refusals -= 1
             self.refused.set()
             raise Unavailable(retry_after_s=0.0)
-        mine = {row.shard for row in rows if self._write(row)}
+        torn = any(row.shard in whole and not self._fits(row) for row in rows)
+        mine = {row.shard for row in rows if not (torn and row.shard in whole) and self._write(row)}
         if self.lose_replies > 0:
             self.lose_replies -= 1
             raise Unavailable(retry_after_s=0.0)
         return mine
 
-    def _write(self, row: LogRow) -> bool:
-        rows = self._rows.setdefault(row.shard, {})
-        known = rows.get(row.lsn)
+    def _fits(self, row: LogRow) -> bool:
+        """Whether the row is there, or may be written."""
+        known = self._rows.get(row.shard, {}).get(row.lsn)
         if known is not None:
             return known.prefix == row.prefix
-        if row.lsn != self._head(row.shard)[0] + 1:
-            return False
-        rows[row.lsn] = row
-        return True
+        return row.lsn == self._head(row.shard)[0] + 1
+
+    def _write(self, row: LogRow) -> bool:
+        fits = self._fits(row)
+        if fits:
+            self._rows.setdefault(row.shard, {}).setdefault(row.lsn, row)
+        return fits
 
     async def read(self, shard: int, after_lsn: int) -> AsyncGenerator[LogRow, None]:
         rows = self._rows.get(shard, {})

@@ -51,6 +51,8 @@ class MemoryTables:
         """The newest owner of each shard."""
         self.stored_keys: dict[tuple[bytes, str], tuple[int, StoredKey]] = {}
         self.usage: dict[tuple[int, bytes, int], UsageRow] = {}
+        self.edges: dict[tuple[bytes, bytes], tuple[bytes | None, str]] = {}
+        """Project and policy by parent and child."""
         self.put_aside: list[Row] = []
         self.doubts = 0
         self.failures = 0
@@ -100,6 +102,8 @@ class MemoryTables:
             if row["lsn"] > gone.get(row["job_id"], -1)
         }
         for p in projections:
+            for parent_id, child_id, project_id, on_failure in p.edges:
+                self.edges.setdefault((parent_id, child_id), (project_id, on_failure))
             for key in p.keys:
                 self.stored_keys[key[0], key[1]] = (p.shard, key)
             for row in map(UsageRow._make, p.usage):

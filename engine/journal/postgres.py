@@ -50,6 +50,10 @@ Prepared: TypeAlias = "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"
 T = TypeVar("T")
 
 
+class _TornError(Exception):
+    """Rows that belong together cannot all be written."""
+
+
 class PostgresShardLog:
     """The log of all shards. One append is under way at a time; others wait for their turn."""
 
@@ -77,12 +81,14 @@ class PostgresShardLog:
         known = {row["shard"]: (row["lsn"], row["epoch"]) for row in found}
         return {shard: known.get(shard, (0, 0)) for shard in wanted}
 
-    async def append(self, rows: Sequence[LogRow]) -> set[int]:
+    async def append(self, rows: Sequence[LogRow], whole: frozenset[int] = frozenset()) -> set[int]:
         check_rows(rows)
         if len(rows) > 1:
             # In one order everywhere: two writers at the same shards cannot wait for each other.
             rows = sorted(rows)
         async with self._turn:
+            if len(whole) > 1:
+                return await self._insist(lambda: self._try_whole(rows, whole))
             return await self._insist(lambda: self._try(rows))
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -117,6 +123,20 @@ class PostgresShardLog:
         if len(mine) < len(rows):
             refused = [row for row in rows if row.shard not in mine]
             mine |= await self._ours(connection, refused)
+        return mine
+
+    async def _try_whole(self, rows: Sequence[LogRow], whole: frozenset[int]) -> set[int]:
+        """The same in a transaction that is undone when one of these shards is fenced; then the
+        rows of the others are written without theirs."""
+        connection = await self._ready_writer()
+        try:
+            async with asyncio.timeout(limits.JOURNAL_STATEMENT_S), connection.transaction():
+                mine = await self._try(rows)
+                if whole - mine:
+                    raise _TornError
+        except _TornError:
+            others = [row for row in rows if row.shard not in whole]
+            return await self._try(others) if others else set()
         return mine
 
     async def _ours(self, connection: Connection, refused: Sequence[LogRow]) -> set[int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from taskforge_server.engine.shard.edges import ShardEdges
 from taskforge_server.engine.shard.usage import ShardUsage
 
 
@@ -50,6 +51,11 @@ class Projection(Protocol):
     @property
     def usage(self) -> list[tuple[bytes, int, int, int]]:
         """Submitted jobs as `UsageRow`s, put here by the source."""
+        ...
+
+    @property
+    def edges(self) -> list[tuple[bytes, bytes, bytes | None, str]]:
+        """Edges between jobs as `EdgeRow`s, put here by the source."""
         ...
 
 
@@ -220,7 +226,7 @@ class Table(Protocol):
 class TableSource:
     """A shard's table as a source; it stays bound to this table when the shard is lost."""
 
-    __slots__ = ("_table", "_usage", "epoch", "fenced", "number")
+    __slots__ = ("_edges", "_table", "_usage", "epoch", "fenced", "number")
 
     def __init__(
         self,
@@ -228,11 +234,13 @@ class TableSource:
         epoch: int,
         usage: ShardUsage | None = None,
         fenced: Callable[[], None] = lambda: None,
+        edges: ShardEdges | None = None,
     ) -> None:
-        """`usage`: how many jobs were submitted to the shard, if that is counted. `fenced` hears
-        that the tables belong to a later owner."""
+        """`usage`: how many jobs were submitted to the shard, `edges`: what they wait for, if that
+        is noted. `fenced` hears that the tables belong to a later owner."""
         self._table = table
         self._usage = usage
+        self._edges = edges
         self.number = table.shard
         self.epoch = epoch
         self.fenced = fenced
@@ -248,9 +256,13 @@ class TableSource:
         return projection
 
     def count(self, projection: Projection) -> None:
-        """Let the projection say what was submitted up to its watermark."""
+        """Let the projection say what was submitted up to its watermark, and which edges."""
         if self._usage is not None:
             projection.usage.extend(self._usage.collect(projection.watermark))
+        if self._edges is not None:
+            projection.edges.extend(self._edges.collect(projection.watermark))
 
     def projected(self, projection: Projection) -> None:
         self._table.projected(projection)
+        if self._edges is not None:
+            self._edges.written()

@@ -1,7 +1,8 @@
 """The tables in Postgres, written in bulk over two connections of their own.
 
-    executions   connection A   | COPY job_executions | merge |                    epochs | commit
-    jobs         connection B   | COPY jobs | merge | deletes | keys | usage | watermarks | commit
+    executions   connection A   | COPY job_executions | merge | epochs | commit
+    jobs         connection B   | COPY jobs | merge | deletes | keys | usage | edges
+                                | watermarks | commit
 
 Rows that are surely new go by COPY into the table. Others go by COPY into a temporary table and are
 merged from there by id: the greater lsn wins. So every write may be repeated, and a repetition
@@ -118,6 +119,7 @@ class PostgresTables:
                 await _delete(connection, projections)
                 await self._keys(connection, projections, how)
                 await _count(connection, projections)
+                await _relate(connection, projections)
                 if safeguards.ACTIVE.projection_watermark:
                     await _advance(connection, projections, epochs)
                 faultpoints.hit(faultpoints.IN_PROJECTOR_TRANSACTION)
@@ -276,6 +278,14 @@ async def _count(connection: Connection, projections: Iterable[Projection]) -> N
         rows = [(*key, *count) for key, count in counts.items()]
         columns = [list(column) for column in zip(*rows, strict=True)]
         await connection.execute(sql("usage_merge"), *columns)
+
+
+async def _relate(connection: Connection, projections: Iterable[Projection]) -> None:
+    """Edges between jobs; those that are there stay as they are."""
+    edges = [edge for p in projections for edge in p.edges]
+    if edges:
+        columns = [list(column) for column in zip(*edges, strict=True)]
+        await connection.execute(sql("edges_merge"), *columns, timeout=limits.BULK_TIMEOUT_S)
 
 
 async def _advance(

@@ -21,17 +21,25 @@ brought up after the other, so that the first can work before the last is there.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Unavailable
 from taskforge_server.engine.journal.log import LogRow, ShardLog
 from taskforge_server.engine.journal.rounds import Projection
+from taskforge_server.engine.model.graph import unpacked
 from taskforge_server.engine.runtime import faultpoints
+from taskforge_server.engine.shard.family import MARK, parents_of
+from taskforge_server.ext.pure import tablelog
 
 StoredKey: TypeAlias = tuple[bytes, str, bytes, bytes, int]
 """project, key, hash of the body, ids, created_us"""
+
+TELLS = tablelog.Submitted | tablelog.Changed | tablelog.Requeued
+
+Told: TypeAlias = tuple[int, bytes, bytes, str]
+"""lsn, child, parent, policy: an edge between jobs"""
 
 Submitted: TypeAlias = tuple[int, bytes, int, int]
 """lsn, queue, day since the epoch, how many `submitted` events"""
@@ -108,6 +116,8 @@ class Taken(Generic[T]):
     """Every key that is remembered, from the tables and from the log."""
     submitted: list[Submitted]
     """What was submitted above the watermark, in the order of lsns."""
+    told: list[Told]
+    """Edges that the log above the watermark speaks of, in the order of lsns."""
     early: Projection | None
     """Was collected from the table, and must be the first that the projector writes of it."""
 
@@ -159,7 +169,7 @@ class Taker(Generic[T]):
                             break
                         await asyncio.sleep(0)
                     replayed = await _replay(table, tail, marks[shard], head.lsn)
-                    yield _taken(table, head, loaded, keys, *replayed)
+                    yield _taken(table, head, loaded, keys, replayed)
                     if known:
                         await self._load_others(table, waiting)
 
@@ -203,8 +213,7 @@ def _taken(
     head: LogRow,
     loaded: int,
     keys: list[StoredKey],
-    events: int,
-    submitted: list[Submitted],
+    replayed: "Replayed",
 ) -> Taken[T]:
     # Keys of the log are in no other place of the table than what it wants projected.
     early = table.collect(1, 0)
@@ -215,9 +224,10 @@ def _taken(
         epoch=head.epoch,
         head_lsn=head.lsn,
         jobs_loaded=loaded,
-        events_replayed=events,
+        events_replayed=replayed.events,
         keys=keys,
-        submitted=submitted,
+        submitted=replayed.submitted,
+        told=replayed.told,
         early=early,
     )
 
@@ -240,21 +250,41 @@ class Tail:
             yield row
 
 
-async def _replay(
-    table: OwnedTable, tail: Tail, mark: int, head_lsn: int
-) -> tuple[int, list[Submitted]]:
-    """Replay what lies between watermark and head; the events applied, and what was submitted."""
+@dataclass(slots=True)
+class Replayed:
+    """What a replay found."""
+
+    events: int = 0
+    submitted: list[Submitted] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+
+
+async def _replay(table: OwnedTable, tail: Tail, mark: int, head_lsn: int) -> Replayed:
+    """Replay what lies between watermark and head."""
     expected_lsn = mark + 1
-    events = 0
-    submitted: list[Submitted] = []
+    found = Replayed()
     async for row in tail.of(table.shard):
         if row.lsn > head_lsn:
             continue  # somebody took the shard from us; our next append will tell
         if row.lsn != expected_lsn:
             raise LogGapError(table.shard, expected_lsn, row.lsn)
-        events += table.replay(row.lsn, row.body)
-        submitted += [(row.lsn, *counted) for counted in table.take_submitted()]
+        found.events += table.replay(row.lsn, row.body)
+        found.submitted += [(row.lsn, *counted) for counted in table.take_submitted()]
+        if MARK in row.body:
+            found.told += _edges_in(row)
         expected_lsn += 1
     if expected_lsn <= head_lsn:
         raise LogGapError(table.shard, expected_lsn, 0)
-    return events, submitted
+    return found
+
+
+def _edges_in(row: LogRow) -> list[Told]:
+    """What the jobs of this row were told to wait for. Read beside the replay, so that nothing but
+    rows with such jobs pays for it."""
+    return [
+        (row.lsn, event.job_id, edge.parent_id, edge.on_failure)
+        for event in tablelog.decode(row.body).events
+        if isinstance(event, TELLS)
+        if (told := parents_of(event.options)) is not None
+        for edge in unpacked(told.edges)
+    ]

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import msgpack
 import msgspec
 
+from taskforge_server.engine.model.graph import Parents
 from taskforge_server.engine.model.retry import RetryPolicyChange
 
 OPTION_NAMES = (
@@ -47,6 +48,10 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When somebody asked to cancel it while it ran; it never runs again."""
     retry_policy: RetryPolicyChange | None = None
     """Goes before the queue's, field by field."""
+    ref: str | None = None
+    """What the job was called in the request that submitted its graph."""
+    parents: Parents | None = None
+    """What it waits for."""
 
     def stored(self) -> bytes | None:
         """The JSON text, or None where nothing special was said."""

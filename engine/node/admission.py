@@ -9,12 +9,21 @@ Memory is measured by the sweep; between two measurements each admitted batch is
 """
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Overloaded, Unavailable
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.table import SubmitBatch
+
+
+class Incoming(Protocol):
+    """New jobs."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def bytes_total(self) -> int: ...
 
 
 class Admission:
@@ -48,7 +57,7 @@ class Admission:
         self.resident_jobs = resident_jobs
         self.unprojected_jobs = unprojected_jobs
 
-    def admit(self, batch: SubmitBatch) -> None:
+    def admit(self, batch: Incoming) -> None:
         """Let the batch in, or say why not."""
         try:
             self._check()

@@ -18,6 +18,7 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.actors import control
 from taskforge_server.engine.actors import queue as queue_module
 from taskforge_server.engine.actors import worker as worker_module
+from taskforge_server.engine.actors.dependencies import Dependencies, SeenParents
 from taskforge_server.engine.actors.dispatcher import Dispatcher
 from taskforge_server.engine.actors.joblogs import LogBook
 from taskforge_server.engine.actors.leases import Leases
@@ -86,6 +87,9 @@ class Core:
             budgets=self.budgets,
             dead_letters=self.dead_letters,
         )
+        self.dependencies = Dependencies(
+            clock, journal, self.shards.get, self._freed, self.counters
+        )
         self.leases = Leases(clock, lease_ttl_s, self.outcomes, journal, self.touched, worker_ended)
         self._queue_context = queue_module.Context(
             clock,
@@ -95,6 +99,7 @@ class Core:
             self.shards.get,
             self.due_timer.note,
             self.counters,
+            self.dependencies,
             self.vault,
             self.usage,
             budgets=self.budgets,
@@ -150,6 +155,7 @@ class Core:
         """More jobs of the shard were loaded."""
         if (shard := self.shards.get(number)) is not None:
             shard.marks.drain(shard.table)
+            self.dependencies.adopt(number)
             self.touched(shard)
             self._note(shard)
 
@@ -165,6 +171,13 @@ class Core:
             self.journal.dirty(shard)
             self.touched(shard)
         return shard.expiries.next_us
+
+    def _freed(self, shard: Shard, queue_id: bytes) -> None:
+        """A job of the queue waits for no other any more."""
+        actor = self._actors.get(queue_id)
+        if actor is not None and actor.shard is shard:
+            self.dispatcher.ready(actor)
+        self.due_timer.note(shard.table.next_due_us())
 
     def _due(self, shard: Shard, queues: list[int]) -> None:
         actors = self._actors_of.get(shard, {})
@@ -186,7 +199,9 @@ class Core:
                 define(shard.table, ref)
                 if ref.settings.dead_letters.hook is not None:
                     self.dead_letters.heard(ref.id, shard.table.committed_lsn)
+        shard.marks.books.append(SeenParents(self.dependencies, shard))
         shard.marks.drain(shard.table)
+        self.dependencies.adopt(shard.number)
         for queue_id, old in list(self._retired.items()):
             if old.ref.shard == shard.number:
                 del self._retired[queue_id]
@@ -222,6 +237,7 @@ class Core:
         self.counters.shards_lost += 1
         self.keys.drop_shard(shard.number)
         self.usage.drop(shard.usage)
+        self.dependencies.drop(shard)
         for actor in self._actors_of.pop(shard).values():
             del self._actors[actor.ref.id]
             self._retired[actor.ref.id] = actor

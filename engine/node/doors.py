@@ -84,11 +84,11 @@ class Doors:
         self._admission.admit(batch)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         command = Submit(batch, key, reply)
-        self._send(actor, command)
+        self.send(actor, command)
         try:
             return await reply, command.repeated
         except ShardLost as error:
-            raise _lost(error) from error
+            raise lost(error) from error
 
     async def cancel(
         self, job_id: bytes, project_id: bytes, grace_s: float = limits.CANCEL_GRACE_S
@@ -97,7 +97,7 @@ class Doors:
         grace time. NotFound when it is not in memory, Conflict."""
         reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
         command = Cancel(job_id, reply, round(grace_s * 1e6))
-        return await self._command(self._waiting(job_id, project_id), command, reply)
+        return await self.command(self._waiting(job_id, project_id), command, reply)
 
     async def cancel_many(
         self, queue: QueueRef, job_ids: list[bytes], grace_s: float
@@ -105,11 +105,11 @@ class Doors:
         """The same for jobs of one queue: how many are cancelled, and how many run and were asked
         to end. Those that ended meanwhile are passed over."""
         reply: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-        self._send(self._core.queue(queue), CancelMany(job_ids, round(grace_s * 1e6), reply))
+        self.send(self._core.queue(queue), CancelMany(job_ids, round(grace_s * 1e6), reply))
         try:
             return await reply
         except ShardLost as error:
-            raise _lost(error) from error
+            raise lost(error) from error
 
     def open_jobs(
         self, queue: QueueRef, place: int, most: int, looks_max: int
@@ -136,7 +136,7 @@ class Doors:
         memory, Conflict."""
         reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
         command = Change(job_id, reply, due_us, priority)
-        return await self._command(self._waiting(job_id, project_id), command, reply)
+        return await self.command(self._waiting(job_id, project_id), command, reply)
 
     def _waiting(self, job_id: bytes, project_id: bytes) -> Job:
         """The job in memory; NotFound."""
@@ -159,24 +159,24 @@ class Doors:
             raise Unavailable(limits.UNAVAILABLE_RETRY_S, "this node is stopping")
         reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
         command = Requeue(job, reply, key)
-        return await self._command(job, command, reply), command.repeated
+        return await self.command(job, command, reply), command.repeated
 
-    async def _command(self, job: Job, command: Command, reply: "asyncio.Future[Job]") -> Job:
+    async def command(self, job: Job, command: Command, reply: "asyncio.Future[Job]") -> Job:
         ref = self._core.find(job["queue_id"])
         if ref is None:
             ref = await self._find_queue(job["project_id"], job["queue_id"])
-        self._send(self._core.queue(ref), command)
+        self.send(self._core.queue(ref), command)
         try:
             return await reply
         except ShardLost as error:
-            raise _lost(error) from error
+            raise lost(error) from error
 
-    def _send(self, actor: QueueActor, command: Command) -> None:
+    def send(self, actor: QueueActor, command: Command) -> None:
         try:
             if not actor.mailbox.try_send(command):
                 raise Overloaded(limits.OVERLOAD_RETRY_S, "too many calls wait for this queue")
         except ChannelClosed:
-            raise _moved() from None
+            raise moved() from None
 
     # reads
 
@@ -216,7 +216,7 @@ class Doors:
             if ended.done():
                 ended.result()
         except ShardLost as error:
-            raise _moved() from error
+            raise moved() from error
         finally:
             self._waiters -= 1
             shard.unwatch(job_id, ended)
@@ -261,7 +261,7 @@ class Doors:
                 for ref in queues:
                     await self._core.arrival(ref.shard)
         except TimeoutError:
-            raise _moved() from None
+            raise moved() from None
         await self._require_room(hello, project_id)
         # No other turn lies between these looks and the session that takes the room.
         if self._admission.draining:
@@ -271,10 +271,10 @@ class Doors:
         try:
             kept, stale, touched = self._reconcile(session, hello)
             async with asyncio.timeout(limits.WELCOME_WAIT_S):
-                await _all_durable(touched)
+                await all_durable(touched)
         except (TimeoutError, ShardLost) as error:
             session.detach()
-            raise _moved() from error
+            raise moved() from error
         except BaseException:
             session.detach()
             raise
@@ -339,7 +339,7 @@ class Doors:
     def _shard(self, job_id: bytes) -> Shard:
         shard = self._core.shards.get(shard_of(job_id))
         if shard is None:
-            raise _moved()
+            raise moved()
         return shard
 
 
@@ -350,10 +350,10 @@ async def _durable(shard: Shard, lsn: int) -> None:
     try:
         await reply
     except (ShardLost, OutcomeUnknown) as error:
-        raise _moved() from error  # who only looks has changed nothing
+        raise moved() from error  # who only looks has changed nothing
 
 
-async def _all_durable(shards: Sequence[Shard]) -> None:
+async def all_durable(shards: Sequence[Shard]) -> None:
     """Wait until everything decided so far in these shards is durable."""
     if not shards:
         return
@@ -365,12 +365,12 @@ async def _all_durable(shards: Sequence[Shard]) -> None:
     await reply
 
 
-def _lost(error: ShardLost) -> Unavailable | OutcomeUnknown:
+def lost(error: ShardLost) -> Unavailable | OutcomeUnknown:
     """What the caller of a command is told."""
-    return OutcomeUnknown(limits.UNAVAILABLE_RETRY_S) if error.in_doubt else _moved()
+    return OutcomeUnknown(limits.UNAVAILABLE_RETRY_S) if error.in_doubt else moved()
 
 
-def _moved() -> Unavailable:
+def moved() -> Unavailable:
     return Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is moving: try again")
 
 

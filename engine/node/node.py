@@ -42,6 +42,7 @@ from taskforge_server.engine.node.background import Background
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.doors import Doors
 from taskforge_server.engine.node.figures import Figures
+from taskforge_server.engine.node.graphdoors import GraphDoors
 from taskforge_server.engine.node.joblogs import LogNews, LogWriter
 from taskforge_server.engine.node.keynews import KeyNews
 from taskforge_server.engine.node.masterkeys import master_keys_of
@@ -59,8 +60,10 @@ from taskforge_server.engine.runtime.actor import Actor
 from taskforge_server.engine.runtime.clock import DatabaseClock
 from taskforge_server.engine.runtime.service import Part, Services
 from taskforge_server.engine.store.assignments import Assignments
+from taskforge_server.engine.store.dependencies import JobDependencies
 from taskforge_server.engine.store.execution_logs import ExecutionLogs
 from taskforge_server.engine.store.invitations import Invitations
+from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.loader import expire_idempotency_keys
 from taskforge_server.engine.store.partitions import ensure_partitions
 from taskforge_server.engine.store.pool import Pool, acquire, check_server, connect, open_pool
@@ -77,6 +80,8 @@ from taskforge_server.engine.store.workers import Workers
 from taskforge_server.ext.ids import shard_of
 
 log = logging.getLogger(__name__)
+
+NO_EDGE = (bytes(16), bytes(16))
 
 
 class Node:
@@ -103,6 +108,7 @@ class Node:
         self._failure: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._background = Background(self._fail)
         self._started = False
+        self._edges_seen = NO_EDGE
         self._unavailable_since_us = 0
         self._work_seen = self._work_given_back = (0, 0)
 
@@ -205,6 +211,9 @@ class Node:
         )
         self.log_news = LogNews(self.cluster)
         self.log_writer = LogWriter(ExecutionLogs(self.pool), self.log_news, self.core.counters)
+        self.job_rows = JobQueries(self.pool)
+        self.core.dependencies.rows = self.job_rows
+        self.job_edges = JobDependencies(self.pool)
         self.core.logs.sink = SealedLines(self.log_writer, self.core.vault, self.core.counters)
         self.project_keys = ProjectKeys(self.pool)
         self.keyring = ProjectKeyring(
@@ -222,6 +231,9 @@ class Node:
             clock.now_us,
         )
         self.doors = NodeDoors(self)
+        self.graphs = GraphDoors(
+            self.core, self.doors, self.admission, self.job_rows, config.shards
+        )
         self.queue_news.listeners.append(self.core.update)
         self.roster_news = RosterNews(self.cluster, self.workers, self.assignments, self.core)
         self.ownership = Ownership(
@@ -318,6 +330,7 @@ class Node:
         self.admission.measure(self.core.shards.values())
         every("sweep", limits.SWEEP_S, self._sweep)
         every("memory", limits.GIVE_BACK_S, self._give_back)
+        self._background.start("dependencies", self.core.dependencies.run())
         self._background.start("worker rows", self.worker_rows.run())
         self._background.start("queue news", self.queue_news.run())
         self._background.start("project keys", self.keyring.run())
@@ -338,6 +351,7 @@ class Node:
             "usage",
             "sweep",
             "memory",
+            "dependencies",
             "worker rows",
             "queue news",
             "token news",
@@ -421,6 +435,15 @@ class Node:
             moment(now_us - kept_us), limits.WORKERS_KEPT_MAX, limits.UPKEEP_ROWS_MAX
         )
         await self.allowances.expire_history()
+        await self.expire_edges()
+
+    async def expire_edges(self, kept_s: float = limits.PARENT_KEPT_S) -> None:
+        """Some edges whose jobs are gone, and parents that only stayed for their children."""
+        ended_before = moment(self.clock.now_us() - round(kept_s * 1e6))
+        self._edges_seen = (
+            await self.job_edges.expire(self._edges_seen, ended_before, limits.EDGES_EXPIRE_ROWS)
+            or NO_EDGE
+        )
 
     async def _forget_silent(self) -> None:
         """Whoever is written down as connected and was heard of by no node is gone."""

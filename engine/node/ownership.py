@@ -29,6 +29,7 @@ from taskforge_server.engine.journal.takeover import Taken, Taker
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.model.subscription import month_of
 from taskforge_server.engine.node.core import Core
+from taskforge_server.engine.shard.edges import EdgeRow
 from taskforge_server.engine.shard.keys import KeyEntry
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.shard.usage import StoredUsage
@@ -160,8 +161,9 @@ class Ownership:
             entry = KeyEntry(shard.number, taken.head_lsn, body_hash, ids, at_us)
             self._core.keys.remember(project_id, key, entry)
         source = self._sources[shard] = TableSource(
-            taken.table, taken.epoch, shard.usage, shard.give_up
+            taken.table, taken.epoch, shard.usage, shard.give_up, shard.edges
         )
+        self._restore_edges(shard, taken)
         if taken.early is not None:
             source.count(taken.early)
         self._projector.add(source, taken.early)
@@ -186,6 +188,12 @@ class Ownership:
             if queue_id in refs
         )
         self._core.usage.restore(shard.usage, stored, submitted, self._core.clock.now_us())
+
+    def _restore_edges(self, shard: Shard, taken: Taken[ShardTable]) -> None:
+        """What the log says above the watermark is for the tables."""
+        for lsn, child_id, parent_id, on_failure in taken.told:
+            project_id = taken.table.project_of(child_id)
+            shard.edges.note(lsn, [EdgeRow(parent_id, child_id, project_id, on_failure)])
 
     def _on_lost(self, shard: Shard) -> None:
         log.warning("shard %d is lost", shard.number)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 
 from taskforge_server.engine.errors import ShardLost
 from taskforge_server.engine.shard.control import CancelBook, ExpiryBook
+from taskforge_server.engine.shard.edges import ShardEdges
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply, Wake
 from taskforge_server.engine.shard.marks import Marks
 from taskforge_server.engine.shard.usage import ShardUsage
@@ -39,6 +40,7 @@ class Shard:
         "_on_lost",
         "_watchers",
         "cancels",
+        "edges",
         "epoch",
         "expiries",
         "lost",
@@ -63,6 +65,8 @@ class Shard:
         self.expiries = ExpiryBook()
         self.cancels = CancelBook()
         self.marks = Marks([self.expiries, self.cancels])
+        self.marks = Marks()
+        self.edges = ShardEdges()
         self.lost = False
         self.lost_lsn = 0
         """What was durable for sure when the shard was lost."""

@@ -1,13 +1,16 @@
 """Which job waits for which: the rows of `job_dependencies`. Both jobs are of one project, and in
 the tables; a dependency has nothing that could change."""
 
+from collections.abc import Sequence
+from datetime import datetime
+
 import asyncpg
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import NotFound
 from taskforge_server.engine.model.dependency import JobDependency
 from taskforge_server.engine.store.cursors import DEPENDENCIES, after_id, id_cursor
-from taskforge_server.engine.store.pool import Pool
+from taskforge_server.engine.store.pool import Pool, acquire
 from taskforge_server.engine.store.statements import sql
 from taskforge_server.engine.store.tenancy import tenant
 
@@ -35,7 +38,9 @@ class JobDependencies:
                 parent_job_id=parent_job_id, child_job_id=child_job_id, created_at=at
             )
             wanted.validate()
-            await connection.execute(sql("dependency_create"), parent_job_id, child_job_id)
+            await connection.execute(
+                sql("dependency_create"), parent_job_id, child_job_id, project_id
+            )
             row = await connection.fetchrow(sql("dependency_get"), parent_job_id, child_job_id)
         return _found(row)
 
@@ -80,6 +85,35 @@ class JobDependencies:
         page = [JobDependency(**row) for row in rows[:rows_max]]
         more = len(rows) > rows_max
         return page, id_cursor(DEPENDENCIES, page[-1].child_job_id) if more else None
+
+    async def parents_after(
+        self, project_id: bytes, child_job_id: bytes, after: bytes, rows_max: int
+    ) -> list[tuple[bytes, str]]:
+        """What the job waits for, with the policies, by the ids of the parents, behind one."""
+        async with tenant(self._pool, project_id=project_id) as connection:
+            rows = await connection.fetch(sql("dependency_parents"), child_job_id, after, rows_max)
+        return [(row["parent_job_id"], row["on_failure"]) for row in rows]
+
+    async def around(
+        self, project_id: bytes, job_ids: Sequence[bytes], rows_max: int
+    ) -> list[tuple[bytes, bytes, str]]:
+        """Parent, child and policy of edges that touch these jobs, as many to either side."""
+        async with tenant(self._pool, project_id=project_id) as connection:
+            rows = await connection.fetch(
+                sql("dependencies_around"), project_id, list(job_ids), rows_max
+            )
+        return [tuple(row) for row in rows]
+
+    async def expire(
+        self, after: tuple[bytes, bytes], ended_before: datetime, rows_max: int
+    ) -> tuple[bytes, bytes] | None:
+        """Look at some edges behind this child and parent: those without a child go, and parents
+        that stayed for children which are over. Where to go on; None: that was the end."""
+        async with acquire(self._pool) as connection:
+            row = await connection.fetchrow(
+                sql("dependencies_expire"), *after, rows_max, ended_before
+            )
+        return None if row is None else (row["child_job_id"], row["parent_job_id"])
 
     async def delete(self, project_id: bytes, parent_job_id: bytes, child_job_id: bytes) -> None:
         """`NotFound`."""

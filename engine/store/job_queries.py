@@ -62,6 +62,25 @@ class JobQueries:
                 return None
             return _job(row), await _executions(connection, job_id)
 
+    async def some(self, project_id: bytes, job_ids: Sequence[bytes]) -> dict[bytes, JobDict]:
+        """Those of these jobs that the project has, by their ids."""
+        async with tenant(self._pool, project_id=project_id) as connection:
+            rows = await connection.fetch(sql("jobs_of_ids"), project_id, list(job_ids))
+        return {row["id"]: _job(row) for row in rows}
+
+    async def statuses(
+        self, job_ids: Sequence[bytes], project_id: bytes | None = None
+    ) -> dict[bytes, JobStatus]:
+        """How these jobs are, as far as they have rows: of one project, or of all (the engine)."""
+        async with acquire(self._pool) as connection:
+            if project_id is None:
+                rows = await connection.fetch(sql("job_statuses"), list(job_ids))
+            else:
+                rows = await connection.fetch(
+                    sql("job_statuses_of_project"), project_id, list(job_ids)
+                )
+        return {row["id"]: row["status"] for row in rows}
+
     async def executions(self, job_id: bytes) -> list[JobDict]:
         """The executions of a job that is known to be the caller's, the oldest first. Read by the
         engine: they may be in the table before the job, by which a tenant would see them."""

@@ -79,6 +79,8 @@ class Projection:
     _attempts: list[Attempt]
     usage: list[tuple[bytes, int, int, int]] = field(default_factory=list)
     """Whoever counts submits puts rows here, for the same transaction."""
+    edges: list[tuple[bytes, bytes, bytes | None, str]] = field(default_factory=list)
+    """And whoever knows what waits for what: parent, child, project, policy."""
 
     @property
     def rows(self) -> int:

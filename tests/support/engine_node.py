@@ -79,6 +79,7 @@ class MemoryNode:
         )
         self._numbers = shards
         self._task: asyncio.Task[None] | None = None
+        self._looks: asyncio.Task[None]
 
     async def _find(self, project_id: bytes, queue_id: bytes) -> QueueRef:
         raise NotFound("no such queue")
@@ -89,6 +90,7 @@ class MemoryNode:
     async def __aenter__(self) -> Self:
         self.core.start()
         self._task = asyncio.create_task(self.journal.run())
+        self._looks = asyncio.create_task(self.core.dependencies.run())
         await self.ownership.take_all(self._numbers)
         return self
 
@@ -101,7 +103,8 @@ class MemoryNode:
         assert self._task is not None
         await self.ownership.stop()
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        self._looks.cancel()
+        await asyncio.gather(self._task, self._looks, return_exceptions=True)
         await self.core.stop()
 
     async def worker(

@@ -17,6 +17,7 @@ import msgspec
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import queue as queue_module
 from taskforge_server.engine.actors import worker as worker_module
+from taskforge_server.engine.actors.dependencies import Dependencies, SeenParents
 from taskforge_server.engine.actors.dispatcher import Dispatcher
 from taskforge_server.engine.actors.joblogs import LogBook
 from taskforge_server.engine.actors.leases import Leases
@@ -78,6 +79,10 @@ class StepJournal:
     def dirty(self, shard: Shard) -> None:
         self.waiting[shard] = None
 
+    def together(self, shards: Iterable[Shard]) -> None:
+        for shard in shards:
+            self.dirty(shard)
+
     def take(self) -> int:
         """How many shards had something."""
         shards, self.waiting = self.waiting, {}
@@ -116,6 +121,11 @@ class EngineParts:
         self.outcomes = Outcomes(self, self.counters, lambda: self.jitter, self.vault)
         self.actors: dict[str, QueueActor] = {}
         self.leases = Leases(self.clock, TTL_S, self.outcomes, self.journal, self.touched)
+        self.dependencies = Dependencies(
+            self.clock, self.journal, self.shards.get, self.freed, self.counters
+        )
+        for shard in self.shards.values():
+            shard.marks.books.append(SeenParents(self.dependencies, shard))
         self._queue_context = queue_module.Context(
             self.clock,
             self.dispatcher,
@@ -124,6 +134,7 @@ class EngineParts:
             self.shards.get,
             self.due_us.append,
             self.counters,
+            self.dependencies,
             self.vault,
             session=self.leases.session,
         )
@@ -141,6 +152,11 @@ class EngineParts:
         )
 
     # ports
+
+    def freed(self, shard: Shard, queue_id: bytes) -> None:
+        for actor in self.actors.values():
+            if actor.ref.id == queue_id:
+                self.dispatcher.ready(actor)
 
     def find(self, queue_id: bytes) -> QueueRef | None:
         return self.refs.get(queue_id)

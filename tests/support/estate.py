@@ -30,7 +30,8 @@ EXECUTION = """INSERT INTO job_executions (id, job_id, status, output, started_a
     VALUES ($1, $2, 'failed', $3, now(), 0, 1)"""
 LOG = """INSERT INTO execution_logs (id, execution_id, project_id, level, message)
     VALUES ($1, $2, $3, 'info', $4)"""
-DEPENDENCY = "INSERT INTO job_dependencies (parent_job_id, child_job_id) VALUES ($1, $2)"
+DEPENDENCY = """INSERT INTO job_dependencies (parent_job_id, child_job_id, project_id)
+    VALUES ($1, $2, $3)"""
 IDEMPOTENCY = """INSERT INTO idempotency_keys (project_id, key, shard, body_hash, ids)
     VALUES ($1, $2, 0, '', '')"""
 WORKER = """INSERT INTO workers (id, project_id, name, last_heartbeat)
@@ -134,7 +135,7 @@ async def _fill(
         await connection.execute(JOB, job, queue_id, project_id, mark)
     await connection.execute(EXECUTION, attempt, parent, f"output of {mark}")
     await connection.execute(LOG, log_id(attempt, 1), attempt, project_id, f"line of {mark}")
-    await connection.execute(DEPENDENCY, parent, child)
+    await connection.execute(DEPENDENCY, parent, child, project_id)
     await connection.execute(IDEMPOTENCY, project_id, mark)
     await connection.execute(WORKER, worker, project_id, f"worker of {mark}")
     await connection.execute(ASSIGNMENT, queue_id, worker)

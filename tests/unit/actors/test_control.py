@@ -183,9 +183,9 @@ async def test_a_cancelled_job_that_runs_again_runs_in_peace() -> None:
     second = outlet.tokens()[1]
     worker.handle([done(2, b"", (second, 1, FAILURE))])
     assert status(parts, second) == ("scheduled", None), "retried as its policy says"
-    assert begun_anew(pack_told({"more": JobOptions(cancel_us=1, soft_timeout_s=2.0)})) == pack_told(
-        {"more": JobOptions(soft_timeout_s=2.0)}
-    )
+    assert begun_anew(
+        pack_told({"more": JobOptions(cancel_us=1, soft_timeout_s=2.0)})
+    ) == pack_told({"more": JobOptions(soft_timeout_s=2.0)})
 
 
 async def test_many_end_at_once() -> None:
