@@ -129,6 +129,6 @@ class GraphQuery(Request):
 class LeaseQuery(Request):
     """Which page, for whoever runs the job."""
 
-    lease: Annotated[int, Meta(ge=1, description="the lease under which it runs")]
+    lease: Annotated[int, Meta(ge=0, description="the lease under which it runs")] = 0
     cursor: Annotated[str, Meta(max_length=limits.CURSOR_CHARS_MAX)] | None = None
     limit: Annotated[int, Meta(ge=1, le=limits.PAGE_ROWS_MAX)] = limits.PAGE_ROWS_DEFAULT
