@@ -65,7 +65,6 @@ class Shard:
         self.expiries = ExpiryBook()
         self.cancels = CancelBook()
         self.marks = Marks([self.expiries, self.cancels])
-        self.marks = Marks()
         self.edges = ShardEdges()
         self.lost = False
         self.lost_lsn = 0
