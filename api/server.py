@@ -29,6 +29,7 @@ from taskforge_server.api.service.audit import AuditReader, AuditService
 from taskforge_server.api.service.catalog import QueueCatalog
 from taskforge_server.api.service.control import ControlService
 from taskforge_server.api.service.encryption import EncryptionParts, EncryptionService, Opener
+from taskforge_server.api.service.events import EventService
 from taskforge_server.api.service.graphs import GraphPorts, GraphService
 from taskforge_server.api.service.identity import Identity, IdentityParts
 from taskforge_server.api.service.inbox import InboxDrain, InboxPorts
@@ -44,6 +45,7 @@ from taskforge_server.api.service.ports import (
 )
 from taskforge_server.api.service.queues import QueueService
 from taskforge_server.api.service.tenants import TenantRows, TenantService
+from taskforge_server.api.service.waits import WaitService
 from taskforge_server.api.service.workers import WorkerPorts, WorkerService
 from taskforge_server.api.stream.session import WorkerStreams
 from taskforge_server.engine import limits
@@ -116,6 +118,8 @@ class ApiServer:
             control=ControlService(ports.engine, jobs),
             graphs=None if ports.graphs is None else GraphService(ports.graphs, jobs),
             logs=JobLogService(ports.engine, jobs, ports.logs, ports.log_feed),
+            events=EventService(ports.engine, jobs),
+            waits=WaitService(ports.engine, ports.jobs, jobs.opener),
             workers=WorkerService(ports.workers, self.catalog),
             allowances=allowances,
             catalog=self.catalog,

@@ -473,6 +473,41 @@ LOG_NEWS_JOBS_MAX: Final = 256
 LOG_FOLLOW_READ_S: Final = 5.0
 """A follower that was told nothing reads again after this long, in case a message was lost."""
 
+# Progress and events of jobs
+
+PROGRESS_MESSAGE_BYTES_MAX: Final = 1_024
+PROGRESS_FRAME_MAX: Final = 1_000
+PROGRESS_PER_S_MAX: Final = 2_000
+"""What a message may weigh (it is cut), and what one frame and one worker in a second may say: some
+10 ms of the loop. Beyond, the newest are dropped; a worker says the last word of a job again."""
+
+PROGRESS_JOBS_MAX: Final = 100_000
+"""Running jobs whose progress is remembered, some 30 MiB; beyond, that of others is only told."""
+
+EVENTS_KEPT_MAX: Final = 200_000
+EVENTS_KEPT_EACH_MAX: Final = 20_000
+"""Events that wait for followers in all, some 80 MiB, and of one job, queue or project: what a
+follower may lag behind before it misses some."""
+
+EVENT_TOPICS_MAX: Final = 1_000
+"""Jobs, queues and projects that are followed at one time."""
+
+EVENT_LINGER_S: Final = 10.0
+"""How long events are kept for a follower that was cut off and comes back."""
+
+EVENTS_PER_S_MAX: Final = 20_000
+EVENTS_BURST_MAX: Final = 10_000
+EVENTS_FILL_S: Final = 0.1
+"""Events that followers of queues and projects are told in a second, shared by what is followed:
+some 5 % of the loop. Beyond, they are counted as missed. A batch of the largest size fits in."""
+
+EVENTS_READ_MAX: Final = 1_000
+"""Events that a follower is given at once."""
+
+WAIT_JOBS_MAX: Final = 1_000
+WAIT_RESULT_BYTES_MAX: Final = 8 * MIB
+"""Jobs that one call waits for, and the results in its answer; what is larger is left out."""
+
 # Cluster
 
 PRESENCE_TTL_S: Final = 6.0
@@ -790,3 +825,6 @@ assert REVOCATIONS_READ_S + REVOCATIONS_READ_PAUSE_S < 1.0 < REVOCATIONS_STALE_S
 assert TOKEN_BELIEVED_S < ACCESS_TOKEN_S < REVOCATIONS_KEPT_S < SESSION_S
 assert API_KEY_BYTES_MAX < CREDENTIAL_BYTES_MAX < HEAD_BYTES_MAX
 assert PRINCIPAL_TTL_S + WAY_TTL_S <= 1.0
+assert EVENTS_KEPT_EACH_MAX <= EVENTS_KEPT_MAX
+assert EVENTS_KEPT_MAX // EVENT_TOPICS_MAX >= 100
+assert WAIT_JOBS_MAX <= WAITERS_MAX

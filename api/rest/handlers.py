@@ -38,6 +38,7 @@ from taskforge_server.api.service.audit import AuditService
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.control import ControlService
 from taskforge_server.api.service.encryption import EncryptionService
+from taskforge_server.api.service.events import EventService
 from taskforge_server.api.service.graphs import GraphService
 from taskforge_server.api.service.identity import Identity
 from taskforge_server.api.service.joblogs import JobLogService
@@ -47,6 +48,7 @@ from taskforge_server.api.service.ports import Engine
 from taskforge_server.api.service.queues import NewQueue, QueueService
 from taskforge_server.api.service.submission import Checker
 from taskforge_server.api.service.tenants import TenantService
+from taskforge_server.api.service.waits import WaitService
 from taskforge_server.api.service.workers import WorkerService
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InvalidInput, NotFound
@@ -82,6 +84,8 @@ class Services:
     audit: AuditService
     control: ControlService
     logs: JobLogService
+    events: EventService
+    waits: WaitService
     graphs: GraphService | None
     registry: CollectorRegistry
     ready: Callable[[], list[str]]

@@ -237,9 +237,18 @@ class JobView(Answer):
     ]
 
 
+class ProgressView(Answer):
+    """How far the handler of a running job says that it is."""
+
+    percent: float | None
+    message: str | None
+    at: Time | None
+
+
 class JobDetails(JobView, kw_only=True):
     """A job with its executions, the oldest first."""
 
+    progress: Annotated[ProgressView | None, Meta(description="of a running job")] = None
     executions: list[ExecutionView]
 
 

@@ -11,10 +11,12 @@ from taskforge_server.api.rest.schemas import (
     ExecutionView,
     JobDetails,
     JobView,
+    ProgressView,
     QueueCounts,
     QueueView,
 )
 from taskforge_server.api.service.ports import JobDict
+from taskforge_server.engine.model.events import Progress
 from taskforge_server.engine.model.joboptions import read_told
 from taskforge_server.engine.model.queue import JobQueue
 from taskforge_server.ext.ids import uuid_text
@@ -71,7 +73,16 @@ def job_view(job: JobDict, queue: str, coding: Coding) -> JobView:
 def job_details(job: JobDict, executions: list[JobDict], queue: str, coding: Coding) -> JobDetails:
     embed = EMBED[coding]
     views = [_execution_view(execution, embed) for execution in executions]
-    return JobDetails(executions=views, **_job_fields(job, queue, embed))
+    progress = progress_view(job.get("progress"))
+    return JobDetails(executions=views, progress=progress, **_job_fields(job, queue, embed))
+
+
+def progress_view(progress: Progress | None) -> ProgressView | None:
+    if progress is None:
+        return None
+    return ProgressView(
+        percent=progress.percent, message=progress.message, at=time_of(progress.at_us)
+    )
 
 
 def _job_fields(job: JobDict, queue: str, embed: Embed) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from taskforge_server.engine.actors.ports import Hello, Outlet, WorkerInlet
 from taskforge_server.engine.model.audit import Actor
+from taskforge_server.engine.model.events import Told
 from taskforge_server.engine.model.execution import LogLevel, LogLine
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.shard.keys import KeyedRequest
@@ -48,6 +49,35 @@ class Engine(Protocol):
 
     async def wait_finished(self, job_id: bytes, timeout_s: float) -> None:
         """Returns at the end of the job or of the time."""
+        ...
+
+    async def look(self, job_id: bytes) -> JobDict | None:
+        """The job in the owner's memory, as it is durably; None: ask the tables."""
+        ...
+
+    def look_now(self, job_id: bytes) -> JobDict | None:
+        """The same of a job whose newest event is known to be durable."""
+        ...
+
+    def watch_ends(
+        self,
+        job_ids: Sequence[bytes],
+        ended: Callable[[bytes], None],
+        lost: Callable[[Exception], None],
+    ) -> AbstractContextManager[None]:
+        """Tells of the ends of those of these jobs that memory has open now. Raises Overloaded."""
+        ...
+
+    def follow_job(self, job_id: bytes, after: str | None) -> "EventFollower":
+        """What happens to the job. Raises Unavailable, Overloaded."""
+        ...
+
+    def follow_queue(self, queue: QueueRef, after: str | None) -> "EventFollower":
+        """The same of all jobs of a queue."""
+        ...
+
+    def follow_project(self, project_id: bytes, after: str | None) -> "EventFollower":
+        """The same of all jobs of a project."""
         ...
 
     async def cancel(self, job_id: bytes, project_id: bytes, grace_s: float = ...) -> JobDict:
@@ -94,6 +124,21 @@ class Engine(Protocol):
     def heartbeat(self, worker_id: bytes, project_id: bytes) -> bool:
         """Extend the worker's leases; False when it is not known."""
         ...
+
+
+class EventFollower(Protocol):
+    """A reader of events at its own pace."""
+
+    @property
+    def resumed(self) -> bool:
+        """It goes on behind the event that it named."""
+        ...
+
+    async def take(self) -> list[Told]:
+        """The next events, when there are some."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class QueueRepository(Protocol):
@@ -164,6 +209,13 @@ class JobReader(Protocol):
 
     async def get(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]] | None:
         """The job with its executions, the oldest first."""
+        ...
+
+    async def ends(
+        self, project_id: bytes, job_ids: Sequence[bytes], output_bytes_max: int
+    ) -> list[JobDict]:
+        """Those of these that are the project's, without payloads; results and errors as far as so
+        many bytes hold them, the others `output_omitted`."""
         ...
 
     async def executions(self, job_id: bytes) -> list[JobDict]:

@@ -31,6 +31,7 @@ from taskforge_server.engine.actors.leases import (
 )
 from taskforge_server.engine.actors.outcomes import Outcomes
 from taskforge_server.engine.actors.ports import Hello, Journal, Outlet
+from taskforge_server.engine.actors.progress import ProgressBook
 from taskforge_server.engine.errors import FrameError
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime import faultpoints, safeguards
@@ -87,6 +88,7 @@ class Context:
     due: Callable[[int], None]
     counters: Counters
     logs: LogBook
+    progress: ProgressBook
 
 
 class WorkerActor(Actor[bytes]):
@@ -108,6 +110,7 @@ class WorkerActor(Actor[bytes]):
         self.features = hello.features
         self.project_id = lease.project_id
         self._context = context
+        self._allowance = context.progress.allowance()
         self._failure: FrameError | None = None
         self.index_in = lease.index_in
         self.running = lease.running
@@ -198,6 +201,8 @@ class WorkerActor(Actor[bytes]):
             case [6, seq, groups]:
                 _check(_is_count(seq, INT64_MAX), "seq of a log frame")
                 self._log(seq, groups)
+            case [7, entries]:
+                self._progress(entries)
             case [2, credit]:
                 _check(_is_count(credit, INT64_MAX), "credit")
                 self._credit = min(credit, limits.CREDIT_MAX)
@@ -270,6 +275,12 @@ class WorkerActor(Actor[bytes]):
         control.extend(shard, token, extend_us, context.clock.now_us())
         shard.effect(control.Extended(self.outlet, token))
         context.journal.dirty(shard)
+
+    def _progress(self, entries: Any) -> None:
+        """Remember and tell how far its jobs are. Who has no lease shall stop."""
+        stale = self._context.progress.take(self.index_in, self._allowance, entries)
+        if stale:
+            self.outlet.send(msgpack.packb([STOP_FRAME, stale]))
 
     def _acknowledge(self, seq: int, stale: bytes) -> None:
         faultpoints.hit(faultpoints.BETWEEN_COMPLETION_AND_ACK)

@@ -24,11 +24,13 @@ from taskforge_server.engine.actors.joblogs import LogBook
 from taskforge_server.engine.actors.leases import Leases
 from taskforge_server.engine.actors.outcomes import Outcomes
 from taskforge_server.engine.actors.ports import Hello, Journal, Outlet
+from taskforge_server.engine.actors.progress import ProgressBook
 from taskforge_server.engine.actors.queue import QueueActor, define
 from taskforge_server.engine.actors.roster import Roster
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import OutcomeUnknown, Unavailable
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.node.events import EventHub
 from taskforge_server.engine.node.timer import DueTimer
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.actor import Actor, Supervisor
@@ -107,6 +109,9 @@ class Core:
             session=self.leases.session,
         )
         self.logs = LogBook(clock, self.shards.get, self, self.counters)
+        self.progress = ProgressBook(clock, self.shards.get, self.counters)
+        self.events = EventHub(self.shards, self.refs, clock.monotonic_us)
+        self.progress.sink = self.events
         self._worker_context = worker_module.Context(
             clock,
             self,
@@ -117,6 +122,7 @@ class Core:
             self.due_timer.note,
             self.counters,
             self.logs,
+            self.progress,
         )
 
     def start(self) -> None:
@@ -208,6 +214,7 @@ class Core:
                 self.dispatcher.replace(old, self.queue(self.refs.get(queue_id, old.ref)))
         if (arrival := self._arrivals.pop(shard.number, None)) is not None:
             arrival.set_result(None)
+        self.events.adopted(shard)
         workers = self.leases.recover(shard)
         self._note(shard)
         log.debug("shard %d adopted, %d workers run jobs of it", shard.number, workers)
@@ -235,6 +242,7 @@ class Core:
             return
         del self.shards[shard.number]
         self.counters.shards_lost += 1
+        self.events.lost(shard)
         self.keys.drop_shard(shard.number)
         self.usage.drop(shard.usage)
         self.dependencies.drop(shard)

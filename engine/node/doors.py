@@ -8,7 +8,8 @@ elsewhere. Where that is not known, because the log does not answer, it is told 
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgpack
@@ -30,6 +31,7 @@ from taskforge_server.engine.model.job import FINAL
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.admission import Admission
 from taskforge_server.engine.node.core import Core
+from taskforge_server.engine.node.events import Follower
 from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.effects import Join, Reply
 from taskforge_server.engine.shard.keys import KeyedRequest
@@ -187,6 +189,8 @@ class Doors:
         if shard is None or job is None:
             return None
         executions = shard.table.executions(job_id)
+        if job["status"] == "processing":
+            job["progress"] = self._core.progress.find(job_id + job["lease_lsn"].to_bytes(8))
         if job["lsn"] > shard.table.committed_lsn:
             await _durable(shard, job["lsn"])
         return job, executions
@@ -220,6 +224,64 @@ class Doors:
         finally:
             self._waiters -= 1
             shard.unwatch(job_id, ended)
+
+    async def look(self, job_id: bytes) -> Job | None:
+        """The job if memory has it, once what is shown is durable."""
+        shard = self._core.shards.get(shard_of(job_id))
+        job = None if shard is None else shard.table.get(job_id)
+        if shard is not None and job is not None and job["lsn"] > shard.table.committed_lsn:
+            await _durable(shard, job["lsn"])
+        return job
+
+    def look_now(self, job_id: bytes) -> Job | None:
+        """The same of a job whose newest event is known to be durable."""
+        shard = self._core.shards.get(shard_of(job_id))
+        return None if shard is None else shard.table.get(job_id)
+
+    @contextmanager
+    def watch_ends(
+        self,
+        job_ids: Sequence[bytes],
+        ended: Callable[[bytes], None],
+        lost: Callable[[Exception], None],
+    ) -> Iterator[None]:
+        """While it is open: `ended` is called at the durable end of each of these that memory has
+        open now, `lost` when that can no longer be known. Overloaded."""
+        if self._waiters + len(job_ids) > limits.WAITERS_MAX:
+            raise Overloaded(limits.OVERLOAD_RETRY_S, "too many calls wait for jobs")
+        self._waiters += len(job_ids)
+        watched: list[tuple[Shard, bytes, _End]] = []
+        try:
+            for job_id in job_ids:
+                shard = self._core.shards.get(shard_of(job_id))
+                end = _End(job_id, ended, lost)
+                if shard is not None and shard.watch(job_id, end):
+                    watched.append((shard, job_id, end))
+            yield
+        finally:
+            self._waiters -= len(job_ids)
+            for shard, job_id, end in watched:
+                end.over = True
+                shard.unwatch(job_id, end)
+
+    # events
+
+    def follow_job(self, job_id: bytes, after: str | None) -> Follower:
+        """What happens to the job from now on, or behind the event `after`. Unavailable,
+        Overloaded."""
+        self._shard(job_id)
+        return self._core.events.follow_job(job_id, after)
+
+    def follow_queue(self, queue: QueueRef, after: str | None) -> Follower:
+        """The same of all jobs of a queue."""
+        if queue.shard not in self._core.shards:
+            raise _moved()
+        self._core.refs.setdefault(queue.id, queue)
+        return self._core.events.follow(queue.id, after)
+
+    def follow_project(self, project_id: bytes, after: str | None) -> Follower:
+        """The same of all jobs of a project that this node decides about."""
+        return self._core.events.follow(project_id, after)
 
     def queue_changed(self, queue: QueueRef) -> None:
         """The queue was made, or its row changed."""
@@ -332,6 +394,7 @@ class Doors:
             "log_lines_max": limits.LOG_LINES_MAX,
             "outcome_max": worker.OUTCOME_MAX,
             "features": FEATURES,
+            "progress_per_s": limits.PROGRESS_PER_S_MAX,
         }
         frame: bytes = msgpack.packb([worker.WELCOME, body])
         return frame
@@ -341,6 +404,31 @@ class Doors:
         if shard is None:
             raise moved()
         return shard
+
+
+class _End:
+    """A promise that tells of the end of a job, once."""
+
+    __slots__ = ("_ended", "_job_id", "_lost", "over")
+
+    def __init__(
+        self, job_id: bytes, ended: Callable[[bytes], None], lost: Callable[[Exception], None]
+    ) -> None:
+        self._job_id = job_id
+        self._ended = ended
+        self._lost = lost
+        self.over = False
+
+    def done(self) -> bool:
+        return self.over
+
+    def set_result(self, result: None, /) -> None:
+        self.over = True
+        self._ended(self._job_id)
+
+    def set_exception(self, exception: Exception, /) -> None:
+        self.over = True
+        self._lost(_moved() if isinstance(exception, ShardLost) else exception)
 
 
 async def _durable(shard: Shard, lsn: int) -> None:

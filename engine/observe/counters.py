@@ -58,6 +58,7 @@ class Counters:
         "log_lines_dropped",
         "log_lines_stale",
         "log_lines_written",
+        "progress_dropped",
         "quarantined_jobs",
         "refused_submits",
         "requeued_jobs",
@@ -88,4 +89,5 @@ class Counters:
         self.log_lines_written = 0
         self.log_lines_dropped = 0
         self.log_lines_stale = 0
+        self.progress_dropped = 0
         self.start_latency_s = Histogram()

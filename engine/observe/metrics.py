@@ -104,6 +104,7 @@ def _jobs(counters: Counters) -> Iterator[Metric]:
             ("execution_log_lines", "Lines of handlers.", counters.log_lines_written),
             ("execution_log_lines_dropped", "Lines without room.", counters.log_lines_dropped),
             ("execution_log_lines_stale", "Lines without a lease.", counters.log_lines_stale),
+            ("progress_dropped", "Words of progress beyond a bound.", counters.progress_dropped),
         )
     )
     yield _histogram(

@@ -43,6 +43,7 @@ class Shard:
         "edges",
         "epoch",
         "expiries",
+        "listener",
         "lost",
         "lost_lsn",
         "marks",
@@ -65,6 +66,8 @@ class Shard:
         self.expiries = ExpiryBook()
         self.cancels = CancelBook()
         self.marks = Marks([self.expiries, self.cancels])
+        self.listener: Callable[[Shard, int, bytes], None] | None = None
+        """Hears of each log row, once it is durable; None while nobody follows."""
         self.edges = ShardEdges()
         self.lost = False
         self.lost_lsn = 0
@@ -108,6 +111,8 @@ class Shard:
             return None
         batch = self.table.take_batch()
         if batch is not None:
+            if self.listener is not None:
+                self._gathering.append(Durable(self, batch[0], batch[2]))
             self._in_flight.append((batch[0], self._gathering))
             self._gathering = []
         return batch
@@ -186,3 +191,21 @@ class Shard:
             promises = self._watchers.pop(job_id, None)
             if promises is not None:
                 self.effect(Wake(promises))
+
+
+class Durable:
+    """Tells the shard's listener that a log row is durable; the last effect of its batch."""
+
+    __slots__ = ("_body", "_lsn", "_shard")
+
+    def __init__(self, shard: Shard, lsn: int, body: bytes) -> None:
+        self._shard = shard
+        self._lsn = lsn
+        self._body = body
+
+    def release(self) -> None:
+        if self._shard.listener is not None:
+            self._shard.listener(self._shard, self._lsn, self._body)
+
+    def refuse(self, error: Exception) -> None:
+        """It may never have happened."""

@@ -81,6 +81,29 @@ class JobQueries:
                 )
         return {row["id"]: row["status"] for row in rows}
 
+    async def ends(
+        self, project_id: bytes, job_ids: Sequence[bytes], output_bytes_max: int
+    ) -> list[JobDict]:
+        """Those of these that are the project's, without payloads; results and errors as far as so
+        many bytes hold them, the others `output_omitted`."""
+        async with tenant(self._pool, project_id=project_id) as connection:
+            rows = await connection.fetch(
+                sql("job_ends"), list(job_ids), project_id, output_bytes_max
+            )
+        return [
+            {
+                "id": row["id"],
+                "project_id": project_id,
+                "status": row["status"],
+                "payload": None,
+                "output": _json(row["output"]),
+                "output_omitted": row["omitted"],
+                "reason": row["reason"],
+                "finished_us": _us(row["finished_at"]),
+            }
+            for row in rows
+        ]
+
     async def executions(self, job_id: bytes) -> list[JobDict]:
         """The executions of a job that is known to be the caller's, the oldest first. Read by the
         engine: they may be in the table before the job, by which a tenant would see them."""

@@ -23,6 +23,7 @@ from taskforge_server.engine.actors.joblogs import LogBook
 from taskforge_server.engine.actors.leases import Leases
 from taskforge_server.engine.actors.outcomes import Outcomes
 from taskforge_server.engine.actors.ports import Hello
+from taskforge_server.engine.actors.progress import ProgressBook
 from taskforge_server.engine.actors.queue import QueueActor, Submit
 from taskforge_server.engine.actors.roster import Roster
 from taskforge_server.engine.actors.worker import WorkerActor
@@ -139,6 +140,7 @@ class EngineParts:
             session=self.leases.session,
         )
         self.logs = LogBook(self.clock, self.shards.get, self, self.counters)
+        self.progress = ProgressBook(self.clock, self.shards.get, self.counters)
         self._worker_context = worker_module.Context(
             self.clock,
             self,
@@ -149,6 +151,7 @@ class EngineParts:
             self.due_us.append,
             self.counters,
             self.logs,
+            self.progress,
         )
 
     # ports

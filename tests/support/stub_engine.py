@@ -28,6 +28,7 @@ from taskforge_server.engine.model.audit import OPERATOR, Actor, AuditEntry, Aud
 from taskforge_server.engine.model.execution import LogLevel, LogLine
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.model.tenant import ApiKey, Project, api_key_hash
+from taskforge_server.engine.node.events import EventHub, Follower
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.audit import AuditFilter
 from taskforge_server.engine.store.job_queries import JobFilter
@@ -82,6 +83,8 @@ class StubEngine:
         self._keys: dict[tuple[bytes, str], tuple[bytes, bytes]] = {}
         self._waiting: list[tuple[asyncio.Future[bytes], bytes]] = []
         self._enders: dict[bytes, asyncio.Event] = {}
+        self._watchers: dict[bytes, list[Callable[[bytes], None]]] = {}
+        self.events = EventHub({}, {}, lambda: 0)
 
     def now_us(self) -> int:
         return self.clock_us
@@ -144,6 +147,34 @@ class StubEngine:
             pass
         finally:
             self.waiters -= 1
+
+    async def look(self, job_id: bytes) -> JobDict | None:
+        return self.table.get(job_id)
+
+    def look_now(self, job_id: bytes) -> JobDict | None:
+        return self.table.get(job_id)
+
+    @contextmanager
+    def watch_ends(
+        self,
+        job_ids: Sequence[bytes],
+        ended: Callable[[bytes], None],
+        lost: Callable[[Exception], None],
+    ) -> Iterator[None]:
+        for job_id in job_ids:
+            self._watchers.setdefault(job_id, []).append(ended)
+        yield
+        for job_id in job_ids:
+            self._watchers[job_id].remove(ended)
+
+    def follow_job(self, job_id: bytes, after: str | None) -> Follower:
+        return self.events.follow_job(job_id, after)
+
+    def follow_queue(self, queue: QueueRef, after: str | None) -> Follower:
+        return self.events.follow(queue.id, after)
+
+    def follow_project(self, project_id: bytes, after: str | None) -> Follower:
+        return self.events.follow(project_id, after)
 
     async def cancel(self, job_id: bytes, project_id: bytes, grace_s: float = 30.0) -> JobDict:
         job = self.table.get(job_id)
@@ -242,6 +273,8 @@ class StubEngine:
                 self.table.succeed_with(token, result, self.clock_us + 1000)
             if (ended := self._enders.get(token[:16])) is not None:
                 ended.set()
+            for watcher in self._watchers.get(token[:16], ()):
+                watcher(token[:16])
         return count
 
 
@@ -365,6 +398,12 @@ class StubJobs:
 
     def __init__(self) -> None:
         self.rows: dict[bytes, tuple[JobDict, list[JobDict]]] = {}
+
+    async def ends(
+        self, project_id: bytes, job_ids: Sequence[bytes], output_bytes_max: int
+    ) -> list[JobDict]:
+        found = [self.rows[job_id][0] for job_id in job_ids if job_id in self.rows]
+        return [job for job in found if job["project_id"] == project_id]
 
     def project(self, engine: StubEngine) -> None:
         """All that the engine has also stands in the tables."""

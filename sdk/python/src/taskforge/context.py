@@ -16,10 +16,15 @@ from uuid import UUID
 
 import msgspec
 
-from taskforge.limits import LOG_MESSAGE_CHARS_MAX, LOG_METADATA_BYTES_MAX
+from taskforge.limits import (
+    LOG_MESSAGE_CHARS_MAX,
+    LOG_METADATA_BYTES_MAX,
+    PROGRESS_MESSAGE_CHARS_MAX,
+)
 
 StopReason = Literal["timeout", "lease_lost", "shutdown"]
 LogLevel = Literal["info", "warn", "error"]
+PERCENT_MAX: Final = 100
 LEVELS: Final[tuple[LogLevel, ...]] = ("info", "warn", "error")
 
 logger = logging.getLogger("taskforge.job")
@@ -30,6 +35,14 @@ class LogSink(Protocol):
 
     def add(self, context: "Context", level: int, message: str, metadata: bytes | None) -> None:
         """From any thread; never waits. `metadata` is JSON text."""
+        ...
+
+
+class ProgressSink(Protocol):
+    """Where words of progress go."""
+
+    def say(self, context: "Context", percent: float | None, message: str | None) -> None:
+        """From any thread; never waits."""
         ...
 
 
@@ -68,6 +81,7 @@ class Context:
         "_logger",
         "_stop_reason",
         "_token",
+        "_words",
         "attempt",
         "job_type",
         "payload",
@@ -83,6 +97,7 @@ class Context:
         payload: bytes,
         deadline_monotonic: float = 0.0,
         lines: LogSink | None = None,
+        words: ProgressSink | None = None,
     ) -> None:
         self._token = token
         self.queue = queue
@@ -95,6 +110,7 @@ class Context:
         self._logger: JobLogger | None = None
         self._lines = lines
         self._lines_logged = 0
+        self._words = words
 
     @property
     def job_id(self) -> str:
@@ -152,14 +168,29 @@ class Context:
             raise ValueError(f"level is one of {', '.join(LEVELS)}, not {level!r}")
         self._add(LEVELS.index(level), message, _json(metadata))
 
+    def progress(self, percent: float | None = None, message: str | None = None) -> None:
+        """Tell how far this attempt is: whoever looks at the job or follows it sees it, until the
+        attempt ends. From any thread; never waits. The newest word counts: those in between may not
+        be told.
+
+        `percent` is 0 to 100; `message` is cut at 1,024 characters.
+        """
+        if percent is not None and not 0 <= percent <= PERCENT_MAX:
+            raise ValueError(f"percent is 0 to {PERCENT_MAX}, not {percent}")
+        words = self._words
+        if words is not None:
+            text = None if message is None else _storable(message, PROGRESS_MESSAGE_CHARS_MAX)
+            words.say(self, percent, text)
+
     def _add(self, level: int, message: str, metadata: bytes | None) -> None:
         lines = self._lines
         if lines is not None:
             lines.add(self, level, _storable(message), metadata)
 
     def _close(self) -> None:
-        """The attempt has ended: what is logged from now on is not kept."""
+        """The attempt has ended: what is logged or told from now on is not kept."""
         self._lines = None
+        self._words = None
 
     def _stop(self, reason: StopReason) -> None:
         """Tell the handler to stop; the first reason stays."""
@@ -217,11 +248,11 @@ def _json(metadata: Mapping[str, Any]) -> bytes | None:
     return data if len(data) <= LOG_METADATA_BYTES_MAX else _TOO_LARGE
 
 
-def _storable(message: object) -> str:
+def _storable(message: object, chars_max: int = LOG_MESSAGE_CHARS_MAX) -> str:
     """Text that UTF-8 can hold, of bounded length."""
     text = str(message)
-    if len(text) > LOG_MESSAGE_CHARS_MAX:
-        text = text[: LOG_MESSAGE_CHARS_MAX - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    if len(text) > chars_max:
+        text = text[: chars_max - 1] + "\N{HORIZONTAL ELLIPSIS}"
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a pair

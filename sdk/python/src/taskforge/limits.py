@@ -40,6 +40,13 @@ LOG_FRAME_BYTES: Final = 256 * 1024  # of one frame; so much is sent without wai
 LOG_FRAME_LINES_MAX: Final = 1_000  # the server takes 2,000
 LOG_LINGER_S: Final = 0.05  # how long the first line of a frame waits for others
 
+# --- worker: progress of handlers ---------------------------------------------------------------
+
+PROGRESS_MESSAGE_CHARS_MAX: Final = 1_024  # a longer message is cut
+PROGRESS_LINGER_S: Final = 0.2  # words of one job in this time become one
+PROGRESS_FRAME_MAX: Final = 500  # jobs in one frame; the server takes 1,000
+PROGRESS_JOBS_MAX: Final = 20_000  # jobs whose words wait; beyond, new ones are dropped
+
 # --- worker: connection -------------------------------------------------------------------------
 
 PROTOCOL: Final = 1
@@ -73,6 +80,7 @@ IDLE_CONNECTIONS_MAX: Final = 16  # kept by the blocking client
 PAGE_JOBS: Final = 100
 PAGE_LINES: Final = 1_000
 FOLLOW_SILENCE_S: Final = 45.0  # a stream of events says every 15 s that it lives
+WAIT_JOBS_MAX: Final = 1_000  # jobs that one request waits for
 EVENT_BYTES_MAX: Final = 1 << 20  # one event: a line with the largest message and metadata
 AUDIT_ENTRY_BYTES_MAX: Final = 1 << 20  # one line of an export
 PATHS_CACHED: Final = 1_000  # paths of queues, quoted once

@@ -9,9 +9,19 @@ from taskforge import settings
 from taskforge.client import calls
 from taskforge.client.async_caller import AsyncCaller
 from taskforge.client.buffer import Buffer
-from taskforge.client.following import Following
+from taskforge.client.following import Following, events, job_events
 from taskforge.client.methods import AsyncGroup, async_listing, async_method
-from taskforge.client.models import Job, JobStatus, LogLevel, LogLine, Queue, QueueSettings
+from taskforge.client.models import (
+    Job,
+    JobEnd,
+    JobEvent,
+    JobStatus,
+    LogLevel,
+    LogLine,
+    Queue,
+    QueueSettings,
+)
+from taskforge.client.waiting import HasId, Wait
 from taskforge.client.workers import AsyncWorkers
 from taskforge.errors import SubmitError
 from taskforge.limits import (
@@ -54,6 +64,10 @@ class AsyncJobHandle(Generic[R]):
     async def retry(self) -> Job:
         """Run the job again, if it failed or was cancelled; else Conflict."""
         return await self._client.retry(self.id)
+
+    def events(self) -> AsyncGenerator[JobEvent, None]:
+        """What the job is, and what happens to it until it has ended."""
+        return self._client.job_events(self.id)
 
     def __repr__(self) -> str:
         return f"AsyncJobHandle({self.id})"
@@ -232,6 +246,41 @@ class AsyncClient(AsyncCaller):
         that fails `retries` times in a row.
         """
         return self.resumed(Following(job_id, attempt, level, after))
+
+    def events(
+        self, *, queue: str | None = None, after: str | None = None
+    ) -> AsyncGenerator[JobEvent, None]:
+        """What happens to the jobs of the project, or of one queue, from now on.
+
+        A broken connection is made again, and goes on where it was; an event `missed` says what
+        could not be told. ConnectionFailed when that fails `retries` times in a row.
+        """
+        return self.resumed(events(queue, after))
+
+    def job_events(
+        self, job_id: str, *, after: str | None = None
+    ) -> AsyncGenerator[JobEvent, None]:
+        """What a job is (`state`), and what happens to it until it has ended."""
+        return self.resumed(job_events(job_id, after))
+
+    async def wait_all(
+        self, jobs: Iterable[HasId | str], timeout_s: float | None = None
+    ) -> Sequence[JobEnd]:
+        """Wait until these jobs, handles or ids, have ended: how, in their order. TimeoutError."""
+        return await self._wait(Wait(jobs, "all", timeout_s))
+
+    async def wait_any(
+        self, jobs: Iterable[HasId | str], timeout_s: float | None = None
+    ) -> Sequence[JobEnd]:
+        """Wait until one of these jobs has ended: those that have. TimeoutError."""
+        return await self._wait(Wait(jobs, "any", timeout_s))
+
+    async def _wait(self, wait: Wait) -> Sequence[JobEnd]:
+        while not wait.over:
+            wait.take(await self.execute(wait.next_call()))
+        for job_id in wait.omitted:
+            wait.fill(await self.get(job_id))
+        return wait.found()
 
     def make_key(self) -> str | None:
         """An Idempotency-Key, where requests may be repeated."""

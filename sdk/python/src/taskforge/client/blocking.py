@@ -8,9 +8,19 @@ from typing import Any, Generic, TypeVar, cast
 from taskforge import settings
 from taskforge.client import calls
 from taskforge.client.blocking_caller import Caller
-from taskforge.client.following import Following
+from taskforge.client.following import Following, events, job_events
 from taskforge.client.methods import Group, listing, method
-from taskforge.client.models import Job, JobStatus, LogLevel, LogLine, Queue, QueueSettings
+from taskforge.client.models import (
+    Job,
+    JobEnd,
+    JobEvent,
+    JobStatus,
+    LogLevel,
+    LogLine,
+    Queue,
+    QueueSettings,
+)
+from taskforge.client.waiting import HasId, Wait
 from taskforge.client.workers import Workers
 from taskforge.errors import SubmitError
 from taskforge.limits import REQUEST_TIMEOUT_S, RETRIES_DEFAULT, WAIT_STEP_S
@@ -46,6 +56,10 @@ class JobHandle(Generic[R]):
     def retry(self) -> Job:
         """Run the job again, if it failed or was cancelled; else Conflict."""
         return self._client.retry(self.id)
+
+    def events(self) -> Iterator[JobEvent]:
+        """What the job is, and what happens to it until it has ended."""
+        return self._client.job_events(self.id)
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id})"
@@ -213,6 +227,37 @@ class Client(Caller):
         that fails `retries` times in a row.
         """
         return self.resumed(Following(job_id, attempt, level, after))
+
+    def events(self, *, queue: str | None = None, after: str | None = None) -> Iterator[JobEvent]:
+        """What happens to the jobs of the project, or of one queue, from now on.
+
+        A broken connection is made again, and goes on where it was; an event `missed` says what
+        could not be told. ConnectionFailed when that fails `retries` times in a row.
+        """
+        return self.resumed(events(queue, after))
+
+    def job_events(self, job_id: str, *, after: str | None = None) -> Iterator[JobEvent]:
+        """What a job is (`state`), and what happens to it until it has ended."""
+        return self.resumed(job_events(job_id, after))
+
+    def wait_all(
+        self, jobs: Iterable[HasId | str], timeout_s: float | None = None
+    ) -> Sequence[JobEnd]:
+        """Wait until these jobs, handles or ids, have ended: how, in their order. TimeoutError."""
+        return self._wait(Wait(jobs, "all", timeout_s))
+
+    def wait_any(
+        self, jobs: Iterable[HasId | str], timeout_s: float | None = None
+    ) -> Sequence[JobEnd]:
+        """Wait until one of these jobs has ended: those that have. TimeoutError."""
+        return self._wait(Wait(jobs, "any", timeout_s))
+
+    def _wait(self, wait: Wait) -> Sequence[JobEnd]:
+        while not wait.over:
+            wait.take(self.execute(wait.next_call()))
+        for job_id in wait.omitted:
+            wait.fill(self.get(job_id))
+        return wait.found()
 
     def make_key(self) -> str | None:
         """An Idempotency-Key for a call that is to be done once; None when keys are off."""

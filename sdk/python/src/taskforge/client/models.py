@@ -6,6 +6,8 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from taskforge.errors import JobCancelled, JobFailed
+
 T = TypeVar("T")
 
 JobStatus = Literal["pending", "scheduled", "processing", "succeeded", "failed", "cancelled"]
@@ -45,6 +47,14 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     error: Any = None
 
 
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the handler of a running job says that it is."""
+
+    percent: float | None = None
+    message: str | None = None
+    at: datetime | None = None
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job as it was when the server answered. Lists leave `executions` out."""
 
@@ -73,11 +83,61 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     retry_policy: RetryPolicy | None = None
     executions: list[Execution] = []
+    progress: Progress | None = None
 
     @property
     def finished(self) -> bool:
         """Whether the job has ended for good."""
         return self.status in FINAL
+
+
+class JobEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as a wait for many found it. `result_omitted`: it was too large for that answer."""
+
+    id: str
+    status: JobStatus
+    finished_at: datetime | None = None
+    result: Any = None
+    last_error: Any = None
+    failed_reason: str | None = None
+    cancel_reason: str | None = None
+    result_omitted: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended for good."""
+        return self.status in FINAL
+
+    def value(self) -> Any:
+        """Its result; JobFailed or JobCancelled, if it has none."""
+        if self.status == "cancelled":
+            raise JobCancelled(self.id)
+        if self.status != "succeeded":
+            raise JobFailed(self.id, self.failed_reason, self.last_error)
+        return self.result
+
+
+class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to a job: submitted, started, progress, retried, released, returned,
+    succeeded, failed, cancelled, requeued, … The first of one job's is `state`, what it is.
+
+    `missed`: some events were not told, and `missed` says how many, if that is known.
+    """
+
+    event: str
+    job_id: str = ""
+    queue: str = ""
+    job_type: str = ""
+    status: str = ""
+    """After it, if it is another one; `gone`: ended, and its queue keeps no such jobs."""
+    at: datetime | None = None
+    final: bool = False
+    """The job has ended with it."""
+    attempt: int | None = None
+    scheduled_for: datetime | None = None
+    reason: str | None = None
+    progress: Progress | None = None
+    missed: int | None = None
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):

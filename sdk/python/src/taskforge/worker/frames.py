@@ -28,6 +28,10 @@ LogGroup = tuple[bytes, int, list[LogEntry]]
 """Token, the number of the first line, and lines numbered from there on."""
 
 
+Word = tuple[bytes, float | None, str | None]
+"""Token, percent and message of a handler that says how far it is."""
+
+
 class _WelcomeBody(msgspec.Struct, frozen=True):
     protocol: int
     lease_ttl_s: float
@@ -38,6 +42,7 @@ class _WelcomeBody(msgspec.Struct, frozen=True):
     result_bytes_max: int = 0
     log_lines_max: int = 0
     outcome_max: int = GIVEN_BACK
+    progress_per_s: int = 0
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=10, frozen=True):
@@ -146,6 +151,11 @@ def done(seq: int, tokens_ok: bytes, others: Sequence[Outcome]) -> bytes:
 def logs(seq: int, groups: Sequence[LogGroup]) -> bytes:
     """Lines that handlers logged."""
     return _encode([6, seq, groups])
+
+
+def progress(words: Sequence[Word]) -> bytes:
+    """How far handlers say that they are."""
+    return _encode([7, words])
 
 
 def check_jobs(frame: Jobs) -> int:

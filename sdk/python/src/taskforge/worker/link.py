@@ -33,6 +33,7 @@ from taskforge.worker.completions import Completions
 from taskforge.worker.credit import differs
 from taskforge.worker.lines import Lines
 from taskforge.worker.pool import Pool
+from taskforge.worker.progress import Words
 
 logger = logging.getLogger("taskforge.worker")
 
@@ -67,6 +68,7 @@ class Link:
         pool: Pool,
         completions: Completions,
         lines: Lines,
+        words: Words,
         hello: Callable[[int, bytes], bytes],
         on_welcome: Callable[[frames.Welcome], None],
     ) -> None:
@@ -74,6 +76,7 @@ class Link:
         self._pool = pool
         self._completions = completions
         self._lines = lines
+        self._words = words
         self._hello = hello
         self._on_welcome = on_welcome
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -93,11 +96,13 @@ class Link:
     # --- sending ------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send what was gathered, now or with the next connection. Lines go first: once a job has
-        ended, the server takes none of it any more."""
+        """Send what was gathered, now or with the next connection. Lines and words go first: once a
+        job has ended, the server takes none of it any more."""
         for frame in self._lines.seal():
             if self._outgoing is not None:
                 self._send(frame.encode())
+        for words in self._words.seal(self._outgoing is not None):
+            self._send(words)
         for sealed in self._completions.seal():
             if self._outgoing is not None:
                 self._send(sealed.encode(self._outcome_max))
@@ -227,6 +232,7 @@ class Link:
         # No await from here on: a completion is either among those sent again or comes behind them.
         self._outgoing = deque()
         self._lines.lines_max = welcome.body.log_lines_max
+        self._words.per_s = welcome.body.progress_per_s
         for frame in self._lines.resend(stale):
             self._send(frame.encode())
         self._outcome_max = welcome.body.outcome_max

@@ -11,7 +11,7 @@ from contextvars import copy_context
 from time import monotonic
 from typing import Any
 
-from taskforge.context import Context, LogSink, StopReason
+from taskforge.context import Context, LogSink, ProgressSink, StopReason
 from taskforge.errors import FatalError
 from taskforge.limits import DONE_JOBS_FLUSH, RESULT_BYTES_MAX_DEFAULT, RUNNERS_WOKEN_MAX
 from taskforge.task import Task
@@ -45,6 +45,7 @@ class Pool:
         completions: Completions,
         on_flush: Callable[[], None],
         lines: LogSink | None = None,
+        words: ProgressSink | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.context = copy_context()
@@ -52,6 +53,7 @@ class Pool:
         self.concurrency = concurrency
         self.completions = completions
         self.lines = lines
+        self.words = words
         self.result_bytes_max = RESULT_BYTES_MAX_DEFAULT
         self.batches: deque[Batch] = deque()
         self.puller: Runner | None = None
@@ -185,7 +187,9 @@ class Pool:
         if binding.takes_context:
             attempt = extra.attempt if extra is not None else 1
             token = batch.token(index)
-            context = Context(token, batch.queue, task.name, attempt, payload, deadline, self.lines)
+            context = Context(
+                token, batch.queue, task.name, attempt, payload, deadline, self.lines, self.words
+            )
         if not task.is_async:
             self._skip(batch, index)
             self.threads.submit(SyncJob(batch.token(index), binding, payload, context, deadline))

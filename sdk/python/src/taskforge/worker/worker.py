@@ -40,6 +40,7 @@ from taskforge.worker.heartbeat import Heartbeat
 from taskforge.worker.lines import Lines
 from taskforge.worker.link import Link
 from taskforge.worker.pool import Pool
+from taskforge.worker.progress import Words
 
 logger = logging.getLogger("taskforge.worker")
 
@@ -131,6 +132,7 @@ class Worker:
         self._loop = loop = asyncio.get_running_loop()
         self._completions = Completions()
         self._lines = Lines(loop, lambda: self._link.flush())
+        self._words = Words(loop, lambda: self._link.flush())
         self._pool = Pool(
             self.tasks,
             concurrency=self.concurrency,
@@ -138,12 +140,14 @@ class Worker:
             completions=self._completions,
             on_flush=lambda: self._link.flush(),
             lines=self._lines,
+            words=self._words,
         )
         self._link = Link(
             self._server,
             self._pool,
             self._completions,
             self._lines,
+            self._words,
             self._hello,
             self._welcomed,
         )
