@@ -475,7 +475,7 @@ LOG_FOLLOW_READ_S: Final = 5.0
 
 # Progress and events of jobs
 
-PROGRESS_MESSAGE_BYTES_MAX: Final = 1_024
+PROGRESS_MESSAGE_BYTES_MAX: Final = 4_096
 PROGRESS_FRAME_MAX: Final = 1_000
 PROGRESS_PER_S_MAX: Final = 2_000
 """What a message may weigh (it is cut), and what one frame and one worker in a second may say: some
