@@ -275,7 +275,7 @@ class Doors:
     def follow_queue(self, queue: QueueRef, after: str | None) -> Follower:
         """The same of all jobs of a queue."""
         if queue.shard not in self._core.shards:
-            raise _moved()
+            raise moved()
         self._core.refs.setdefault(queue.id, queue)
         return self._core.events.follow(queue.id, after)
 
@@ -428,7 +428,7 @@ class _End:
 
     def set_exception(self, exception: Exception, /) -> None:
         self.over = True
-        self._lost(_moved() if isinstance(exception, ShardLost) else exception)
+        self._lost(moved() if isinstance(exception, ShardLost) else exception)
 
 
 async def _durable(shard: Shard, lsn: int) -> None:
