@@ -20,9 +20,10 @@ from taskforge.limits import (
     LOG_MESSAGE_CHARS_MAX,
     LOG_METADATA_BYTES_MAX,
     PROGRESS_MESSAGE_CHARS_MAX,
+    TIMEOUT_S_MAX,
 )
 
-StopReason = Literal["timeout", "lease_lost", "shutdown"]
+StopReason = Literal["timeout", "lease_lost", "shutdown", "cancelled"]
 LogLevel = Literal["info", "warn", "error"]
 PERCENT_MAX: Final = 100
 LEVELS: Final[tuple[LogLevel, ...]] = ("info", "warn", "error")
@@ -43,6 +44,17 @@ class ProgressSink(Protocol):
 
     def say(self, context: "Context", percent: float | None, message: str | None) -> None:
         """From any thread; never waits."""
+        ...
+
+
+class Attempt(Protocol):
+    """What runs a handler."""
+
+    deadline: float
+    """On the monotonic clock; 0 without a limit."""
+
+    def extended(self, token: bytes, deadline: float) -> None:
+        """The handler has put its deadline off; from any thread."""
         ...
 
 
@@ -75,10 +87,12 @@ class Context:
     """One attempt of one job. `deadline_monotonic` is 0 when there is no time limit."""
 
     __slots__ = (
+        "_attempt",
         "_deadline_monotonic",
         "_lines",
         "_lines_logged",
         "_logger",
+        "_soft_timed_out",
         "_stop_reason",
         "_token",
         "_words",
@@ -111,6 +125,8 @@ class Context:
         self._lines = lines
         self._lines_logged = 0
         self._words = words
+        self._soft_timed_out = False
+        self._attempt: Attempt | None = None
 
     @property
     def job_id(self) -> str:
@@ -137,6 +153,23 @@ class Context:
             return None
         return datetime.fromtimestamp(datetime.now(UTC).timestamp() + remaining_s, UTC)
 
+    def extend(self, seconds: float) -> None:
+        """Let this attempt run for so long from now, if it may not already. From any thread; the
+        server keeps it. One without a time limit, or that should stop, stays as it is."""
+        if not 0 < seconds <= TIMEOUT_S_MAX:
+            raise ValueError(f"seconds is more than 0 and at most {TIMEOUT_S_MAX}, not {seconds}")
+        until = monotonic() + seconds
+        attempt = self._attempt
+        if attempt is None or self._stop_reason or not 0 < self._deadline_monotonic < until:
+            return
+        self._deadline_monotonic = attempt.deadline = until
+        attempt.extended(self._token, until)
+
+    @property
+    def soft_timed_out(self) -> bool:
+        """The soft time limit is over. Async handlers get SoftTimeout; sync ones look here."""
+        return self._soft_timed_out
+
     @property
     def cancelled(self) -> bool:
         """The handler should stop. Async handlers are cancelled besides; sync ones look here."""
@@ -149,7 +182,7 @@ class Context:
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """Why the handler should stop: timeout, lease_lost or shutdown."""
+        """Why the handler should stop: cancelled, timeout, lease_lost or shutdown."""
         return self._stop_reason
 
     @property
@@ -191,6 +224,7 @@ class Context:
         """The attempt has ended: what is logged or told from now on is not kept."""
         self._lines = None
         self._words = None
+        self._attempt = None
 
     def _stop(self, reason: StopReason) -> None:
         """Tell the handler to stop; the first reason stays."""

@@ -18,6 +18,7 @@ Met by who runs a worker: `WorkerRefused`.
 
 # ruff: noqa: N818 - the names say what happened; every one is an error by its base class.
 
+import asyncio
 from datetime import datetime
 from typing import Any
 
@@ -32,6 +33,12 @@ class RetryableError(TaskForgeError):
 
 class FatalError(TaskForgeError):
     """Raised by a handler: no attempt can succeed, do not try again."""
+
+
+class SoftTimeout(asyncio.CancelledError):
+    """Raised in an async handler that runs for longer than its soft time limit, where it waits:
+    clean up, or save what is done, before the hard one. Uncaught, the attempt has failed. As a kind
+    of cancellation it passes `except Exception`, and task groups end for it as they should."""
 
 
 class _Later:
@@ -174,7 +181,7 @@ class JobFailed(TaskForgeError):
 
 
 class JobCancelled(TaskForgeError):
-    """The job was cancelled before it ran."""
+    """The job was cancelled."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id

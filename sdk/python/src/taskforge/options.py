@@ -8,6 +8,7 @@ Each of these goes before the one above it. Options stand apart from the argumen
 that they never clash with those of the task.
 """
 
+from datetime import datetime
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
@@ -19,6 +20,15 @@ class JobOptions(TypedDict, total=False):
 
     group_key: str
     """Jobs of one key share the limits that the queue sets for each key."""
+
+    expires_at: datetime
+    """A job that was not started by then is cancelled."""
+
+    ttl_s: float
+    """The same, in seconds from the submit."""
+
+    soft_timeout_s: float
+    """After so long an attempt's handler is told: SoftTimeout, or `Context.soft_timed_out`."""
 
     retry_policy: "RetryPolicy"
     """Goes before the queue's, field by field."""

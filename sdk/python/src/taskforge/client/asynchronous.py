@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from time import monotonic
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, Unpack, cast
 
 from taskforge import settings
 from taskforge.client import calls
@@ -12,6 +12,7 @@ from taskforge.client.buffer import Buffer
 from taskforge.client.following import Following, events, job_events
 from taskforge.client.methods import AsyncGroup, async_listing, async_method
 from taskforge.client.models import (
+    CancelledJobs,
     Job,
     JobEnd,
     JobEvent,
@@ -57,9 +58,25 @@ class AsyncJobHandle(Generic[R]):
         """The job as it is now."""
         return await self._client.get(self.id)
 
-    async def cancel(self) -> Job:
-        """End the job, if it still waits; else Conflict."""
-        return await self._client.cancel(self.id)
+    async def cancel(self, grace_s: float | None = None) -> Job:
+        """End the job: at once if it waits, within `grace_s` if it runs; else Conflict."""
+        return await self._client.cancel(self.id, grace_s)
+
+    async def change(
+        self,
+        *,
+        priority: int | None = None,
+        scheduled_for: datetime | None = None,
+        delay_s: float | None = None,
+    ) -> Job:
+        """Give the job another priority or time, while it waits; else Conflict."""
+        return await self._client.change(
+            self.id, priority=priority, scheduled_for=scheduled_for, delay_s=delay_s
+        )
+
+    async def run_now(self) -> Job:
+        """Let the job start at once, if it is scheduled; Conflict when it does not wait."""
+        return await self._client.run_now(self.id)
 
     async def retry(self) -> Job:
         """Run the job again, if it failed or was cancelled; else Conflict."""
@@ -183,9 +200,13 @@ class AsyncClient(AsyncCaller):
             if until is not None and monotonic() >= until:
                 raise TimeoutError(f"job {job_id} is {job.status} after {timeout_s:g} s")
 
-    async def cancel(self, job_id: str) -> Job:
-        """End a job that waits; Conflict when it runs or has ended."""
-        return await self.execute(calls.cancel(job_id))
+    async def cancel(self, job_id: str, grace_s: float | None = None) -> Job:
+        """End a job: at once if it waits. One that runs is asked to end within `grace_s`, 30 s by
+        default; Conflict when it has ended otherwise."""
+        return await self.execute(calls.cancel(job_id, grace_s))
+
+    change = async_method(calls.change)
+    run_now = async_method(calls.run_now)
 
     async def retry(self, job_id: str) -> Job:
         """Run a job again that failed or was cancelled; else Conflict."""
@@ -305,3 +326,16 @@ class AsyncQueues(AsyncGroup):
     list = async_listing(calls.list_queues)
     update = async_method(calls.update_queue)
     delete = async_method(calls.delete_queue)
+    pause = async_method(calls.pause_queue)
+    resume = async_method(calls.resume_queue)
+
+    async def cancel_jobs(
+        self, name: str, /, **wanted: Unpack[calls.JobsToCancel]
+    ) -> CancelledJobs:
+        """End the open jobs of a queue that match, all of them; how many. With `dry_run` they are
+        only counted. Those that run are asked to end within `grace_s`."""
+        found = CancelledJobs()
+        while True:
+            found += await self.execute(calls.cancel_jobs(name, found.next_cursor, wanted))
+            if found.next_cursor is None:
+                return found

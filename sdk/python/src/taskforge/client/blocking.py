@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, Unpack, cast
 
 from taskforge import settings
 from taskforge.client import calls
@@ -11,6 +11,7 @@ from taskforge.client.blocking_caller import Caller
 from taskforge.client.following import Following, events, job_events
 from taskforge.client.methods import Group, listing, method
 from taskforge.client.models import (
+    CancelledJobs,
     Job,
     JobEnd,
     JobEvent,
@@ -49,9 +50,25 @@ class JobHandle(Generic[R]):
         """The job as it is now."""
         return self._client.get(self.id)
 
-    def cancel(self) -> Job:
-        """End the job, if it still waits; else Conflict."""
-        return self._client.cancel(self.id)
+    def cancel(self, grace_s: float | None = None) -> Job:
+        """End the job: at once if it waits, within `grace_s` if it runs; else Conflict."""
+        return self._client.cancel(self.id, grace_s)
+
+    def change(
+        self,
+        *,
+        priority: int | None = None,
+        scheduled_for: datetime | None = None,
+        delay_s: float | None = None,
+    ) -> Job:
+        """Give the job another priority or time, while it waits; else Conflict."""
+        return self._client.change(
+            self.id, priority=priority, scheduled_for=scheduled_for, delay_s=delay_s
+        )
+
+    def run_now(self) -> Job:
+        """Let the job start at once, if it is scheduled; Conflict when it does not wait."""
+        return self._client.run_now(self.id)
 
     def retry(self) -> Job:
         """Run the job again, if it failed or was cancelled; else Conflict."""
@@ -166,9 +183,13 @@ class Client(Caller):
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(f"job {job_id} is {job.status} after {timeout_s:g} s")
 
-    def cancel(self, job_id: str) -> Job:
-        """End a job that waits; Conflict when it runs or has ended."""
-        return self.execute(calls.cancel(job_id))
+    def cancel(self, job_id: str, grace_s: float | None = None) -> Job:
+        """End a job: at once if it waits. One that runs is asked to end within `grace_s`, 30 s by
+        default; Conflict when it has ended otherwise."""
+        return self.execute(calls.cancel(job_id, grace_s))
+
+    change = method(calls.change)
+    run_now = method(calls.run_now)
 
     def retry(self, job_id: str) -> Job:
         """Run a job again that failed or was cancelled; else Conflict."""
@@ -282,3 +303,14 @@ class Queues(Group):
     list = listing(calls.list_queues)
     update = method(calls.update_queue)
     delete = method(calls.delete_queue)
+    pause = method(calls.pause_queue)
+    resume = method(calls.resume_queue)
+
+    def cancel_jobs(self, name: str, /, **wanted: Unpack[calls.JobsToCancel]) -> CancelledJobs:
+        """End the open jobs of a queue that match, all of them; how many. With `dry_run` they are
+        only counted. Those that run are asked to end within `grace_s`."""
+        found = CancelledJobs()
+        while True:
+            found += self.execute(calls.cancel_jobs(name, found.next_cursor, wanted))
+            if found.next_cursor is None:
+                return found

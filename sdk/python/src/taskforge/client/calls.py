@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
@@ -44,6 +44,7 @@ _read_submitted = msgspec.json.Decoder(models.Submitted).decode
 _read_job = msgspec.json.Decoder(models.Job).decode
 _read_jobs = msgspec.json.Decoder(models.Page[models.Job]).decode
 _read_logs = msgspec.json.Decoder(models.Page[models.LogLine]).decode
+_read_cancelled = msgspec.json.Decoder(models.CancelledJobs).decode
 _read_queue = msgspec.json.Decoder(models.Queue).decode
 _read_queues = msgspec.json.Decoder(models.Page[models.Queue]).decode
 _read_batch = msgspec.msgpack.Decoder(models.BatchReply).decode
@@ -277,9 +278,61 @@ def get(job_id: str, wait_s: float = 0.0) -> Call[models.Job]:
     return Call("GET", path, _job, extra_s=wait_s)
 
 
-def cancel(job_id: str) -> Call[models.Job]:
-    """End a job that waits."""
-    return Call("POST", f"{job_path(job_id)}/cancel", _job)
+def cancel(job_id: str, grace_s: float | None = None) -> Call[models.Job]:
+    """End a job: at once if it waits; one that runs is asked to end within `grace_s`."""
+    query = "" if grace_s is None else f"?grace_s={grace_s:g}"
+    return Call("POST", f"{job_path(job_id)}/cancel{query}", _job)
+
+
+def change(
+    job_id: str,
+    *,
+    priority: int | None = None,
+    scheduled_for: datetime | None = None,
+    delay_s: float | None = None,
+) -> Call[models.Job]:
+    """Give a job that waits another priority or time; Conflict when it does not wait."""
+    when = None if scheduled_for is None else _time_text(scheduled_for, "scheduled_for")
+    given = {"priority": priority, "scheduled_for": when, "delay_s": delay_s}
+    body = _to_json({name: value for name, value in given.items() if value is not None})
+    return Call("PATCH", job_path(job_id), _job, body)
+
+
+def run_now(job_id: str) -> Call[models.Job]:
+    """Let a job that is scheduled start at once; Conflict when it does not wait."""
+    return Call("POST", f"{job_path(job_id)}/run-now", _job)
+
+
+class JobsToCancel(TypedDict, total=False):
+    """Which open jobs of a queue, and how they end; what is not given does not matter."""
+
+    statuses: Sequence[Literal["pending", "scheduled", "processing"]]
+    job_type: str
+    tags: Sequence[str]
+    created_after: datetime
+    created_before: datetime
+    grace_s: float
+    dry_run: bool
+
+
+def cancel_jobs(queue: str, cursor: str | None, wanted: JobsToCancel) -> Call[models.CancelledJobs]:
+    """End the open jobs of one page that match."""
+    body: dict[str, Any] = {"cursor": cursor, **wanted}
+    for name in ("created_after", "created_before"):
+        if name in wanted:
+            body[name] = _time_text(body[name], name)
+    path = f"/v1/queues/{quote(queue, safe='')}/cancel"
+    return Call("POST", path, lambda reply: _read_cancelled(checked(reply).body), _to_json(body))
+
+
+def pause_queue(name: str) -> Call[models.Queue]:
+    """Have a queue start nothing; what runs goes on, and jobs are taken in."""
+    return Call("POST", f"/v1/queues/{quote(name, safe='')}/pause", _queue)
+
+
+def resume_queue(name: str) -> Call[models.Queue]:
+    """Let a paused queue go on."""
+    return Call("POST", f"/v1/queues/{quote(name, safe='')}/resume", _queue)
 
 
 def retry(job_id: str, key: str | None) -> Call[models.Job]:

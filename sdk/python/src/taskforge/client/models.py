@@ -82,6 +82,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     tags: list[str] | None = None
     idempotency_key: str | None = None
     retry_policy: RetryPolicy | None = None
+    expires_at: datetime | None = None
+    soft_timeout_s: float | None = None
+    cancel_requested_at: datetime | None = None
+    """Since when its handler is asked to end."""
     executions: list[Execution] = []
     progress: Progress | None = None
 
@@ -180,6 +184,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     retry_policy: RetryPolicy | None = None
     timeout: float | None = None
+    soft_timeout: float | None = None
+    """After so long the handler of an attempt is told."""
     history: History | None = None
     crashes_max: int | None = None
     worker_types: Sequence[WorkerType] | None = None
@@ -205,6 +211,26 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     settings: QueueSettings = QueueSettings()
     created_at: datetime | None = None
     counts: QueueCounts = QueueCounts()
+    paused_at: datetime | None = None
+    """Since when nothing of it starts."""
+
+
+class CancelledJobs(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the jobs that a mass cancel found."""
+
+    matched: int = 0
+    cancelled: int = 0
+    asked: int = 0
+    """Those that run, and have their grace time now."""
+    next_cursor: str | None = None
+
+    def __add__(self, other: "CancelledJobs") -> "CancelledJobs":
+        return CancelledJobs(
+            matched=self.matched + other.matched,
+            cancelled=self.cancelled + other.cancelled,
+            asked=self.asked + other.asked,
+            next_cursor=other.next_cursor,
+        )
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):

@@ -43,6 +43,7 @@ class _WelcomeBody(msgspec.Struct, frozen=True):
     log_lines_max: int = 0
     outcome_max: int = GIVEN_BACK
     progress_per_s: int = 0
+    features: list[str] = []
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=10, frozen=True):
@@ -51,12 +52,30 @@ class Welcome(msgspec.Struct, array_like=True, tag=10, frozen=True):
     body: _WelcomeBody
 
 
+class _More(msgspec.Struct, frozen=True):
+    """What of the things that a job was told matters here."""
+
+    soft_timeout_s: float = 0.0
+
+
+_read_more = msgspec.json.Decoder(_More).decode
+
+
 class Extra(msgspec.Struct, frozen=True):
     """What is not usual about a job: a later attempt, or a time limit."""
 
     attempt: int = 1
     timeout_ms: int = 0
     deadline_us: int = 0
+    soft_timeout_ms: int = 0
+    more: bytes | None = None
+
+    @property
+    def soft_timeout_s(self) -> float:
+        """Until the handler is told; 0: it is not. What the job says goes before its queue."""
+        if self.more is not None and (own := _read_more(self.more).soft_timeout_s):
+            return own
+        return self.soft_timeout_ms / 1000
 
 
 class Jobs(msgspec.Struct, array_like=True, tag=11, frozen=True):
@@ -97,10 +116,26 @@ class LogsAck(msgspec.Struct, array_like=True, tag=16, frozen=True):
     seq: int
 
 
-ServerFrame = Welcome | Jobs | Ack | Pong | Stop | Drain | LogsAck
+class CancelJobs(msgspec.Struct, array_like=True, tag=17, frozen=True):
+    """Somebody wants these jobs to end; after the grace time their leases are gone."""
+
+    tokens: bytes
+    grace_ms: int = 0
+
+
+class Extended(msgspec.Struct, array_like=True, tag=18, frozen=True):
+    """The server has heard of the new deadline of this job."""
+
+    token: bytes
+
+
+ServerFrame = Welcome | Jobs | Ack | Pong | Stop | Drain | LogsAck | CancelJobs | Extended
 
 decode = msgspec.msgpack.Decoder(ServerFrame).decode
 _encode = msgspec.msgpack.Encoder().encode
+
+FEATURES: Final = ["cancel"]
+"""What this worker knows beyond the first protocol."""
 
 HEARTBEAT: Final = _encode([4])
 BYE: Final = _encode([5])
@@ -133,6 +168,7 @@ def hello(
                 "running": running,
                 "sdk": sdk,
                 "instance": instance,
+                "features": FEATURES,
             },
         ]
     )
@@ -146,6 +182,11 @@ def credit(jobs: int) -> bytes:
 def done(seq: int, tokens_ok: bytes, others: Sequence[Outcome]) -> bytes:
     """Completions: `tokens_ok` succeeded without a result."""
     return _encode([3, seq, tokens_ok, others])
+
+
+def extend(token: bytes, extend_s: float) -> bytes:
+    """The job may run for so long from now."""
+    return _encode([8, token, max(1, round(extend_s * 1000))])
 
 
 def logs(seq: int, groups: Sequence[LogGroup]) -> bytes:

@@ -91,6 +91,9 @@ class Link:
         self.credit_sent = 0
         self.connections = 0
         self._outcome_max = frames.GIVEN_BACK  # what the server understands
+        self._extends = False  # whether it lets deadlines be put off
+        # Deadlines that were put off, on the monotonic clock, and how often it was not told back.
+        self._extended: dict[bytes, tuple[float, int]] = {}
         self._welcomed_at = 0.0  # on the monotonic clock; 0: not on this connection
 
     # --- sending ------------------------------------------------------------------------------
@@ -113,6 +116,28 @@ class Link:
         if self._outgoing is not None and differs(self.credit_sent, credit):
             self.credit_sent = credit
             self._send(frames.credit(credit))
+
+    def extend(self, token: bytes, deadline: float) -> None:
+        """Tell the server that a job has more time, now or with the next connection."""
+        _, untold = self._extended.get(token, (0.0, 0))
+        self._extended[token] = deadline, untold + 1
+        if self._outgoing is not None and self._extends:
+            self._send(frames.extend(token, deadline - monotonic()))
+
+    def _extend_again(self, held: set[bytes]) -> None:
+        """On a new connection: what the server may not have heard, of the jobs that go on."""
+        for token, (deadline, _) in list(self._extended.items()):
+            left_s = deadline - monotonic()
+            if token not in held or left_s <= 0 or not self._extends:
+                del self._extended[token]
+            else:
+                self._extended[token] = deadline, 1
+                self._send(frames.extend(token, left_s))
+
+    def _told(self, token: bytes) -> None:
+        deadline, untold = self._extended.pop(token, (0.0, 0))
+        if untold > 1:
+            self._extended[token] = deadline, untold - 1
 
     def _send(self, frame: bytes) -> None:
         assert self._outgoing is not None
@@ -236,6 +261,8 @@ class Link:
         for frame in self._lines.resend(stale):
             self._send(frame.encode())
         self._outcome_max = welcome.body.outcome_max
+        self._extends = "extend" in welcome.body.features
+        self._extend_again(frames.split(self._pool.held()))
         for sealed in self._completions.resend(stale):
             self._send(sealed.encode(self._outcome_max))
         self._check_acked()
@@ -279,6 +306,10 @@ class Link:
                 self._check_acked()
             case frames.Stop():
                 self._pool.lost(frames.split(frame.tokens))
+            case frames.CancelJobs():
+                self._pool.cancel(frames.split(frame.tokens))
+            case frames.Extended():
+                self._told(frame.token)
             case frames.Drain():
                 self._moving = True
                 self._check_acked()

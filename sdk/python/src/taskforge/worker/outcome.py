@@ -106,3 +106,7 @@ def bad_arguments_json(error: Exception) -> bytes:
 def _clean(text: str) -> str:
     """Text that UTF-8 and jsonb can hold."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+CANCELLED = failure_json("cancelled", "the job was cancelled while it ran", retryable=False)
+"""Of a handler that ended because its job is to end."""

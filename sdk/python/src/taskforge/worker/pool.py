@@ -6,7 +6,7 @@ ended is in exactly one of `batches` (not taken), the puller, `suspended`, and t
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
 from time import monotonic
 from typing import Any
@@ -19,6 +19,7 @@ from taskforge.worker import frames
 from taskforge.worker.batch import Batch
 from taskforge.worker.completions import Completions
 from taskforge.worker.outcome import (
+    CANCELLED,
     bad_arguments_json,
     exception_json,
     failure_json,
@@ -26,6 +27,7 @@ from taskforge.worker.outcome import (
     result_json,
 )
 from taskforge.worker.runner import Runner
+from taskforge.worker.soft import Softly
 from taskforge.worker.threads import SyncJob, Threads
 
 
@@ -46,6 +48,7 @@ class Pool:
         on_flush: Callable[[], None],
         lines: LogSink | None = None,
         words: ProgressSink | None = None,
+        on_extend: Callable[[bytes, float], None] = lambda token, deadline: None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.context = copy_context()
@@ -65,6 +68,7 @@ class Pool:
         self.closed = False
         self._runners: set[Runner] = set()
         self._on_flush = on_flush
+        self._on_extend = on_extend
         self._fan = 1  # runners that are woken together
         self._flush_scheduled = False
         self._idle_waiters: list[asyncio.Future[None]] = []
@@ -167,7 +171,7 @@ class Pool:
         if error is not None and not self.failure.done():
             self.failure.set_exception(error)
 
-    def begin(self, runner: Runner, batch: Batch, index: int) -> Coroutine[Any, Any, Any] | None:
+    def begin(self, runner: Runner, batch: Batch, index: int) -> Awaitable[Any] | None:
         """Start one job of a mixed batch: the handler's coroutine, or None: it is seen to."""
         task = batch.tasks[batch.kinds[index] if batch.kinds else 0]
         payload = batch.payloads[index]
@@ -175,7 +179,9 @@ class Pool:
             self.refuse(batch, index, FatalError("no such task here"))
             return None
         extra = batch.extras.get(index)
-        deadline = 0.0
+        deadline = soft_deadline = 0.0
+        if extra is not None and (soft_s := extra.soft_timeout_s):
+            soft_deadline = batch.received_monotonic + soft_s
         if extra is not None and extra.timeout_ms:
             deadline = batch.received_monotonic + extra.timeout_ms / 1000
             if deadline <= monotonic():
@@ -192,7 +198,18 @@ class Pool:
             )
         if not task.is_async:
             self._skip(batch, index)
-            self.threads.submit(SyncJob(batch.token(index), binding, payload, context, deadline))
+            job = SyncJob(
+                batch.token(index),
+                binding,
+                payload,
+                context,
+                deadline,
+                soft_deadline,
+                self._extended_elsewhere,
+            )
+            if context is not None:
+                context._attempt = job
+            self.threads.submit(job)
             return None
         try:
             if context is not None:
@@ -205,6 +222,11 @@ class Pool:
             self.refuse(batch, index, error)
             return None
         runner.deadline, runner.context = deadline, context
+        if context is not None:
+            context._attempt = runner
+        if soft_deadline:
+            runner.soft_deadline, runner.softly = soft_deadline, Softly(coroutine)
+            return runner.softly
         return coroutine  # type: ignore[no-any-return]
 
     def _skip(self, batch: Batch, index: int) -> None:
@@ -307,6 +329,9 @@ class Pool:
         for runner in self.suspended:
             if runner.deadline and now >= runner.deadline:
                 runner.stop("timeout")
+            elif runner.soft_deadline and now >= runner.soft_deadline:
+                runner.soft_stop()
+        self.threads.soften(now)
         for token in self.threads.expire(now):
             self.failed(token, _TIMEOUT)
             self.flush_soon()
@@ -322,6 +347,28 @@ class Pool:
         parts.extend(runner.token for runner in kept)
         parts.extend(self.threads.jobs)
         return b"".join(parts)
+
+    def cancel(self, tokens: set[bytes]) -> None:
+        """Somebody wants these jobs to end: what waits does so at once, what runs is told."""
+        self.settle()
+        for batch in self.batches:
+            for index, token in batch.waiting():
+                if token in tokens:
+                    batch.payloads[index] = None
+                    self.failed(token, CANCELLED)
+        for runner in self.suspended:
+            if runner.token in tokens:
+                runner.stop("cancelled")
+        for token in self.threads.cancel(tokens):
+            self.failed(token, CANCELLED)
+        self.flush_soon()
+
+    def extended(self, token: bytes, deadline: float) -> None:
+        """A handler has put its deadline off: the server shall know."""
+        self._on_extend(token, deadline)
+
+    def _extended_elsewhere(self, token: bytes, deadline: float) -> None:
+        self.loop.call_soon_threadsafe(self.extended, token, deadline)
 
     def lost(self, tokens: set[bytes]) -> None:
         """The leases of these jobs are gone: drop what waits, stop what runs."""

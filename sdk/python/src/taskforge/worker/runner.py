@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 from taskforge.context import Context, StopReason
 from taskforge.limits import SLICE_JOBS_MAX, SLICE_S, TOKEN_BYTES
 from taskforge.worker.batch import Batch
-from taskforge.worker.outcome import failure_json
+from taskforge.worker.outcome import CANCELLED, failure_json
+from taskforge.worker.soft import Softly
 
 if TYPE_CHECKING:
     from taskforge.worker.pool import Pool
@@ -55,6 +56,8 @@ class Runner:
         self.batch: Batch | None = None
         self.index = 0
         self.deadline = 0.0
+        self.soft_deadline = 0.0
+        self.softly: Softly | None = None
         self.context: Context | None = None
         self.stop_reason: StopReason | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -74,6 +77,18 @@ class Runner:
         """Start pulling; the pool has chosen this runner. One that was just made starts anyway."""
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def extended(self, token: bytes, deadline: float) -> None:
+        """The handler has put its deadline off."""
+        self.pool.extended(token, deadline)
+
+    def soft_stop(self) -> None:
+        """Tell the handler in which this runner is suspended that its soft limit is over."""
+        self.soft_deadline = 0.0
+        if self.context is not None:
+            self.context._soft_timed_out = True
+        if self.softly is not None and self.stop_reason is None:
+            self.softly.fire(self.task)
 
     def stop(self, reason: StopReason) -> None:
         """Cancel the handler in which this runner is suspended. The first reason stays."""
@@ -188,7 +203,6 @@ class Runner:
                 self._return(result)
                 return
             self._close_context()
-            self.deadline = 0.0
             if result is not None:
                 pool.close_run(batch, index)
                 batch.start = index + 1
@@ -206,10 +220,12 @@ class Runner:
         self.conclude(batch, self.index, result)
         self.worn = self.task.cancelling() > 0 or copy_context() != pool.context
         self._close_context()
-        self.batch, self.deadline, self.stop_reason = None, 0.0, None
+        self.batch, self.stop_reason = None, None
         pool.returned(self)
 
     def _close_context(self) -> None:
+        self.deadline = self.soft_deadline = 0.0
+        self.softly = None
         if self.context is not None:
             self.context._close()
             self.context = None
@@ -222,6 +238,8 @@ class Runner:
             pool.succeeded(token, result)
         elif self.stop_reason == "timeout":
             pool.failed(token, failure_json("timeout", "the time limit is over", retryable=True))
+        elif self.stop_reason == "cancelled":
+            pool.failed(token, CANCELLED)
         elif self.stop_reason == "shutdown":
             pool.given_back(token)
         elif self.stop_reason is None:

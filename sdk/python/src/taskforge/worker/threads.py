@@ -31,7 +31,17 @@ Ended = Callable[[bytes, int, bytes | None], None]
 class SyncJob:
     """One job for a thread. `taken` is set by the thread, `dropped` by the loop."""
 
-    __slots__ = ("binding", "context", "deadline", "dropped", "payload", "taken", "token")
+    __slots__ = (
+        "_on_extend",
+        "binding",
+        "context",
+        "deadline",
+        "dropped",
+        "payload",
+        "soft_deadline",
+        "taken",
+        "token",
+    )
 
     def __init__(
         self,
@@ -40,14 +50,22 @@ class SyncJob:
         payload: bytes,
         context: Context | None,
         deadline: float,
+        soft_deadline: float = 0.0,
+        on_extend: Callable[[bytes, float], None] = lambda token, deadline: None,
     ) -> None:
         self.token = token
         self.binding = binding
         self.payload = payload
         self.context = context
         self.deadline = deadline
+        self.soft_deadline = soft_deadline
+        self._on_extend = on_extend
         self.taken = False
         self.dropped = False
+
+    def extended(self, token: bytes, deadline: float) -> None:
+        """The handler has put its deadline off; called in its thread."""
+        self._on_extend(token, deadline)
 
     def run(self) -> tuple[int, bytes | None]:
         """Call the handler: outcome and JSON text."""
@@ -142,6 +160,23 @@ class Threads:
             return []
         late = [job for job in self.jobs.values() if job.deadline and now >= job.deadline]
         return self._drop(late, "timeout")
+
+    def soften(self, now: float) -> None:
+        """Tell the handlers whose soft limit is over."""
+        for job in self.jobs.values():
+            if job.soft_deadline and now >= job.soft_deadline:
+                job.soft_deadline = 0.0
+                if job.context is not None:
+                    job.context._soft_timed_out = True
+
+    def cancel(self, tokens: set[bytes]) -> list[bytes]:
+        """Drop those of these jobs that no thread has begun, their tokens; tell the others, whose
+        ends still count."""
+        mine = [self.jobs[token] for token in tokens & self.jobs.keys()]
+        for job in mine:
+            if job.taken and job.context is not None:
+                job.context._stop("cancelled")
+        return self._drop([job for job in mine if not job.taken], "cancelled")
 
     def drop(self, tokens: set[bytes], reason: StopReason) -> None:
         """Drop these jobs."""

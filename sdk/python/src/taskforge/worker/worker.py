@@ -141,6 +141,7 @@ class Worker:
             on_flush=lambda: self._link.flush(),
             lines=self._lines,
             words=self._words,
+            on_extend=lambda token, deadline: self._link.extend(token, deadline),
         )
         self._link = Link(
             self._server,
