@@ -4,7 +4,6 @@ import asyncio
 import os
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
@@ -52,6 +51,7 @@ class Seen:
     let_go = asyncio.Event()
     told: ClassVar[list[object]] = []
     thread_begun = threading.Event()
+    tick = threading.Event()
 
 
 @task
@@ -77,7 +77,7 @@ async def finishing() -> str:
 def in_thread(ctx: Context) -> None:
     Seen.thread_begun.set()
     while not ctx.cancelled:
-        time.sleep(0.005)
+        Seen.tick.wait(0.005)
     Seen.told.append(ctx.stop_reason)
     raise ValueError("stopped half-way")
 
@@ -105,7 +105,7 @@ async def softly() -> str:
 @task(soft_timeout_s=0.05)
 def softly_in_thread(ctx: Context) -> bool:
     while not ctx.soft_timed_out:
-        time.sleep(0.005)
+        Seen.tick.wait(0.005)
     return ctx.cancelled
 
 
