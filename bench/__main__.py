@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from bench import backlog, latency, report, throughput
+from bench import backlog, latency, report, tenants, throughput
 from bench.figures import TARGETS, Measured, RawRun
 from bench.processes import BenchError
 from bench.stand import Stand
@@ -46,6 +46,9 @@ SCENARIOS = {
     "low_load": Scenario(latency.low_load, ("submit_to_start_p50", "submit_to_start_p99"), 20.0),
     "memory": Scenario(backlog.memory, ("memory_per_pending_job",), 0.0),
     "start": Scenario(backlog.start, ("start_first_dispatch", "start_all_resident"), 0.0),
+    "noisy_tenant": Scenario(
+        tenants.noisy_tenant, ("noisy_tenant_p50", "noisy_tenant_p99"), 20.0
+    ),
 }
 
 
@@ -67,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--window", type=int, default=32_000, help="unfinished jobs at most")
     options.add_argument("--unprojected", type=int, default=400_000, help="at most, not in tables")
     options.add_argument("--concurrency", type=int, default=100, help="of the worker")
+    options.add_argument(
+        "--history", choices=("all", "failed", "none"), default="all", help="of the noisy tenant"
+    )
     options.add_argument("--profile", action="store_true", help="show CPU time by process and job")
     options.add_argument("--no-warm-up", action="store_true", help="every run counts")
     options.add_argument("--store", action="store_true", help="store what short runs found")
@@ -117,6 +123,7 @@ def measure(
             unprojected=given.unprojected,
             concurrency=given.concurrency,
             profile=given.profile,
+            history=given.history,
         )
         figures = {
             figure: Measured(TARGETS[figure], commit=commit, measured_at=report.now())

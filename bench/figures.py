@@ -70,6 +70,22 @@ TARGETS = {
         Target(
             "start_all_resident", "s", 4.0, 1.5, "less", "with 1,000,000 pending jobs in the tables"
         ),
+        Target(
+            "noisy_tenant_p50",
+            "ms",
+            10.0,
+            4.0,
+            "less",
+            "submit to start beside a tenant at full load with 1,000,000 waiting jobs",
+        ),
+        Target(
+            "noisy_tenant_p99",
+            "ms",
+            20.0,
+            10.0,
+            "less",
+            "submit to start beside a tenant at full load with 1,000,000 waiting jobs",
+        ),
     )
 }
 

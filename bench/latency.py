@@ -21,7 +21,8 @@ FREE_SHARD = 4_000
 BODY_BYTES = 300
 
 
-def _latencies(name: str, values_ms: list[float]) -> dict[str, RawRun]:
+def latencies(name: str, values_ms: list[float]) -> dict[str, RawRun]:
+    """The figures of a median and of the slowest hundredth."""
     common = {
         "calls": len(values_ms),
         "mean_ms": round(sum(values_ms) / len(values_ms), 4),
@@ -50,7 +51,7 @@ def sequential(stand: Stand, options: Options) -> dict[str, RawRun]:
         run.api.create_queue(QUEUE)
         seen = _calls(run, options)
     calls = seen["latencies_ns"][seen["warm_up_calls"] :]
-    return _latencies("single_submit", [call / 1e6 for call in calls])
+    return latencies("single_submit", [call / 1e6 for call in calls])
 
 
 def low_load(stand: Stand, options: Options) -> dict[str, RawRun]:
@@ -71,7 +72,7 @@ def low_load(stand: Stand, options: Options) -> dict[str, RawRun]:
     if len(starts) != calls:
         raise BenchError(f"{calls} jobs submitted, {len(starts)} run")
     measured = starts[seen["warm_up_calls"] :]
-    found = _latencies("submit_to_start", [start / 1e6 for start in measured])
+    found = latencies("submit_to_start", [start / 1e6 for start in measured])
     replies_ms = [reply / 1e6 for reply in seen["latencies_ns"][seen["warm_up_calls"] :]]
     for run_of in found.values():
         run_of["reply_p50_ms"] = round(quantile(replies_ms, 0.5), 4)

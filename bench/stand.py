@@ -28,10 +28,16 @@ from bench.load.tasks import RECORD_FILE_VARIABLE
 from bench.processes import BenchError, Child, children, cpu_s, title
 from taskforge_server.api.cli.embedded import EmbeddedServers
 from taskforge_server.engine import limits
-from taskforge_server.engine.model.tenant import API_KEY_RANDOM_BYTES, api_key_text
-from taskforge_server.engine.store.bootstrap import bootstrap
+from taskforge_server.engine.model.tenant import (
+    ALL_PERMISSIONS,
+    API_KEY_RANDOM_BYTES,
+    api_key_text,
+)
+from taskforge_server.engine.store.api_keys import create_api_key
+from taskforge_server.engine.store.bootstrap import NAME, bootstrap
 from taskforge_server.engine.store.migrate import migrate
 from taskforge_server.engine.store.pool import connect
+from taskforge_server.engine.store.tenants import create_project
 
 T = TypeVar("T")
 
@@ -130,8 +136,8 @@ class Run:
         self.url = stand.url(database)
         self.folder = stand.folder / "logs"
         self.folder.mkdir(exist_ok=True)
-        self.record_path = self.folder / "record.json"
-        self.record_path.unlink(missing_ok=True)
+        for path in self.folder.glob("*.json"):
+            path.unlink()
         self.port = _free_port()
         self.api = Api(self.port, stand.api_key)
         self.parts: dict[str, Child] = {}
@@ -143,9 +149,15 @@ class Run:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def start(self, name: str, command: list[str]) -> Child:
+    def project(self, name: str) -> str:
+        """Another project of the same organisation; its API key. Before the node starts."""
+        key = api_key_text(os.urandom(API_KEY_RANDOM_BYTES))
+        _run(_make_project(self.url, name, key))
+        return key
+
+    def start(self, name: str, command: list[str], key: str = "") -> Child:
         """Start a process that ends with the run, if not before."""
-        child = Child(name, command, self._environment(), self.folder)
+        child = Child(name, command, self._environment(name, key), self.folder)
         self.parts[name] = self._stack.enter_context(child)
         return child
 
@@ -160,10 +172,13 @@ class Run:
         """Return when the node says that it is ready."""
         self.until(lambda: self.api.status("/readyz") == 200, "the node to be ready", START_S)
 
-    def worker(self, queue: str, concurrency: int = 100) -> Child:
-        """The SDK's worker with the handlers of `bench.load.tasks`."""
+    def worker(
+        self, queue: str, concurrency: int = 100, *, name: str = "worker", key: str = ""
+    ) -> Child:
+        """The SDK's worker with the handlers of `bench.load.tasks`; of the project of the key."""
         options = ["--queue", queue, "--concurrency", str(concurrency), "--log-level", "warning"]
-        return self.start("worker", [_script("taskforge-worker"), "bench.load.tasks", *options])
+        command = [_script("taskforge-worker"), "bench.load.tasks", *options]
+        return self.start(name, command, key)
 
     def prompt_worker(self, queue: str) -> Child:
         """A worker that waits for the port of a node that is not there yet."""
@@ -177,19 +192,24 @@ class Run:
             time.sleep(LOOK_S)
         return worker
 
-    def client(self, module: str, *options: object) -> Child:
-        """A load client in a process of its own."""
+    def client(
+        self, module: str, *options: object, name: str = "client", key: str = ""
+    ) -> Child:
+        """A load client in a process of its own; of the project of the key."""
         command = [sys.executable, "-m", f"bench.load.{module}"]
-        command += ["--port", str(self.port), "--key", self.stand.api_key]
-        return self.start("client", command + [str(option) for option in options])
+        command += ["--port", str(self.port), "--key", key or self.stand.api_key]
+        return self.start(name, command + [str(option) for option in options])
 
     def rows(self, query: str) -> list[Any]:
         return rows(self.url, query)
 
-    def record(self) -> dict[str, list[int]]:
+    def record(self, name: str = "worker") -> dict[str, list[int]]:
         """What the worker's handlers noted, after its end."""
-        found: dict[str, list[int]] = json.loads(self.record_path.read_text())
+        found: dict[str, list[int]] = json.loads(self._record_path(name).read_text())
         return found
+
+    def _record_path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
 
     def until(self, holds: Callable[[], bool], what: str, timeout_s: float) -> float:
         """Wait until it holds, while all processes live; how long that took."""
@@ -225,7 +245,7 @@ class Run:
             found[name] = found.get(name, 0.0) + cpu_s(pid)
         return found
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, process: str, key: str) -> dict[str, str]:
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith("TASKFORGE_")
         }
@@ -235,8 +255,8 @@ class Run:
             "TASKFORGE_PORT": str(self.port),
             "TASKFORGE_NODE_NAME": "bench",
             "TASKFORGE_URL": f"http://127.0.0.1:{self.port}",
-            "TASKFORGE_API_KEY": self.stand.api_key,
-            RECORD_FILE_VARIABLE: str(self.record_path),
+            "TASKFORGE_API_KEY": key or self.stand.api_key,
+            RECORD_FILE_VARIABLE: str(self._record_path(process)),
         }
 
 
@@ -304,6 +324,18 @@ async def _prepare(url: str, api_key: str) -> None:
     connection = await connect(url, application_name="bench")
     try:
         await bootstrap(connection, limits.SHARDS_DEFAULT, api_key)
+    finally:
+        await connection.close()
+
+
+async def _make_project(url: str, name: str, api_key: str) -> None:
+    connection = await connect(url, application_name="bench")
+    try:
+        organization_id = await connection.fetchval(
+            "SELECT organization_id FROM projects WHERE name = $1", NAME
+        )
+        project = await create_project(connection, organization_id, name)
+        await create_api_key(connection, project.id, name, api_key, [ALL_PERMISSIONS])
     finally:
         await connection.close()
 

@@ -43,6 +43,8 @@ class Options:
     unprojected: int
     concurrency: int
     profile: bool
+    history: str = "all"
+    """Of the queue, where the scenario does not say."""
 
 
 def end_to_end(stand: Stand, options: Options, history: str) -> RawRun:

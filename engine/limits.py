@@ -224,6 +224,30 @@ LOG_READ_ROWS_MAX: Final = 256
 APPEND_BYTES_MAX: Final = 16 * MIB
 """Bodies of one commit; a commit of this size takes some 50 ms, and nothing is released before."""
 
+QUICK_EVENTS_MAX: Final = 256
+"""Events of a shard that go with the small commits; one with more has the load to wait for."""
+
+JOURNAL_LANES: Final = 2
+"""Commits under way at one time: small ones beside big ones."""
+
+CROWDED_S: Final = 0.25
+QUICK_COMMIT_S: Final = 0.004
+"""A small commit beside a big one shows that tenants share the node, for this long; one that takes
+longer than four milliseconds shows that the big work leaves too little to others."""
+
+PAUSE_S_MIN: Final = 0.001
+PAUSE_S_MAX: Final = 0.025
+PAUSE_GROWTH: Final = 1.5
+PAUSE_SHRINKS: Final = 0.9
+"""How bulk work stands back then, after each portion: a quarter of its speed is left at worst."""
+
+GATHER_EVENTS_MAX: Final = 1_024
+"""Events of one shard that gather while tenants share the node, and what one command adds: with
+submits of 2,000 jobs a commit of some 300 KiB."""
+
+COPY_CHUNK_CROWDED_BYTES: Final = 64 * KIB
+"""A portion of the projector then: some 2 ms of the server's time."""
+
 JOURNAL_STATEMENT_S: Final = 5.0
 """After this long an append counts as lost in the network: connect again and look."""
 
@@ -370,6 +394,19 @@ WORKERS_MAX: Final = 10_000
 
 BLOCKERS_SHOWN_MAX: Final = 10
 """Names of what stands in the way of a deletion, in one problem."""
+
+STARVATION_S: Final = 1.0
+LATE_PART: Final = 10
+"""A queue of low priority with ready jobs is served this often at least, out of turn, with so small
+a part of a worker's free credit, one job at least."""
+
+PORTION_JOBS_MAX: Final = 8_192
+PORTION_CHUNK_JOBS: Final = 16
+"""Jobs that the dispatcher gives away before the loop gets its turn, some 2 ms; a chunk of few jobs
+counts as so many."""
+
+PROJECT_WEIGHT_MAX: Final = 1_000
+"""How much more a project may get than another one."""
 
 CATCH_UP_JOBS: Final = 1_024
 """What an assigned worker that took nothing for a time gets back: a chunk, not an hour's work."""

@@ -1,15 +1,17 @@
 """Who gets what next: one per node, between the queues with ready jobs and the workers with credit.
 
     queue:   idle --ready--> listed --served until nothing is ready--> idle
-                               |  ^
-             no taker has credit  a taker has credit again
-                               v  |
-                             starved
+                               |  ^ ^
+             no taker has credit  | '--what gathers was taken-- held
+                               |  | a taker has credit again     ^ full, while tenants share the log
+                               v  |                              |
+                             starved                          (listed)
 
-A turn serves the lists from queue priority 9 down to 0, and within one priority the queues in turn,
-one chunk each. A chunk goes to one worker; the workers of a queue take turns too, and a chunk is at
-most an even share of what is ready, so that few long jobs spread over all. A worker is only asked
-for the types that it declared.
+Whose turn it is among those listed, `turns.py` says: projects by weight, queues of a project by
+priority, and none starves. Each turn is one chunk to one worker; the workers of a queue take turns
+too, and a chunk is at most an even share of what is ready, so that few long jobs spread over all.
+A worker is only asked for the types that it declared. After PORTION_JOBS_MAX jobs the loop has its
+turn.
 
 Which of the workers that ask for a queue are its takers, the roster says (`roster.py`); it is asked
 when somebody comes or something changes. A queue with workers of its own divides its jobs among
@@ -18,12 +20,12 @@ them by weight (`shares.py`).
 Messages are marks, not mail: "ready" said a thousand times is one mark, and the turn asks the queue
 for the truth. `assign` is answered at once, for all actors live on one loop. Costs are per chunk.
 
-Invariant: a queue with ready jobs that an attached worker with credit takes is listed.
+Invariant: a queue with ready jobs that an attached worker with credit takes is listed, or held.
 """
 
 import asyncio
 import logging
-from collections import deque
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -33,11 +35,14 @@ from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.actors.queue import Worker as Taker
 from taskforge_server.engine.actors.roster import Roster
 from taskforge_server.engine.actors.shares import Shares
+from taskforge_server.engine.actors.turns import Turns
 from taskforge_server.engine.runtime.actor import Actor
 
 log = logging.getLogger(__name__)
 
-PRIORITIES = limits.PRIORITY_MAX + 1
+
+def _monotonic_us() -> int:
+    return time.monotonic_ns() // 1000
 
 
 class Worker(Taker, Protocol):
@@ -58,14 +63,17 @@ class _Stand:
 
     __slots__ = (
         "asking",
+        "held",
         "listed",
         "next_taker",
         "priority",
         "queue",
         "share",
         "shares",
+        "since_us",
         "starved",
         "takers",
+        "ticket",
     )
 
     def __init__(self, queue: QueueActor) -> None:
@@ -81,6 +89,10 @@ class _Stand:
         """The parts of the takers, where the queue has workers of its own."""
         self.listed = False
         self.starved = False
+        self.held = False
+        """Enough gathers in its shard: the journal's next look at it lists it again."""
+        self.since_us = 0
+        self.ticket = 0
 
 
 class Dispatcher(Actor[None]):
@@ -91,13 +103,15 @@ class Dispatcher(Actor[None]):
         journal: Journal,
         broken: Callable[[QueueActor], None],
         roster: Roster | None = None,
+        monotonic_us: Callable[[], int] = _monotonic_us,
     ) -> None:
         super().__init__("dispatcher", 1)
+        self._monotonic_us = monotonic_us
         self._journal = journal
         self._broken = broken
         self._roster = roster or Roster()
         self._stands: dict[QueueActor, _Stand] = {}
-        self._lists: list[deque[_Stand]] = [deque() for _ in range(PRIORITIES)]
+        self._turns: Turns[_Stand] = Turns()
         # Where each worker asks, and where it is a taker.
         self._asked: dict[Worker, list[_Stand]] = {}
         self._taken: dict[Worker, list[_Stand]] = {}
@@ -115,7 +129,7 @@ class Dispatcher(Actor[None]):
     def ready(self, queue: QueueActor) -> None:
         """The queue may have ready jobs."""
         stand = self._stands.get(queue)
-        if stand is not None and stand.takers and not stand.listed:
+        if stand is not None and stand.takers and not stand.listed and not stand.held:
             self._list(stand)
 
     def free(self, worker: Worker) -> None:
@@ -127,9 +141,23 @@ class Dispatcher(Actor[None]):
                 self._list(stand)
 
     def _list(self, stand: _Stand) -> None:
-        stand.listed, stand.starved, stand.share = True, False, 0
-        self._lists[stand.priority].append(stand)
+        stand.listed, stand.starved, stand.held, stand.share = True, False, False, 0
+        self._turns.put(stand.queue.ref.project_id, stand, self._monotonic_us())
         self._wake.set()
+
+    def _hold(self, stand: _Stand) -> None:
+        """Come back when the journal has what gathers."""
+        stand.held = True
+
+        def taken() -> None:
+            if stand.held:
+                self._list(stand)
+
+        stand.queue.shard.when_taken(taken)
+
+    def weigh(self, project_id: bytes, weight: int) -> None:
+        """What part of the node's work the project gets, in relation to others."""
+        self._turns.weigh(project_id, weight)
 
     # who is there
 
@@ -172,7 +200,7 @@ class Dispatcher(Actor[None]):
         if stand.priority == queue.ref.priority:
             return
         if stand.listed:
-            self._lists[stand.priority].remove(stand)
+            self._turns.take_away(stand)
         stand.priority = queue.ref.priority
         self._list(stand)
 
@@ -220,36 +248,58 @@ class Dispatcher(Actor[None]):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            self.turn()
+            more = True
+            while more:
+                more = self._portion(limits.PORTION_JOBS_MAX)
+                await asyncio.sleep(0)
 
     def turn(self) -> None:
         """Give away all that can be given away."""
-        for stands in reversed(self._lists):
-            while stands:
-                stand = stands[0]
-                if not self.stopped and self._serve_safely(stand):
-                    stands.rotate(-1)
-                else:
-                    stands.popleft()
-                    stand.listed = False
+        while self._portion(limits.PORTION_JOBS_MAX):
+            pass
 
-    def _serve_safely(self, stand: _Stand) -> bool:
+    def _portion(self, jobs_max: int) -> bool:
+        """Give away about so many jobs; whether there may be more."""
+        now_us, turns = self._monotonic_us(), self._turns
+        given = 0
+        while given < jobs_max:
+            picked = turns.pick(now_us)
+            if picked is None:
+                return False
+            stand, late = picked
+            stand.listed = False
+            count = 0 if self.stopped else self._serve_safely(stand, late, now_us)
+            turns.given(count)
+            given += max(count, limits.PORTION_CHUNK_JOBS)
+        return bool(turns)
+
+    def _serve_safely(self, stand: _Stand, late: bool, now_us: int) -> int:
         """A queue whose table fails takes no other queue down with it."""
         try:
-            return self._serve(stand)
+            ready = stand.queue.ready_jobs()
+            count = self._serve(stand, ready, late) if ready else 0
         except Exception:
             log.exception("%s cannot start jobs", stand.queue.name)
             self._broken(stand.queue)
-            return False
+            return 0
+        if count:
+            self._journal.dirty(stand.queue.shard)
+            stand.since_us = now_us
+            if count < ready:
+                stand.listed = True
+                self._turns.put(stand.queue.ref.project_id, stand, now_us)
+        if count >= ready:
+            stand.since_us = 0
+        return count
 
-    def _serve(self, stand: _Stand) -> bool:
-        """One chunk to one worker; whether to come back for more in this turn."""
+    def _serve(self, stand: _Stand, ready: int, late: bool) -> int:
+        """One chunk to one worker; how many jobs. What is late gets a small part of the credit."""
         queue, takers = stand.queue, stand.takers
-        ready = queue.ready_jobs()
-        if not ready:
-            return False
+        if queue.full:
+            self._hold(stand)
+            return 0
         if stand.shares is not None:
-            return self._serve_by_weight(stand, stand.shares, ready)
+            return self._serve_by_weight(stand, stand.shares, ready, late)
         if not stand.share:
             stand.share = min(limits.ASSIGN_JOBS_MAX, -(-ready // max(1, len(takers))))
         for _ in range(len(takers)):
@@ -258,15 +308,16 @@ class Dispatcher(Actor[None]):
             free = worker.free
             if free <= 0:
                 continue
-            count = queue.assign(worker, min(free, stand.share))
+            count = queue.assign(worker, min(_part(free, late), stand.share))
             if count:
-                self._journal.dirty(queue.shard)
-                return count < ready
+                return count
         # Starved for credit, or for a worker of the right type: whoever is free next tries again.
         stand.starved = True
-        return False
+        return 0
 
-    def _serve_by_weight(self, stand: _Stand, shares: Shares[Worker], ready: int) -> bool:
+    def _serve_by_weight(
+        self, stand: _Stand, shares: Shares[Worker], ready: int, late: bool
+    ) -> int:
         """The same for a queue with workers of its own: to the one who is furthest behind."""
         if not stand.share:
             stand.share = ready
@@ -274,11 +325,14 @@ class Dispatcher(Actor[None]):
             free = share.worker.free
             if free <= 0:
                 continue
-            most = min(free, shares.portion(share, stand.share))
+            most = min(_part(free, late), shares.portion(share, stand.share))
             count = stand.queue.assign(share.worker, most)
             if count:
                 shares.given(share, count)
-                self._journal.dirty(stand.queue.shard)
-                return count < ready
+                return count
         stand.starved = True
-        return False
+        return 0
+
+
+def _part(free: int, late: bool) -> int:
+    return max(1, free // limits.LATE_PART) if late else free

@@ -60,6 +60,11 @@ class WorkerInlet(Protocol):
 class Journal(Protocol):
     """Where a shard announces that events wait in it."""
 
+    @property
+    def crowded(self) -> bool:
+        """Tenants share the log: whoever has much to say does so in portions."""
+        ...
+
     def dirty(self, shard: Shard) -> None:
         """Take the shard's batch soon; several calls are as good as one."""
         ...

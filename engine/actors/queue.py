@@ -12,7 +12,9 @@ node run on one loop, and a call between two turns sees a whole state.
 a worker, all of them at once and without a Python object per job.
 """
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -43,6 +45,7 @@ from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.shard.usage import UsageBook
 from taskforge_server.engine.vault.sealing import looks_sealed
 from taskforge_server.engine.vault.vault import Ring, Vault
+from taskforge_server.ext.channel import ChannelClosed
 from taskforge_server.ext.table import NEVER_US, ShardTable, SubmitBatch, TransitionError
 
 log = logging.getLogger(__name__)
@@ -144,6 +147,8 @@ class QueueActor(Actor[Command]):
         self._context = context
         # The first job of some batch, to measure how long it waits for its start: (id, since).
         self._probe: tuple[bytes, int] | None = None
+        # What was received and waits for the journal to take what gathers.
+        self._held: deque[Command] = deque()
         # The newest batch after which the dispatcher comes back by itself.
         self._rests_lsn = 0
         self.update(ref)
@@ -154,6 +159,47 @@ class QueueActor(Actor[Command]):
         self.index = define(self.shard.table, ref)
 
     # commands
+
+    async def run(self) -> None:
+        """As every actor; but while tenants share the node, a shard in which much gathers takes no
+        more until the journal has it: so commits stay small, and whoever sends much waits."""
+        try:
+            while True:
+                if not self._held:
+                    batch = await self.mailbox.recv_many(limits.TURN_MESSAGES_MAX)
+                    if not self._context.journal.crowded:
+                        self.handle(batch)
+                        continue
+                    self._held.extend(batch)
+                if self.full:
+                    await self._taken()
+                else:
+                    self.handle(self._portion())
+        except ChannelClosed:
+            return
+
+    def _portion(self) -> list[Command]:
+        """Of what is held about as much as one commit beside others may hold."""
+        portion: list[Command] = []
+        jobs = 0
+        while self._held and jobs < limits.GATHER_EVENTS_MAX:
+            command = self._held.popleft()
+            jobs += command.batch.count if isinstance(command, Submit) else 1
+            portion.append(command)
+        return portion
+
+    @property
+    def full(self) -> bool:
+        """Enough gathers in the shard for one commit beside those of others."""
+        return (
+            self._context.journal.crowded
+            and self.shard.gathered_events >= limits.GATHER_EVENTS_MAX
+        )
+
+    async def _taken(self) -> None:
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.shard.when_taken(lambda: None if taken.done() else taken.set_result(None))
+        await taken
 
     def handle(self, batch: list[Command]) -> None:
         now_us = self._context.clock.now_us()
@@ -350,7 +396,8 @@ class QueueActor(Actor[Command]):
 
     def close(self) -> None:
         """Refuse what still waits; the shard is gone or the node stops."""
-        waiting = self.mailbox.recv_nowait(limits.QUEUE_MAILBOX_MAX)
+        waiting = [*self._held, *self.mailbox.recv_nowait(limits.QUEUE_MAILBOX_MAX)]
+        self._held.clear()
         self.mailbox.close()
         for command in waiting:
             if not command.reply.done():

@@ -1,14 +1,19 @@
-"""The journal: makes the decisions of all shards durable, one commit after the other.
+"""The journal: makes the decisions of all shards durable, in two lanes that commit side by side.
 
-    idle --dirty--> taking --rows--> appending --back--> on_committed / on_fenced of each shard
-      ^               ^                 | ^  |                              |
-      |               |    Unavailable  | |  | again, the same rows         |
-      |               |                 '-'--'                              |
-      '--nothing------+------------ what came meanwhile --------------------'
+    lane:   idle --dirty--> taking --rows--> appending --back--> on_committed / on_fenced of each
+              ^               ^                 | ^  |                              |
+              |               |    Unavailable  | |  | again, the same rows         |
+              |               |                 '-'--'                              |
+              '--nothing------+------------ what came meanwhile --------------------'
 
-Group commit needs no timer: the next batch is what gathers while the last one commits. One append
-is in flight. Invariant: nothing of a shard is released before its row is durable, and rows are
-released in the order of their lsn; a shard that is fenced releases nothing any more.
+    quick   shards with little to say, all of them in one commit
+    bulk    shards with more than QUICK_EVENTS_MAX events: a commit of megabytes takes tens of
+            milliseconds, and only those who fill it wait for it
+
+Group commit needs no timer: the next batch of a lane is what gathers while its last one commits. A
+shard is in one lane at a time, with one append in flight. Invariant: nothing of a shard is released
+before its row is durable, and rows are released in the order of their lsn; a shard that is fenced
+releases nothing any more.
 
 When the log does not answer, the same rows are tried again until it does or `stop` gives up, and
 `available` is false meanwhile, so that admission can close.
@@ -24,6 +29,7 @@ from typing import Protocol
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Unavailable
 from taskforge_server.engine.journal.log import LogRow, ShardLog
+from taskforge_server.engine.journal.pace import Pace
 from taskforge_server.engine.runtime import faultpoints, safeguards
 
 log = logging.getLogger(__name__)
@@ -36,6 +42,8 @@ class Gathering(Protocol):
     def number(self) -> int: ...
     @property
     def epoch(self) -> int: ...
+    @property
+    def gathered_events(self) -> int: ...
 
     def take_batch(self) -> tuple[int, int, bytes] | None:
         """(lsn, events, body) of what gathered since the last call."""
@@ -68,6 +76,25 @@ class JournalStatistics:
 AVERAGE_SHARE = 0.05
 
 
+class _Lane:
+    """One commit at a time."""
+
+    __slots__ = ("behind_bytes", "bulk", "failing", "sent_s", "wake")
+
+    def __init__(self, *, bulk: bool) -> None:
+        self.bulk = bulk
+        self.wake: asyncio.Future[None] | None = None
+        self.failing = False
+        self.sent_s = 0.0
+        """Since when the append under way is tried; 0: none is."""
+        self.behind_bytes = 0
+
+    def nudge(self) -> None:
+        wake, self.wake = self.wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+
 class Journal:
     """One per node. `run` in a task; `dirty` from anywhere in the same loop."""
 
@@ -77,28 +104,35 @@ class Journal:
         self._dirty: dict[Gathering, None] = {}
         # Shards whose next batches belong together.
         self._together: set[Gathering] = set()
-        self._wake: asyncio.Future[None] | None = None
+        self._flying: set[Gathering] = set()
+        self._lanes = (_Lane(bulk=False), _Lane(bulk=True))
         self._settled: list[asyncio.Future[None]] = []
         self._stopping = False
-        self._failing = False
-        self._sent_s = 0.0
-        self._busy = False
-        self.behind_bytes = 0
-        """Bodies of the append under way."""
+        self.pace = Pace()
         self.statistics = JournalStatistics()
+
+    @property
+    def crowded(self) -> bool:
+        """Tenants share the log: whoever has much to say does so in portions."""
+        return self.pace.crowded
 
     @property
     def available(self) -> bool:
         """The log answers, and in good time."""
-        if self._failing:
-            return False
-        return not self._sent_s or time.monotonic() - self._sent_s < limits.JOURNAL_SLOW_S
+        late_s = time.monotonic() - limits.JOURNAL_SLOW_S
+        return not any(
+            lane.failing or (lane.sent_s and lane.sent_s <= late_s) for lane in self._lanes
+        )
+
+    @property
+    def behind_bytes(self) -> int:
+        """Bodies of the appends under way."""
+        return sum(lane.behind_bytes for lane in self._lanes)
 
     def dirty(self, shard: Gathering) -> None:
         """The shard has something to say. Called once or many times, it makes no difference."""
         self._dirty[shard] = None
-        if self._wake is not None:
-            self._nudge()
+        self._nudge()
 
     def together(self, shards: Iterable[Gathering]) -> None:
         """What has gathered in these shards becomes durable in all of them or in none."""
@@ -112,7 +146,7 @@ class Journal:
 
     async def settle(self) -> None:
         """Return once everything that is gathered now is durable, or fenced."""
-        if not self._dirty and not self._busy:
+        if self._idle:
             return
         settled = asyncio.get_running_loop().create_future()
         self._settled.append(settled)
@@ -126,36 +160,50 @@ class Journal:
     async def run(self) -> None:
         """Commit until stopped."""
         try:
-            while True:
-                if not self._dirty:
-                    self._tell_settled()
-                    if self._stopping:
-                        return
-                    self._wake = asyncio.get_running_loop().create_future()
-                    await self._wake
-                if self._linger_s:
-                    await asyncio.sleep(self._linger_s)
-                self._busy = True
-                if not await self._commit():
-                    return
-                self._busy = False
+            async with asyncio.TaskGroup() as tasks:
+                for lane in self._lanes:
+                    tasks.create_task(self._run_lane(lane))
         finally:
             self._tell_settled()
 
-    async def _commit(self) -> bool:
-        """Write what the dirty shards have. False: the log is away, and we were told to stop."""
-        together, self._together = self._together, set()
-        shards, rows = self._take(together)
-        if not together.issubset(shards):
-            # One of them was lost meanwhile: what the others decided with it must not be.
-            self._tear(together, shards, rows)
-        if not rows:
-            return True
+    async def _run_lane(self, lane: _Lane) -> None:
+        while True:
+            together = self._whole()
+            shards, rows = self._take(lane, together)
+            if not together.issubset(shards):
+                # One of them was lost meanwhile: what the others decided with it must not be.
+                self._tear(together, shards, rows)
+            if rows:
+                if not await self._commit(lane, shards, rows, together):
+                    return
+                if lane.bulk and (pause_s := self.pace.pause_s) and not self._stopping:
+                    await asyncio.sleep(pause_s)
+                continue
+            if self._idle:
+                self._tell_settled()
+                if self._stopping:
+                    self._nudge()
+                    return
+            lane.wake = asyncio.get_running_loop().create_future()
+            await lane.wake
+            if self._linger_s:
+                await asyncio.sleep(self._linger_s)
+
+    async def _commit(
+        self,
+        lane: _Lane,
+        shards: list[Gathering],
+        rows: list[LogRow],
+        together: set[Gathering],
+    ) -> bool:
+        """Write these rows. False: the log is away, and we were told to stop."""
         if not safeguards.ACTIVE.release_after_commit:
             for shard, row in zip(shards, rows, strict=True):
                 shard.on_committed(row.lsn)
-        mine = await self._append(rows, frozenset(shard.number for shard in together))
+        mine = await self._append(lane, rows, frozenset(shard.number for shard in together))
+        self._flying.difference_update(shards)
         if mine is None:
+            self._nudge()
             return False
         faultpoints.hit(faultpoints.AFTER_COMMIT_BEFORE_RELEASE)
         if not safeguards.ACTIVE.fence:
@@ -168,26 +216,41 @@ class Journal:
                 shard.on_fenced()
             elif safeguards.ACTIVE.release_after_commit:
                 shard.on_committed(row.lsn)
+        self._nudge()  # a shard that flew may have something for the other lane
         return True
 
-    def _take(self, together: set[Gathering]) -> tuple[list[Gathering], list[LogRow]]:
-        """The batches of the dirty shards, up to a bound in bytes; the rest stays dirty, but for
-        those that belong together."""
+    def _whole(self) -> set[Gathering]:
+        """Those that belong together, once none of them flies; they go by any lane."""
+        if self._together & self._flying:
+            return set()
+        together, self._together = self._together, set()
+        return together
+
+    def _take(
+        self, lane: _Lane, together: set[Gathering]
+    ) -> tuple[list[Gathering], list[LogRow]]:
+        """The batches of the lane's shards, up to a bound in bytes, and those that belong together;
+        the rest stays dirty."""
         shards: list[Gathering] = []
         rows: list[LogRow] = []
         size = 0
-        waiting, self._dirty = self._dirty, {}
-        for shard in waiting:
-            if size >= limits.APPEND_BYTES_MAX and shard not in together:
-                self._dirty[shard] = None
+        for shard in list(self._dirty):
+            if shard not in together and (
+                shard in self._flying
+                or shard in self._together
+                or size >= limits.APPEND_BYTES_MAX
+                or not (self._stopping or self._fits(lane, shard))
+            ):
                 continue
+            del self._dirty[shard]
             batch = shard.take_batch()
             if batch is not None:
                 lsn, events, body = batch
                 shards.append(shard)
                 rows.append(LogRow(shard.number, lsn, shard.epoch, events, body))
                 size += len(body)
-        self.behind_bytes = size
+        self._flying.update(shards)
+        lane.behind_bytes = size
         return shards, rows
 
     def _tear(self, together: set[Gathering], shards: list[Gathering], rows: list[LogRow]) -> None:
@@ -196,17 +259,33 @@ class Journal:
             if (shard := shards[place]) in together:
                 del shards[place], rows[place]
                 self._dirty.pop(shard, None)
+                self._flying.discard(shard)
                 shard.on_fenced()
         together.clear()
 
-    async def _append(self, rows: list[LogRow], whole: frozenset[int]) -> set[int] | None:
+    @staticmethod
+    def _fits(lane: _Lane, shard: Gathering) -> bool:
+        return lane.bulk == (shard.gathered_events > limits.QUICK_EVENTS_MAX)
+
+    @property
+    def _bulk_flies(self) -> bool:
+        return any(lane.bulk and lane.sent_s for lane in self._lanes)
+
+    @property
+    def _idle(self) -> bool:
+        return not self._dirty and not self._flying
+
+    async def _append(
+        self, lane: _Lane, rows: list[LogRow], whole: frozenset[int]
+    ) -> set[int] | None:
         """The shards whose row is durable; tries until that is known. None: we shall stop."""
-        self._sent_s = started_s = time.monotonic()
+        lane.sent_s = started_s = time.monotonic()
+        shared = self._bulk_flies
         while True:
             try:
                 mine = await self._log.append(rows, whole)
             except Unavailable as error:
-                self._failing = True
+                lane.failing = True
                 self.statistics.retries += 1
                 if self._stopping:
                     log.error("stopped with %d rows whose fate is unknown", len(rows))
@@ -214,16 +293,19 @@ class Journal:
                 log.warning("the log is not available: %s", error.__cause__ or error)
                 await asyncio.sleep(error.retry_after_s)
             else:
-                self._failing = False
-                self._count(rows, mine, time.monotonic() - started_s)
-                self._sent_s = 0.0
-                self.behind_bytes = 0
+                lane.failing = False
+                took_s = time.monotonic() - started_s
+                self._count(rows, mine, took_s)
+                if not lane.bulk and (shared or self._bulk_flies):
+                    self.pace.shared(took_s)
+                lane.sent_s = 0.0
+                lane.behind_bytes = 0
                 return mine
 
     def _nudge(self) -> None:
-        wake, self._wake = self._wake, None
-        if wake is not None and not wake.done():
-            wake.set_result(None)
+        for lane in self._lanes:
+            if lane.wake is not None:
+                lane.nudge()
 
     def _tell_settled(self) -> None:
         settled, self._settled = self._settled, []

@@ -1,4 +1,5 @@
-"""The log in Postgres: the table `shard_log`, written over one connection of its own.
+"""The log in Postgres: the table `shard_log`, written over connections of its own, one for each
+append that is under way.
 
     append:   sent --rows back--> each row is ours, or refused --read back--> ours / another's
                 |                                                              (fenced)
@@ -54,30 +55,48 @@ class _TornError(Exception):
     """Rows that belong together cannot all be written."""
 
 
+class _Writer:
+    """A connection that appends, and the statements prepared on it."""
+
+    def __init__(self, connect: Connect) -> None:
+        self.link = Link(connect)
+        self._prepared_on: Connection | None = None
+        self.many: Prepared
+        self.one: Prepared
+
+    async def ready(self) -> Connection:
+        connection = await self.link.get()
+        if connection is not self._prepared_on:
+            await _session(connection, limits.JOURNAL_STATEMENT_S)
+            self.many = await connection.prepare(sql("log_append"))
+            self.one = await connection.prepare(sql("log_append_one"))
+            self._prepared_on = connection
+        return connection
+
+
 class PostgresShardLog:
-    """The log of all shards. One append is under way at a time; others wait for their turn."""
+    """The log of all shards. JOURNAL_LANES appends are under way at a time; others wait."""
 
     def __init__(self, connect: Connect, retry_s: float = limits.JOURNAL_RETRY_S) -> None:
-        self._writer = Link(connect)
+        self._writers = [_Writer(connect) for _ in range(limits.JOURNAL_LANES)]
+        # The one that was used last goes first: its connection is there.
+        self._free = list(self._writers)
+        self._turns = asyncio.Semaphore(limits.JOURNAL_LANES)
         self._trimmer = Link(connect)
         self._connect = connect
         self._retry_s = retry_s
-        self._turn = asyncio.Lock()
-        self._prepared_on: Connection | None = None
-        self._many: Prepared
-        self._one: Prepared
 
     async def heads(self, shards: Iterable[int]) -> dict[int, tuple[int, int]]:
         wanted = list(shards)
 
-        async def read() -> list[asyncpg.Record]:
-            connection = await self._ready_writer()
+        async def read(writer: _Writer) -> list[asyncpg.Record]:
+            connection = await writer.ready()
             return await connection.fetch(
                 sql("log_heads"), wanted, timeout=limits.JOURNAL_STATEMENT_S
             )
 
-        async with self._turn:
-            found = await self._insist(read)
+        async with self._turn() as writer:
+            found = await self._insist(writer, read)
         known = {row["shard"]: (row["lsn"], row["epoch"]) for row in found}
         return {shard: known.get(shard, (0, 0)) for shard in wanted}
 
@@ -86,23 +105,33 @@ class PostgresShardLog:
         if len(rows) > 1:
             # In one order everywhere: two writers at the same shards cannot wait for each other.
             rows = sorted(rows)
-        async with self._turn:
+        async with self._turn() as writer:
             if len(whole) > 1:
-                return await self._insist(lambda: self._try_whole(rows, whole))
-            return await self._insist(lambda: self._try(rows))
+                return await self._insist(writer, lambda on: self._try_whole(on, rows, whole))
+            return await self._insist(writer, lambda on: self._try(on, rows))
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[_Writer]:
+        """A writer that nobody else uses."""
+        async with self._turns:
+            writer = self._free.pop()
+            try:
+                yield writer
+            finally:
+                self._free.append(writer)
+
+    async def _insist(self, writer: _Writer, call: Callable[[_Writer], Awaitable[T]]) -> T:
         """Call until it succeeds, each time over a new connection; Unavailable when time is up."""
         deadline_s = time.monotonic() + self._retry_s
         backoff = Backoff()
         while True:
             try:
-                return await call()
+                return await call(writer)
             except asyncio.CancelledError:
-                self._writer.discard()
+                writer.link.discard()
                 raise
             except DATABASE_ERRORS as error:
-                self._writer.discard()
+                writer.link.discard()
                 if not is_environmental(error):
                     raise
                 left_s = deadline_s - time.monotonic()
@@ -111,32 +140,34 @@ class PostgresShardLog:
                 log.warning("the log did not answer, trying again: %r", error)
                 await backoff.pause(left_s)
 
-    async def _try(self, rows: Sequence[LogRow]) -> set[int]:
-        connection = await self._ready_writer()
+    async def _try(self, writer: _Writer, rows: Sequence[LogRow]) -> set[int]:
+        connection = await writer.ready()
         timeout_s = limits.JOURNAL_STATEMENT_S
         if len(rows) == 1:
-            written = await self._one.fetch(*rows[0], timeout=timeout_s)
+            written = await writer.one.fetch(*rows[0], timeout=timeout_s)
         else:
             columns = [list(column) for column in zip(*rows, strict=True)]
-            written = await self._many.fetch(*columns, timeout=timeout_s)
+            written = await writer.many.fetch(*columns, timeout=timeout_s)
         mine = {row[0] for row in written}
         if len(mine) < len(rows):
             refused = [row for row in rows if row.shard not in mine]
             mine |= await self._ours(connection, refused)
         return mine
 
-    async def _try_whole(self, rows: Sequence[LogRow], whole: frozenset[int]) -> set[int]:
+    async def _try_whole(
+        self, writer: _Writer, rows: Sequence[LogRow], whole: frozenset[int]
+    ) -> set[int]:
         """The same in a transaction that is undone when one of these shards is fenced; then the
         rows of the others are written without theirs."""
-        connection = await self._ready_writer()
+        connection = await writer.ready()
         try:
             async with asyncio.timeout(limits.JOURNAL_STATEMENT_S), connection.transaction():
-                mine = await self._try(rows)
+                mine = await self._try(writer, rows)
                 if whole - mine:
                     raise _TornError
         except _TornError:
             others = [row for row in rows if row.shard not in whole]
-            return await self._try(others) if others else set()
+            return await self._try(writer, others) if others else set()
         return mine
 
     async def _ours(self, connection: Connection, refused: Sequence[LogRow]) -> set[int]:
@@ -150,15 +181,6 @@ class PostgresShardLog:
         )
         prefixes = {row["shard"]: row["prefix"] for row in found}
         return {row.shard for row in refused if prefixes.get(row.shard) == row.prefix}
-
-    async def _ready_writer(self) -> Connection:
-        connection = await self._writer.get()
-        if connection is not self._prepared_on:
-            await _session(connection, limits.JOURNAL_STATEMENT_S)
-            self._many = await connection.prepare(sql("log_append"))
-            self._one = await connection.prepare(sql("log_append_one"))
-            self._prepared_on = connection
-        return connection
 
     async def read(self, shard: int, after_lsn: int) -> AsyncGenerator[LogRow, None]:
         async for row in self.read_all({shard: after_lsn}):
@@ -202,7 +224,8 @@ class PostgresShardLog:
         return int(done.split()[-1])
 
     async def close(self) -> None:
-        await self._writer.close()
+        for writer in self._writers:
+            await writer.link.close()
         await self._trimmer.close()
 
 

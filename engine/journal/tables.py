@@ -30,6 +30,7 @@ from taskforge_server.engine.journal.link import (
     Link,
     is_data_error,
 )
+from taskforge_server.engine.journal.pace import Pace
 from taskforge_server.engine.journal.rounds import (
     Fenced,
     How,
@@ -88,7 +89,9 @@ JOBS = Target(
 class PostgresTables:
     """Writes rounds. One call of each kind is under way at a time."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, pace: Pace | None = None) -> None:
+        """`pace`: when to stand back for others."""
+        self._pace = pace or Pace()
         self._executions = Link(connect)
         self._jobs = Link(connect)
         self._ready: dict[Link, Connection] = {}
@@ -151,9 +154,15 @@ class PostgresTables:
         if how is How.MERGE:
             copies, merges = [], copies + merges
         if copies:
-            await _copy(connection, target.name, target, copies)
-        if merges:
-            await _merge(connection, target, merges)
+            await self._copy(connection, target.name, target, copies)
+        if merges and self._pace.crowded:
+            # One statement over a whole round would keep a core of the server busy for a second.
+            for portion in merges:
+                await self._merge(connection, target, [portion])
+                await connection.execute(sql(target.clear))
+                await asyncio.sleep(self._pace.pause_s)
+        elif merges:
+            await self._merge(connection, target, merges)
 
     async def _write_carefully(
         self, connection: Connection, target: Target, parts: Iterable[bytes]
@@ -170,7 +179,7 @@ class PostgresTables:
         """Merge these rows; those that the table refuses are put aside."""
         try:
             async with connection.transaction():
-                await _merge(connection, target, rows)
+                await self._merge(connection, target, rows)
                 await connection.execute(sql(target.clear))
         except DATABASE_ERRORS as error:
             if not is_data_error(error):
@@ -194,6 +203,31 @@ class PostgresTables:
         self.refused_rows += 1
         log.error("table %s refused a row of shard %d: %s", table, shard, error)
         await connection.execute(sql("projection_error_add"), shard, table, row, str(error))
+
+    async def _copy(
+        self, connection: Connection, table: str, target: Target, parts: Iterable[bytes]
+    ) -> None:
+        await connection.copy_to_table(
+            table,
+            source=self._stream(parts),
+            columns=target.columns,
+            format="binary",
+            timeout=limits.BULK_TIMEOUT_S,
+        )
+
+    async def _stream(self, parts: Iterable[bytes]) -> AsyncIterator[bytes]:
+        """asyncpg takes bytes for the path of a file; what it asks for piece by piece it just
+        sends."""
+        crowded = self._pace.crowded
+        size = limits.COPY_CHUNK_CROWDED_BYTES if crowded else limits.COPY_CHUNK_BYTES
+        for chunk in copy_chunks(parts, size):
+            yield cast(bytes, chunk)  # any buffer will do
+            # The driver copies and sends a chunk in one go: let others have their turn.
+            await asyncio.sleep(self._pace.pause_s)
+
+    async def _merge(self, connection: Connection, target: Target, parts: Iterable[bytes]) -> None:
+        await self._copy(connection, target.incoming, target, parts)
+        await connection.execute(sql(target.merge), timeout=limits.BULK_TIMEOUT_S)
 
     async def _keys(
         self, connection: Connection, projections: Sequence[Projection], how: How
@@ -238,29 +272,6 @@ async def _judged(link: Link) -> AsyncIterator[None]:
 
 def _parts(target: Target, projections: Iterable[Projection]) -> list[bytes]:
     return [part for p in projections if (part := target.copy_of(p))]
-
-
-async def _copy(connection: Connection, table: str, target: Target, parts: Iterable[bytes]) -> None:
-    await connection.copy_to_table(
-        table,
-        source=_stream(parts),
-        columns=target.columns,
-        format="binary",
-        timeout=limits.BULK_TIMEOUT_S,
-    )
-
-
-async def _stream(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """asyncpg takes bytes for the path of a file; what it asks for piece by piece it just sends."""
-    for chunk in copy_chunks(parts, limits.COPY_CHUNK_BYTES):
-        yield cast(bytes, chunk)  # any buffer will do
-        # The driver copies and sends a chunk in one go: let others have their turn.
-        await asyncio.sleep(0)
-
-
-async def _merge(connection: Connection, target: Target, parts: Iterable[bytes]) -> None:
-    await _copy(connection, target.incoming, target, parts)
-    await connection.execute(sql(target.merge), timeout=limits.BULK_TIMEOUT_S)
 
 
 async def _delete(connection: Connection, projections: Sequence[Projection]) -> None:

@@ -78,7 +78,9 @@ class Core:
         self._retired: dict[bytes, QueueActor] = {}
         self.supervisor = Supervisor(self._given_up, clock.monotonic_us)
         self.roster = Roster()
-        self.dispatcher = Dispatcher(journal, lambda queue: queue.shard.give_up(), self.roster)
+        self.dispatcher = Dispatcher(
+            journal, lambda queue: queue.shard.give_up(), self.roster, clock.monotonic_us
+        )
         self.due_timer = DueTimer(clock, self.shards.values, self._due, [self._expire])
         # Not for secrets: it spreads retries.
         self.outcomes = Outcomes(

@@ -124,7 +124,8 @@ class Node:
         await start(Part("clock", self.clock.start, self.clock.stop))
         self.log = PostgresShardLog(lambda: self._connect("journal"))
         await start(Part("log", None, self.log.close))
-        self.tables = PostgresTables(lambda: self._connect("projector"))
+        self.journal = Journal(self.log)
+        self.tables = PostgresTables(lambda: self._connect("projector"), self.journal.pace)
         await start(Part("tables", None, self.tables.close))
         self._build()
         await start(Part("projector", self._start_projector, self._stop_projector))
@@ -197,7 +198,6 @@ class Node:
         self.token_news = TokenNews(self.cluster, self.token_revocations)
         self.key_news = KeyNews(self.cluster)
         self.assignments = Assignments(self.pool)
-        self.journal = Journal(self.log)
         self.projector = Projector(self.tables, clock.now_us, config.tick_s, config.settle_s)
         self.trimmer = Trimmer(self.log, self.projector.watermarks)
         self.core = Core(

@@ -38,6 +38,7 @@ class Shard:
         "_gathering",
         "_in_flight",
         "_on_lost",
+        "_on_taken",
         "_watchers",
         "cancels",
         "edges",
@@ -75,6 +76,7 @@ class Shard:
         self._on_lost = on_lost
         self._gathering: list[Effect] = []
         self._in_flight: deque[tuple[int, list[Effect]]] = deque()
+        self._on_taken: list[Callable[[], None]] = []
         self._watchers: dict[bytes, list[Promise[None]]] = {}
 
     # effects
@@ -105,6 +107,20 @@ class Shard:
 
     # the journal's side
 
+    @property
+    def gathered_events(self) -> int:
+        """How many events wait for the journal."""
+        return self.table.gathered_events
+
+    def when_taken(self, call: Callable[[], None]) -> None:
+        """Call once what gathers was taken by the journal, or the shard is lost."""
+        self._on_taken.append(call)
+
+    def _taken(self) -> None:
+        calls, self._on_taken = self._on_taken, []
+        for call in calls:
+            call()
+
     def take_batch(self) -> tuple[int, int, bytes] | None:
         """(lsn, events, body) of what gathered; its effects are in flight from now on."""
         if self.lost:
@@ -115,6 +131,8 @@ class Shard:
                 self._gathering.append(Durable(self, batch[0], batch[2]))
             self._in_flight.append((batch[0], self._gathering))
             self._gathering = []
+            if self._on_taken:
+                self._taken()
         return batch
 
     def on_committed(self, lsn: int) -> None:
@@ -151,6 +169,7 @@ class Shard:
         self.table = ShardTable(self.number, 0)
         self._refuse(flying, ShardLost(self.number, in_doubt=in_doubt))
         self._refuse(others, ShardLost(self.number))
+        self._taken()
         self._on_lost(self)
 
     def _refuse(self, effects: Iterable[Effect], error: ShardLost) -> None:

@@ -73,6 +73,7 @@ class StepJournal:
     """Takes batches when told, commits them when told; both at once is `commit`."""
 
     def __init__(self) -> None:
+        self.crowded = False
         self.waiting: dict[Shard, None] = {}
         self.flying: list[tuple[Shard, int]] = []
         self.bodies: list[tuple[int, int, bytes]] = []
@@ -118,7 +119,9 @@ class EngineParts:
         self.due_us: list[int] = []
         self.jitter = 0.5
         self.roster = Roster()
-        self.dispatcher = Dispatcher(self.journal, self.broken.append, self.roster)
+        self.dispatcher = Dispatcher(
+            self.journal, self.broken.append, self.roster, self.clock.monotonic_us
+        )
         self.outcomes = Outcomes(self, self.counters, lambda: self.jitter, self.vault)
         self.actors: dict[str, QueueActor] = {}
         self.leases = Leases(self.clock, TTL_S, self.outcomes, self.journal, self.touched)

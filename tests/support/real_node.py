@@ -64,7 +64,12 @@ async def kill(node: Node) -> None:
     await node.core.supervisor.stop_all()
     await node.clock.stop()
     node.pool.terminate()
-    for link in (node.log._writer, node.log._trimmer, node.tables._executions, node.tables._jobs):
+    for link in (
+        *(writer.link for writer in node.log._writers),
+        node.log._trimmer,
+        node.tables._executions,
+        node.tables._jobs,
+    ):
         link.discard()
 
 

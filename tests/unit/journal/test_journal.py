@@ -28,6 +28,10 @@ class Notes:
         self.gathered.append(note)
         self.journal.dirty(self)
 
+    @property
+    def gathered_events(self) -> int:
+        return len(self.gathered)
+
     def take_batch(self) -> tuple[int, int, bytes] | None:
         if not self.gathered:
             return None

@@ -1,0 +1,103 @@
+"""One tenant beside another: how soon a single job starts while somebody else takes all there is.
+
+The noisy tenant has a backlog of a million jobs that a worker works off as fast as it can, and a
+client that fills it up again; the quiet one submits a job every 20 ms and has a worker of its own.
+"""
+
+import json
+import time
+from typing import Any
+
+from bench.figures import RawRun, quantile
+from bench.latency import EVERY_S, SPARE_S, WARM_UP_S, latencies
+from bench.processes import BenchError
+from bench.stand import Api, Run, Stand
+from bench.throughput import QUEUE, Options, used
+
+BACKLOG_S = 60.0
+CONNECTIONS = 8
+"""Over which the noisy client sends, so that it keeps up with its worker."""
+
+FULL_SPEED_S = 2.0
+"""A worker's stock grows to its size within this."""
+
+
+def noisy_tenant(stand: Stand, options: Options) -> dict[str, RawRun]:
+    """From the quiet tenant's submit call to its handler, at the noisy one's full speed."""
+    with stand.run() as run:
+        key = run.project("quiet")
+        run.node()
+        run.api.create_queue(QUEUE, options.history)
+        Api(run.port, key).create_queue(QUEUE)
+        quiet_worker = run.worker(QUEUE, options.concurrency, name="quiet_worker", key=key)
+        _fill(run, options)
+        seen, load = _calls_under_load(run, options, key)
+        calls = len(seen["latencies_ns"])
+        run.until(lambda: quiet_worker.running and _over(run, key), "the last job", SPARE_S)
+        quiet_worker.stop()
+        starts = run.record("quiet_worker")["latencies_ns"]
+    if len(starts) != calls:
+        raise BenchError(f"{calls} jobs submitted, {len(starts)} run")
+    found = latencies("noisy_tenant", [ns / 1e6 for ns in starts[seen["warm_up_calls"] :]])
+    replies_ms = [ns / 1e6 for ns in seen["latencies_ns"][seen["warm_up_calls"] :]]
+    load["reply_p50_ms"] = round(quantile(replies_ms, 0.5), 3)
+    load["reply_p99_ms"] = round(quantile(replies_ms, 0.99), 3)
+    return {name: figure | load for name, figure in found.items()}
+
+
+def _fill(run: Run, options: Options) -> None:
+    """The noisy tenant's backlog: a client that keeps it at so many jobs."""
+    run.client(
+        "batches",
+        *("--queue", QUEUE, "--batch", options.batch, "--connections", CONNECTIONS),
+        *("--window", options.jobs),
+    )
+    enough = options.jobs - CONNECTIONS * options.batch
+    run.until(lambda: _pending(run) >= enough, "the backlog", BACKLOG_S)
+
+
+def _calls_under_load(run: Run, options: Options, key: str) -> tuple[dict[str, Any], RawRun]:
+    """The quiet tenant's calls, and what the noisy one got done meanwhile."""
+    run.worker(QUEUE, options.concurrency)
+    time.sleep(FULL_SPEED_S)
+    calls = run.client(
+        "calls",
+        *("--queue", QUEUE, "--warm-up", WARM_UP_S, "--seconds", options.seconds),
+        *("--every", EVERY_S),
+        name="quiet_client",
+        key=key,
+    )
+    before, cpu_before, wal_before = run.api.metrics(), run.cpu(), _wal_bytes(run)
+    begun_s = time.monotonic()
+    seen: dict[str, Any] = json.loads(calls.finish(WARM_UP_S + options.seconds + SPARE_S))
+    after, cpu_after, took_s = run.api.metrics(), run.cpu(), time.monotonic() - begun_s
+    jobs = after["jobs_succeeded_total"] - before["jobs_succeeded_total"]
+    if not after["jobs_resident"] > options.jobs / 2:
+        raise BenchError(f"only {after['jobs_resident']:.0f} jobs are left of the backlog")
+    return seen, {
+        "noisy_jobs_per_s": round(jobs / took_s),
+        "noisy_waiting": _pending(run),
+        "wal_mb_per_s": round((_wal_bytes(run) - wal_before) / took_s / 1e6, 1),
+        "unprojected": round(after["jobs_unprojected"]),
+        "cpu_us_per_job": used(cpu_before, cpu_after, jobs),
+    }
+
+
+def _wal_bytes(run: Run) -> int:
+    return int(run.rows("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')")[0][0])
+
+
+def _pending(run: Run) -> int:
+    return _counts(run.api)["pending"]
+
+
+def _over(run: Run, key: str) -> bool:
+    return not any(_counts(Api(run.port, key)).values())
+
+
+def _counts(api: Api) -> dict[str, int]:
+    status, reply = api.call("GET", f"/v1/queues/{QUEUE}")
+    if status != 200:
+        raise BenchError(f"no queue: {status} {reply.decode()}")
+    counts: dict[str, int] = json.loads(reply)["counts"]
+    return counts
