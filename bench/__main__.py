@@ -47,7 +47,7 @@ SCENARIOS = {
     "memory": Scenario(backlog.memory, ("memory_per_pending_job",), 0.0),
     "start": Scenario(backlog.start, ("start_first_dispatch", "start_all_resident"), 0.0),
     "noisy_tenant": Scenario(
-        tenants.noisy_tenant, ("noisy_tenant_p50", "noisy_tenant_p99"), 20.0
+        tenants.noisy_tenant, ("noisy_tenant_p50", "noisy_tenant_p99"), 20.0, True
     ),
 }
 

@@ -192,9 +192,7 @@ class Run:
             time.sleep(LOOK_S)
         return worker
 
-    def client(
-        self, module: str, *options: object, name: str = "client", key: str = ""
-    ) -> Child:
+    def client(self, module: str, *options: object, name: str = "client", key: str = "") -> Child:
         """A load client in a process of its own; of the project of the key."""
         command = [sys.executable, "-m", f"bench.load.{module}"]
         command += ["--port", str(self.port), "--key", key or self.stand.api_key]

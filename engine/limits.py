@@ -236,9 +236,9 @@ QUICK_COMMIT_S: Final = 0.004
 longer than four milliseconds shows that the big work leaves too little to others."""
 
 PAUSE_S_MIN: Final = 0.001
-PAUSE_S_MAX: Final = 0.025
+PAUSE_S_MAX: Final = 0.01
 PAUSE_GROWTH: Final = 1.5
-PAUSE_SHRINKS: Final = 0.9
+PAUSE_SHRINKS: Final = 0.93
 """How bulk work stands back then, after each portion: a quarter of its speed is left at worst."""
 
 GATHER_EVENTS_MAX: Final = 1_024
@@ -408,6 +408,11 @@ counts as so many."""
 PROJECT_WEIGHT_MAX: Final = 1_000
 """How much more a project may get than another one."""
 
+START_RATE_S: Final = 10.0
+START_RATE_FORGOTTEN_S: Final = 600.0
+"""Over how long the rate of a queue's starts is seen; slower than one job in the longer time is no
+rate to reckon with."""
+
 CATCH_UP_JOBS: Final = 1_024
 """What an assigned worker that took nothing for a time gets back: a chunk, not an hour's work."""
 
@@ -566,6 +571,13 @@ CLUSTER_OUTBOX_MAX: Final = 10_000
 
 UNPROJECTED_JOBS_MAX: Final = 4_000_000
 """Jobs whose changes the tables do not have; some ten seconds of the greatest load."""
+
+ADMIT_SHARED: Final = 0.9
+"""Beyond this part of a bound only those are let in who submitted less than the mean lately."""
+
+LATELY_SWEEPS: Final = 10
+LATELY_KEPT: Final = 0.9
+"""Lately: every second a tenth is forgotten."""
 
 SUBMIT_JOB_BYTES: Final = 256
 """What a job is reckoned to take beside its payload until memory is measured again."""

@@ -25,6 +25,7 @@ from taskforge_server.engine.actors.control import Cancel, CancelMany, Change, S
 from taskforge_server.engine.actors.dependencies import Dependencies
 from taskforge_server.engine.actors.graphs import Graph
 from taskforge_server.engine.actors.ports import Journal
+from taskforge_server.engine.actors.startrate import StartRate
 from taskforge_server.engine.errors import (
     Conflict,
     InternalError,
@@ -147,6 +148,7 @@ class QueueActor(Actor[Command]):
         self._context = context
         # The first job of some batch, to measure how long it waits for its start: (id, since).
         self._probe: tuple[bytes, int] | None = None
+        self.starts = StartRate()
         # What was received and waits for the journal to take what gathers.
         self._held: deque[Command] = deque()
         # The newest batch after which the dispatcher comes back by itself.
@@ -192,8 +194,7 @@ class QueueActor(Actor[Command]):
     def full(self) -> bool:
         """Enough gathers in the shard for one commit beside those of others."""
         return (
-            self._context.journal.crowded
-            and self.shard.gathered_events >= limits.GATHER_EVENTS_MAX
+            self._context.journal.crowded and self.shard.gathered_events >= limits.GATHER_EVENTS_MAX
         )
 
     async def _taken(self) -> None:
@@ -428,6 +429,7 @@ class QueueActor(Actor[Command]):
         if count:
             shard.effect(worker.assignment(frame, count))
             self._context.counters.started_attempts += count
+            self.starts.add(count, now_us)
             if (budget := self.ref.settings.retry_budget) is not None:
                 self._context.budgets.started(self.ref.id, budget, count, now_us)
             if self._probe is not None:

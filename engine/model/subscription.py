@@ -86,6 +86,17 @@ class Limits(Model, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ]
         | None
     ) = None
+    weight: (
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=1,
+                le=limits.PROJECT_WEIGHT_MAX,
+                description="what each project gets of a busy node, in relation to others; null: 1",
+            ),
+        ]
+        | None
+    ) = None
 
     def payload_bytes_max(self, server_max: int) -> int:
         """The smaller bound of the plan's and the server's."""

@@ -35,11 +35,15 @@ class AllowanceUpkeep:
         """A plan was read: the quota of its organisation is as it says."""
         account = self._core.usage.learn(project_id, plan.organization_id)
         account.jobs_max = plan.limits.max_jobs_per_month
+        self._core.dispatcher.weigh(project_id, plan.limits.weight or 1)
 
     async def read_owners(self) -> None:
-        """Which organisation each project belongs to."""
+        """Which organisation each project belongs to, and what part of a node it gets."""
+        plans = await self._subscriptions.plans()
+        weights = {plan.organization_id: plan.limits.weight or 1 for plan in plans}
         for project_id, organization_id in await self._usage_rows.owners():
             self._core.usage.learn(project_id, organization_id)
+            self._core.dispatcher.weigh(project_id, weights.get(organization_id, 1))
 
     async def read_elsewhere(self, missing: bool) -> None:
         """What others counted; nothing to ask while all shards are here."""

@@ -83,7 +83,7 @@ class Doors:
     ) -> tuple[bytes, bool]:
         """The same, and whether the key came before: then nothing was submitted now."""
         actor = self._core.queue(queue)
-        self._admission.admit(batch)
+        self._admission.admit(batch, queue.project_id)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         command = Submit(batch, key, reply)
         self.send(actor, command)

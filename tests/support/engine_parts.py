@@ -180,10 +180,17 @@ class EngineParts:
 
     # building
 
-    def queue(self, name: str, priority: int = 0, shard: int = 1, **settings: Any) -> QueueActor:
+    def queue(
+        self,
+        name: str,
+        priority: int = 0,
+        shard: int = 1,
+        project_id: bytes = PROJECT,
+        **settings: Any,
+    ) -> QueueActor:
         ref = QueueRef(
             name.encode().ljust(16, b"."),
-            PROJECT,
+            project_id,
             name,
             priority,
             msgspec.convert(settings, QueueSettings),

@@ -2,7 +2,7 @@
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import ShardLost
-from tests.support.engine_parts import EngineParts, done
+from tests.support.engine_parts import PROJECT, EngineParts, done
 
 A, B = b"a" * 16, b"b" * 16
 
@@ -150,3 +150,62 @@ async def test_a_job_put_back_before_its_start_was_durable_starts_after_that_com
     assert parts.journal.commit() == 1
     parts.settle()
     assert [token[16:] for token in outlet.tokens()] == [(2).to_bytes(8, "big")]
+
+
+async def test_a_backlog_of_another_project_does_not_go_first() -> None:
+    parts = EngineParts((1, 2))
+    noisy, quiet = parts.queue("noisy", 9), parts.queue("quiet", 0, 2, b"q" * 16)
+    parts.submit(noisy, 20 * limits.ASSIGN_JOBS_MAX)
+    parts.worker(["noisy"], credit=limits.CREDIT_MAX, worker_id=A)
+    parts.worker(["quiet"], worker_id=B)
+    parts.submit(quiet)
+    parts.dispatcher._portion(limits.ASSIGN_JOBS_MAX + 1)
+    assert quiet.ready_jobs() == 0
+    assert noisy.ready_jobs() >= 18 * limits.ASSIGN_JOBS_MAX
+
+
+async def test_weights_of_projects_count_in_each_portion() -> None:
+    parts = EngineParts((1, 2))
+    heavy, light = parts.queue("heavy"), parts.queue("light", 0, 2, b"q" * 16)
+    parts.dispatcher.weigh(PROJECT, 3)
+    for queue, worker_id in ((heavy, A), (light, B)):
+        parts.submit(queue, 16 * limits.ASSIGN_JOBS_MAX)
+        parts.worker([queue.ref.name], credit=limits.CREDIT_MAX, worker_id=worker_id)
+    parts.dispatcher._portion(8 * limits.ASSIGN_JOBS_MAX)
+    given = [16 * limits.ASSIGN_JOBS_MAX - queue.ready_jobs() for queue in (heavy, light)]
+    assert given == [6 * limits.ASSIGN_JOBS_MAX, 2 * limits.ASSIGN_JOBS_MAX]
+
+
+async def test_a_queue_of_low_priority_gets_a_job_in_the_end() -> None:
+    parts = EngineParts((1, 2))
+    high, low = parts.queue("high", 9), parts.queue("low", 0, shard=2)
+    parts.submit(high, 1_000, payload=b"9")
+    parts.submit(low, 10, payload=b"0")
+    worker, outlet = parts.worker(["high", "low"], credit=1)
+    for seq in range(30):
+        parts.settle()
+        worker.handle([done(seq, outlet.tokens()[-1])])
+        parts.clock.advance(limits.STARVATION_S / 10)
+    assert b"0" not in outlet.payloads()[:10]
+    assert counts(outlet.payloads())[b"0"] == 2
+
+
+async def test_while_tenants_share_the_log_a_queue_pauses_until_the_journal_took_what_gathers() -> (
+    None
+):
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    parts.submit(queue, 4 * limits.GATHER_EVENTS_MAX)
+    parts.journal.commit()
+    _, outlet = parts.worker(["mail"], credit=limits.CREDIT_MAX)
+    parts.journal.crowded = True
+    parts.dispatcher.turn()
+    started = queue.starts.total
+    assert limits.GATHER_EVENTS_MAX <= started < 2 * limits.GATHER_EVENTS_MAX
+    parts.dispatcher.turn()
+    assert queue.starts.total == started, "nothing has changed"
+    parts.journal.take()
+    parts.dispatcher.turn()
+    assert started < queue.starts.total < 3 * limits.GATHER_EVENTS_MAX
+    parts.settle()
+    assert len(outlet.tokens()) == 4 * limits.GATHER_EVENTS_MAX

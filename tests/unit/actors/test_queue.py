@@ -6,6 +6,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.actors.control import Cancel
 from taskforge_server.engine.actors.queue import Requeue, Submit
 from taskforge_server.engine.errors import (
@@ -171,3 +172,46 @@ async def test_the_wait_for_the_start_is_measured() -> None:
     parts.settle()
     assert dict(parts.counters.start_latency_s.cumulative())["0.005"] == 1
     assert dict(parts.counters.start_latency_s.cumulative())["0.002"] == 0
+
+
+async def test_while_tenants_share_the_log_submits_come_in_portions() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    parts.journal.crowded = True
+    task = asyncio.create_task(queue.run())
+    replies = []
+    for _ in range(6):
+        batch = SubmitBatch()
+        for _ in range(limits.GATHER_EVENTS_MAX // 2):
+            batch.add("send", b"{}")
+        replies.append(future())
+        await queue.mailbox.send(Submit(batch, None, replies[-1]))
+    sizes = []
+    for _ in range(3):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        sizes.append(queue.shard.gathered_events)
+        parts.journal.commit()
+    assert sizes == [limits.GATHER_EVENTS_MAX] * 3
+    assert all(reply.done() for reply in replies)
+    task.cancel()
+
+
+async def test_what_is_held_back_is_refused_when_the_shard_is_given_up() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    parts.submit(queue, limits.GATHER_EVENTS_MAX)
+    parts.journal.crowded = True
+    task = asyncio.create_task(queue.run())
+    batch = SubmitBatch()
+    batch.add("send", b"{}")
+    reply = future()
+    await queue.mailbox.send(Submit(batch, None, reply))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not len(queue.mailbox)
+    assert not reply.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    queue.close()
+    assert isinstance(reply.exception(), Unavailable)

@@ -182,3 +182,44 @@ async def test_safeguards_matter(
         Notes(1, journal, trace).say("a")
         await journal.settle()
     assert trace == expected, "without it an effect goes out that the log does not hold"
+
+
+async def test_who_has_little_to_say_does_not_wait_for_who_has_much() -> None:
+    log = MemoryShardLog()
+    trace: list[str] = []
+    async with running(log) as journal:
+        big, small = Notes(1, journal, trace), Notes(2, journal, trace)
+        log.gate.clear()
+        for number in range(journal_module.limits.QUICK_EVENTS_MAX + 1):
+            big.say(str(number))
+        await log.waiting.wait()
+        small.say("a")
+        big.say("while it flies")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert log.appends == 2
+        assert [shard.number for shard in journal._flying] in ([1, 2], [2, 1])
+        assert not journal.crowded
+        log.gate.set()
+        await journal.settle()
+        assert journal.crowded, "both kinds were under way at one time"
+    assert trace[-1] == "1@2", "one append of a shard at a time, in order"
+    assert sorted(trace) == ["1@1", "1@2", "2@1"]
+
+
+async def test_a_lane_that_is_away_leaves_the_other_one_going_and_closes_the_door() -> None:
+    log = MemoryShardLog()
+    trace: list[str] = []
+    async with running(log) as journal:
+        big, small = Notes(1, journal, trace), Notes(2, journal, trace)
+        log.refusals = 1_000_000
+        for number in range(journal_module.limits.QUICK_EVENTS_MAX + 1):
+            big.say(str(number))
+        await log.refused.wait()
+        small.say("a")
+        assert not journal.available
+        assert trace == []
+        log.refusals = 0
+        await journal.settle()
+        assert journal.available
+    assert sorted(trace) == ["1@1", "2@1"]

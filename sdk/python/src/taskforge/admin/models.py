@@ -132,6 +132,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_payload_bytes: int | None = None
     max_requests_per_second: int | None = None
     history_days: int | None = None
+    weight: int | None = None
 
 
 class MonthUsage(msgspec.Struct, frozen=True, kw_only=True):
