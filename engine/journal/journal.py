@@ -226,9 +226,7 @@ class Journal:
         together, self._together = self._together, set()
         return together
 
-    def _take(
-        self, lane: _Lane, together: set[Gathering]
-    ) -> tuple[list[Gathering], list[LogRow]]:
+    def _take(self, lane: _Lane, together: set[Gathering]) -> tuple[list[Gathering], list[LogRow]]:
         """The batches of the lane's shards, up to a bound in bytes, and those that belong together;
         the rest stays dirty."""
         shards: list[Gathering] = []

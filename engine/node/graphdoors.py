@@ -100,7 +100,7 @@ class GraphDoors:
         if self._core.dependencies.waiting.edges + graph.edges > limits.EDGES_MAX:
             raise Overloaded(limits.OVERLOAD_RETRY_S, "too many jobs wait for others")
         parts = {job.queue.id: self._core.queue(job.queue) for job in graph.jobs}
-        self._admission.admit(graph)
+        self._admission.admit(graph, graph.jobs[0].queue.project_id)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         command = SubmitGraph(graph, parts, key, reply)
         self._doors.send(parts[graph.jobs[0].queue.id], command)
