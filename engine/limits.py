@@ -454,6 +454,29 @@ KEYS_MAX: Final = 1_000_000
 KEYS_BYTES_MAX: Final = 256 * MIB
 """Idempotency keys that a node remembers; beyond, the oldest go before their day is over."""
 
+# Schedules
+
+CRON_CHARS_MAX: Final = 255
+CRON_RULES_KEPT_MAX: Final = 4_096
+"""Parsed expressions and zones in memory: some 5 KiB each, and most schedules share theirs."""
+SCHEDULES_PER_PROJECT_MAX: Final = 10_000
+SCHEDULE_PAYLOAD_BYTES_MAX: Final = 32 * KIB
+SCHEDULE_PAYLOAD_KEPT_BYTES_MAX: Final = 512
+"""What one job is made from, again and again; larger ones than the last are read at the tick."""
+SCHEDULE_GRACE_S: Final = 30
+"""A tick that comes no later than this was not missed: a node is restarted within it."""
+SCHEDULE_WINDOW_S_MAX: Final = 7 * 86_400
+SCHEDULE_JITTER_S_MAX: Final = 3_600
+SCHEDULE_TURN_TICKS: Final = 1_000
+"""Ticks decided in one turn: some 20 ms of the loop, in portions; a herd takes several turns."""
+SCHEDULE_RETRY_S: Final = 0.5
+SCHEDULES_READ_S: Final = 10.0
+SCHEDULES_READ_ROWS: Final = 5_000
+"""News that were lost are found this late, by reading the revisions of all rows."""
+SCHEDULE_KEY_KEPT_S: Final = 3_600.0
+"""The row of a schedule says what was decided long before the key of a tick is forgotten."""
+PREVIEW_TICKS_MAX: Final = 100
+
 # Execution logs
 
 LOG_MESSAGE_BYTES_MAX: Final = 16 * KIB
@@ -829,6 +852,7 @@ THROTTLE_ENTRIES_MAX: Final = 20_000
 """Accounts and addresses that a node counts by itself; beyond, the oldest are forgotten."""
 
 assert GRAPH_JOBS_MAX <= PARENTS_MAX < EDGES_MAX, "on_complete waits for all of a graph"
+assert SCHEDULE_GRACE_S < SCHEDULE_KEY_KEPT_S < IDEMPOTENCY_KEY_RETENTION_S
 assert 0 == PRIORITY_MIN < PRIORITY_MAX < 16
 assert PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX < REQUEST_BYTES_MAX
 assert BATCH_JOBS_MAX <= BATCH_JOBS_MSGPACK_MAX
