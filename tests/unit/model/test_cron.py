@@ -93,7 +93,7 @@ def rows(text: str) -> Iterator[tuple[str, str, str, str]]:
             yield zone, parts[0], parts[1], parts[2]
 
 
-@pytest.mark.parametrize(("zone", "expression", "after", "expected"), rows(TABLE))
+@pytest.mark.parametrize(("zone", "expression", "after", "expected"), list(rows(TABLE)))
 def test_changes_of_clocks(zone: str, expression: str, after: str, expected: str) -> None:
     wanted = expected.split(", ")
     assert ticks(expression, zone, after, len(wanted)) == wanted
