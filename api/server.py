@@ -44,6 +44,11 @@ from taskforge_server.api.service.ports import (
     QueueRepository,
 )
 from taskforge_server.api.service.queues import QueueService
+from taskforge_server.api.service.schedules import (
+    SchedulePorts,
+    ScheduleService,
+    TickMakers,
+)
 from taskforge_server.api.service.tenants import TenantRows, TenantService
 from taskforge_server.api.service.waits import WaitService
 from taskforge_server.api.service.workers import WorkerPorts, WorkerService
@@ -78,6 +83,8 @@ class ApiPorts:
     """Without them no job waits for another."""
     encryption: EncryptionParts | None = None
     """Without it nothing is sealed, and nothing opened."""
+    schedules: SchedulePorts | None = None
+    """Without it there are none."""
     allowances: AllowancePorts | None = None
     """Without them nothing is limited."""
     inbox: InboxPorts | None = None
@@ -111,6 +118,10 @@ class ApiServer:
             self.inbox = InboxDrain(
                 ports.inbox, jobs, self.catalog, allowances, ports.payload_bytes_max
             )
+        self.tick_makers = TickMakers(allowances)
+        schedules = None
+        if ports.schedules is not None:
+            schedules = ScheduleService(ports.schedules, jobs, self.catalog, jobs.opener)
         services = Services(
             engine=ports.engine,
             queues=QueueService(ports.engine, ports.queues, self.catalog),
@@ -122,6 +133,7 @@ class ApiServer:
             waits=WaitService(ports.engine, ports.jobs, jobs.opener),
             workers=WorkerService(ports.workers, self.catalog),
             allowances=allowances,
+            schedules=schedules,
             catalog=self.catalog,
             tenants=TenantService(ports.tenants, ports.key_changed),
             encryption=None if sealed is None else EncryptionService(sealed),

@@ -471,8 +471,11 @@ SCHEDULE_TURN_TICKS: Final = 1_000
 """Ticks decided in one turn: some 20 ms of the loop, in portions; a herd takes several turns."""
 SCHEDULE_RETRY_S: Final = 0.5
 SCHEDULES_READ_S: Final = 10.0
-SCHEDULES_READ_ROWS: Final = 5_000
+SCHEDULES_READ_ROWS: Final = 1_000
 """News that were lost are found this late, by reading the revisions of all rows."""
+NEXT_RUNS_FLUSH_S: Final = 0.1
+NEXT_RUNS_CHECK_S: Final = 5.0
+"""Redis hears of next runs this often, and is asked this often whether it still has them."""
 SCHEDULE_KEY_KEPT_S: Final = 3_600.0
 """The row of a schedule says what was decided long before the key of a tick is forgotten."""
 PREVIEW_TICKS_MAX: Final = 100

@@ -14,6 +14,7 @@ from taskforge_server.api.service.encryption import EncryptionParts
 from taskforge_server.api.service.graphs import GraphPorts
 from taskforge_server.api.service.identity import IdentityParts
 from taskforge_server.api.service.inbox import InboxPorts
+from taskforge_server.api.service.schedules import SchedulePorts
 from taskforge_server.api.service.tenants import TenantRows
 from taskforge_server.api.service.workers import WorkerPorts
 from taskforge_server.engine import limits
@@ -137,8 +138,9 @@ def reload_certificate(tls: ServerTls) -> None:
 
 
 def api_of(node: Node, inbox: InboxPorts | None = None) -> ApiServer:
-    """The interface of a node; `inbox` in place of its own."""
-    return ApiServer(
+    """The interface of a node, which makes the jobs of its schedules, too; `inbox` in place of its
+    own."""
+    api = ApiServer(
         ApiPorts(
             engine=node.doors,
             queues=node.queues,
@@ -167,8 +169,11 @@ def api_of(node: Node, inbox: InboxPorts | None = None) -> ApiServer:
             identity=_identity_of(node),
             registry=node.registry,
             ready=node.ready,
+            schedules=SchedulePorts(node.doors, node.schedules, node.core.vault),
         )
     )
+    node.scheduler.use(api.tick_makers)
+    return api
 
 
 def _inbox_of(node: Node) -> InboxPorts:

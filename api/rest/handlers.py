@@ -46,6 +46,7 @@ from taskforge_server.api.service.jobs import JobService
 from taskforge_server.api.service.people import PeopleService
 from taskforge_server.api.service.ports import Engine
 from taskforge_server.api.service.queues import NewQueue, QueueService
+from taskforge_server.api.service.schedules import ScheduleService
 from taskforge_server.api.service.submission import Checker
 from taskforge_server.api.service.tenants import TenantService
 from taskforge_server.api.service.waits import WaitService
@@ -91,6 +92,7 @@ class Services:
     ready: Callable[[], list[str]]
     """What keeps the node from taking requests; nothing when it does."""
     openapi: bytes
+    schedules: ScheduleService | None = None
     identity: Identity | None = None
     people: PeopleService | None = None
     payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX_DEFAULT

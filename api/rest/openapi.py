@@ -43,6 +43,7 @@ _WITH_BODY = (
 )
 _PARAMETERS = {
     "queue": {"type": "string", "description": "name or id of a queue"},
+    "schedule": {"type": "string", "description": "name or id of a schedule"},
     "job_id": {"description": "id of a job"},
     "worker_id": {"description": "id of a worker"},
     "project_id": {"description": "id of a project"},

@@ -165,6 +165,11 @@ class Allowances:
         self.require_active(plan)
         return plan
 
+    async def require_submitter(self, project_id: bytes) -> None:
+        """For jobs that nobody asks for at this moment; SubscriptionExpired."""
+        if self._ports is not None:
+            self.require_active(await self._ports.plans.find(project_id, b""))
+
     def require_active(self, plan: Plan) -> None:
         """SubscriptionExpired when nothing new is taken."""
         if not plan.is_active(self._now_us()):

@@ -69,6 +69,13 @@ class Opener:
         ring = await self._ring(project_id, texts)
         return lines if ring is None else [_line(ring, line) for line in lines]
 
+    async def schedule(self, project_id: bytes, schedule_id: bytes, payload: bytes) -> bytes:
+        """The payload of a schedule's jobs, readable."""
+        ring = await self._ring(project_id, [payload])
+        if ring is None:
+            return payload
+        return _opened(ring, schedule_id, "schedule", payload) or payload
+
     async def _ring(self, project_id: bytes, texts: Iterable[bytes | None]) -> Ring | None:
         """The keys of the project; read anew if one of the texts needs one that is not there."""
         vault = self._vault
@@ -156,5 +163,5 @@ def _opened(ring: Ring, job_id: bytes, field: Field, text: bytes | None) -> byte
     try:
         return ring.open(job_id, field, text)
     except UnreadableError:
-        log.error("the %s of job %s cannot be opened", field, job_id.hex())
+        log.error("the %s of %s cannot be opened", field, job_id.hex())
         return UNREADABLE

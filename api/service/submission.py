@@ -187,6 +187,10 @@ class Checker:
         self._payload_bytes_max = payload_bytes_max
         self._options = {} if idempotency_key is None else {"idempotency_key": idempotency_key}
 
+    def under_key(self, idempotency_key: str) -> None:
+        """What is added from here on came with this key."""
+        self._options = {"idempotency_key": idempotency_key}
+
     def take_plain(self, body: bytes, depth_max: int) -> bool:
         """Take a whole MessagePack batch of plain jobs at once; False where it is not plain."""
         if self._options:

@@ -96,7 +96,18 @@ class AddParents:
     reply: Promise[dict[str, Any]]
 
 
-Command = Submit | SubmitGraph | Cancel | CancelMany | Change | Requeue | AddParents
+@dataclass(slots=True)
+class SubmitTicks:
+    """The jobs of ticks of schedules, none of which was submitted before; answered with their ids.
+
+    Each has a key of its own, so that whoever takes the shard over knows which ticks had theirs."""
+
+    batch: SubmitBatch
+    keys: list[KeyedRequest]
+    reply: Promise[bytes]
+
+
+Command = Submit | SubmitGraph | SubmitTicks | Cancel | CancelMany | Change | Requeue | AddParents
 
 
 class Worker(Protocol):
@@ -239,6 +250,8 @@ class QueueActor(Actor[Command]):
                 self._submit_graph(command, now_us)
             case AddParents():
                 families.add_parents(self.shard, self._context.dependencies, command, now_us)
+            case SubmitTicks():
+                self._submit_ticks(command, now_us)
             case Cancel():
                 self._cancel(command, now_us)
             case CancelMany():
@@ -259,20 +272,16 @@ class QueueActor(Actor[Command]):
                 command.repeated = True
                 self._when_durable(first, Reply(command.reply, first.ids))
                 return
-        shard, table, usage = self.shard, self.shard.table, self._context.usage
-        usage.require(project_id, command.batch.count, now_us)
-        seal = None if ring is None else ring.seal_payloads
-        ids = table.submit(self.index, command.batch, now_us, seal)
-        usage.add(shard.usage, table.gathering_lsn, project_id, command.batch.count)
+        self._context.usage.require(project_id, command.batch.count, now_us)
+        ids = self.submit_now(command.batch, now_us)
         if request is not None:
             self._remember(request, ids, now_us)
-        shard.effect(Reply(command.reply, ids))
-        self._context.counters.submitted_jobs += command.batch.count
+        self.shard.effect(Reply(command.reply, ids))
         if self._probe is None:
             self._probe = (ids[:16], now_us)
 
     def submit_now(self, batch: SubmitBatch, now_us: int) -> bytes:
-        """Jobs of a graph; they are durable with those of the other queues."""
+        """These jobs are in; their ids. The project may submit so many: the caller has looked."""
         ring = self._context.vault.ring(self.ref.project_id)
         seal = None if ring is None else ring.seal_payloads
         shard, table = self.shard, self.shard.table
@@ -312,6 +321,17 @@ class QueueActor(Actor[Command]):
         context.journal.together(shards)
         for part in parts:
             part._after_turn()
+
+    def _submit_ticks(self, command: SubmitTicks, now_us: int) -> None:
+        keys, project_id = self._context.keys, self.ref.project_id
+        if any(keys.find(project_id, request, now_us) for request in command.keys):
+            # They came with a shard that was away: whoever asks again finds them.
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "some of it was submitted before")
+        self._context.usage.require(project_id, command.batch.count, now_us)
+        ids = self.submit_now(command.batch, now_us)
+        for place, request in enumerate(command.keys):
+            self._remember(request, ids[16 * place : 16 * place + 16], now_us)
+        self.shard.effect(Reply(command.reply, ids))
 
     def _first(
         self, request: KeyedRequest | None, ring: Ring | None, now_us: int

@@ -27,6 +27,9 @@ API_KEY_CHANGED: Final = "api_key_changed"
 ROSTER_CHANGED: Final = "roster_changed"
 """A worker was drained or not, or a queue's assignments changed; `w` or `q` and the row's id."""
 
+SCHEDULE_CHANGED: Final = "schedule_changed"
+"""A schedule was created, changed or deleted; the message is its id."""
+
 SHARD_TAKEN: Final = "shard_taken"
 """A shard has a new owner; the message is the shard's number in decimal digits."""
 

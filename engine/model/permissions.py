@@ -47,6 +47,8 @@ QUEUES_MANAGE: Final = "queues:manage"
 JOBS_READ: Final = "jobs:read"
 JOBS_WRITE: Final = "jobs:write"
 JOBS_CANCEL: Final = "jobs:cancel"
+SCHEDULES_READ: Final = "schedules:read"
+SCHEDULES_MANAGE: Final = "schedules:manage"
 WORKERS_CONNECT: Final = "workers:connect"
 WORKERS_READ: Final = "workers:read"
 WORKERS_MANAGE: Final = "workers:manage"
@@ -74,6 +76,13 @@ PERMISSIONS: Final[dict[str, Permission]] = {
         Permission(JOBS_READ, "project", EVERYBODY, "See jobs, their executions and logs"),
         Permission(JOBS_WRITE, "project", EVERYBODY, "Submit jobs"),
         Permission(JOBS_CANCEL, "project", EVERYBODY, "Cancel jobs, and let them run again"),
+        Permission(SCHEDULES_READ, "project", EVERYBODY, "See schedules, with what their jobs get"),
+        Permission(
+            SCHEDULES_MANAGE,
+            "project",
+            ADMINS,
+            "Make, change, pause, run and delete schedules",
+        ),
         Permission(WORKERS_CONNECT, "project", frozenset(), "Be a worker: for API keys only"),
         Permission(WORKERS_READ, "project", EVERYBODY, "See workers and their assignments"),
         Permission(WORKERS_MANAGE, "project", ADMINS, "Drain workers, assign them to queues"),

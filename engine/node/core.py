@@ -69,6 +69,8 @@ class Core:
         self.dead_letters = DeadLetterNews()
         self.shards: dict[int, Shard] = {}
         self.refs: dict[bytes, QueueRef] = {}
+        self.shard_listeners: list[Callable[[], None]] = []
+        """Told when a shard was adopted or dropped."""
         self.sessions: set[WorkerActor] = set()
         self._arrivals: dict[int, asyncio.Future[None]] = {}
         self._failed = failed
@@ -219,6 +221,7 @@ class Core:
         self.events.adopted(shard)
         workers = self.leases.recover(shard)
         self._note(shard)
+        self._tell_listeners()
         log.debug("shard %d adopted, %d workers run jobs of it", shard.number, workers)
 
     async def arrival(self, number: int) -> None:
@@ -253,6 +256,11 @@ class Core:
             self._retired[actor.ref.id] = actor
             self.supervisor.stop(actor)
             actor.close()
+        self._tell_listeners()
+
+    def _tell_listeners(self) -> None:
+        for listener in self.shard_listeners:
+            listener()
 
     def _given_up(self, actor: Actor[Any], error: Exception) -> None:
         if isinstance(actor, QueueActor):

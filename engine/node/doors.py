@@ -18,7 +18,13 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.actors import outcomes, worker
 from taskforge_server.engine.actors.control import Cancel, CancelMany, Change, tell_again
 from taskforge_server.engine.actors.ports import Hello, Outlet
-from taskforge_server.engine.actors.queue import Command, QueueActor, Requeue, Submit
+from taskforge_server.engine.actors.queue import (
+    Command,
+    QueueActor,
+    Requeue,
+    Submit,
+    SubmitTicks,
+)
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import (
     NotFound,
@@ -89,6 +95,19 @@ class Doors:
         self.send(actor, command)
         try:
             return await reply, command.repeated
+        except ShardLost as error:
+            raise lost(error) from error
+
+    async def submit_ticks(
+        self, queue: QueueRef, batch: SubmitBatch, keys: list[KeyedRequest]
+    ) -> bytes:
+        """The same for jobs of which each has a key, none of which came before."""
+        actor = self._core.queue(queue)
+        self._admission.admit(batch)
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.send(actor, SubmitTicks(batch, keys, reply))
+        try:
+            return await reply
         except ShardLost as error:
             raise lost(error) from error
 

@@ -22,6 +22,7 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.actors.ports import Hello, Outlet
 from taskforge_server.engine.actors.sealed import SealedLines
 from taskforge_server.engine.actors.worker import WorkerActor
+from taskforge_server.engine.cluster.nextruns import NextRuns
 from taskforge_server.engine.cluster.port import Cluster
 from taskforge_server.engine.cluster.rates import RateLimiter, RedisBuckets
 from taskforge_server.engine.cluster.redis import RedisCluster
@@ -51,6 +52,7 @@ from taskforge_server.engine.node.plans import Plans
 from taskforge_server.engine.node.projectkeys import ProjectKeyring
 from taskforge_server.engine.node.queuenews import QueueNews
 from taskforge_server.engine.node.rosternews import RosterNews
+from taskforge_server.engine.node.scheduler import Scheduler
 from taskforge_server.engine.node.tokennews import TokenNews
 from taskforge_server.engine.node.workercount import WorkerCount
 from taskforge_server.engine.node.workerrows import WorkerRows, moment
@@ -70,6 +72,7 @@ from taskforge_server.engine.store.pool import Pool, acquire, check_server, conn
 from taskforge_server.engine.store.project_keys import ProjectKeys
 from taskforge_server.engine.store.queues import Queues
 from taskforge_server.engine.store.revocations import TokenRevocations
+from taskforge_server.engine.store.schedules import Schedules
 from taskforge_server.engine.store.sessions import Sessions
 from taskforge_server.engine.store.signing_keys import SigningKeys
 from taskforge_server.engine.store.statements import sql
@@ -234,6 +237,10 @@ class Node:
         self.graphs = GraphDoors(
             self.core, self.doors, self.admission, self.job_rows, config.shards
         )
+        self.schedules = Schedules(self.pool)
+        self.next_runs = NextRuns(config.redis_url) if self._over_redis else None
+        moved = None if self.next_runs is None else self.next_runs.moved
+        self.scheduler = Scheduler(self.core, self.doors, self.schedules, self.cluster, moved)
         self.queue_news.listeners.append(self.core.update)
         self.roster_news = RosterNews(self.cluster, self.workers, self.assignments, self.core)
         self.ownership = Ownership(
@@ -338,6 +345,10 @@ class Node:
         self._background.start("roster news", self.roster_news.run())
         self._background.start("execution logs", self.log_writer.run())
         self._background.start("rates", self.rates.run())
+        self._background.start("schedules", self.scheduler.watch())
+        self._background.start("ticks", self.scheduler.run())
+        if self.next_runs is not None:
+            self._background.start("next runs", self.next_runs.run(self.scheduler))
         every("usage", limits.USAGE_READ_S, self._usage_elsewhere)
         every("workers seen", limits.WORKER_ROWS_S, self._workers_seen)
         every("silent workers", self.config.lease_ttl_s, self._forget_silent)
@@ -346,6 +357,7 @@ class Node:
 
     async def _stop_upkeep(self) -> None:
         self.rates.stop()
+        await self._stop_scheduler()
         await self._background.stop(
             "rates",
             "usage",
@@ -369,6 +381,18 @@ class Node:
             await self.worker_rows.write()
         except TaskForgeError as error:
             log.warning("workers not written: %s", error)
+
+    async def _stop_scheduler(self) -> None:
+        await self._background.stop("schedules", "ticks")
+        if self.next_runs is not None:
+            self.next_runs.stop()
+            await self._background.stop("next runs")
+            await self.next_runs.close()
+        try:
+            async with asyncio.timeout(limits.FLUSH_S / 2):
+                await self.scheduler.written()
+        except TimeoutError:
+            log.warning("ticks of schedules were not written; the log knows their jobs")
 
     async def _stop_log_writer(self) -> None:
         """Lines that came before the end are written, if the database is there."""
@@ -424,6 +448,8 @@ class Node:
         async with acquire(self.pool) as connection:
             await ensure_partitions(connection)
             await expire_idempotency_keys(connection, now_us, limits.UPKEEP_ROWS_MAX)
+        kept_us = now_us - round(limits.SCHEDULE_KEY_KEPT_S * 1e6)
+        await self.schedules.expire_keys(moment(kept_us), limits.UPKEEP_ROWS_MAX)
         await self.sessions.expire(limits.UPKEEP_ROWS_MAX)
         await self.invitations.expire(limits.UPKEEP_ROWS_MAX)
         await self.token_revocations.expire(limits.REVOCATIONS_KEPT_S, limits.UPKEEP_ROWS_MAX)
@@ -478,6 +504,11 @@ class NodeDoors(Doors):
         """What is wanted of these workers, or who is assigned to these queues, was changed: when
         this returns it holds here; other nodes are told."""
         await self._node.roster_news.changed(workers=workers, queues=queues)
+
+    async def schedule_changed(self, schedule_id: bytes) -> None:
+        """The schedule was made, changed or deleted: when this returns it holds here; other nodes
+        are told."""
+        await self._node.scheduler.changed(schedule_id)
 
     async def organization_workers(self, organization_id: bytes) -> int:
         """How many workers of the organisation are connected, here and elsewhere."""

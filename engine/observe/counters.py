@@ -63,12 +63,15 @@ class Counters:
         "refused_submits",
         "requeued_jobs",
         "retried_attempts",
+        "schedule_lag_s",
         "shards_lost",
         "stale_completions",
         "start_latency_s",
         "started_attempts",
         "submitted_jobs",
         "succeeded_jobs",
+        "ticks_skipped",
+        "ticks_submitted",
         "timed_out_attempts",
     )
 
@@ -90,4 +93,7 @@ class Counters:
         self.log_lines_dropped = 0
         self.log_lines_stale = 0
         self.progress_dropped = 0
+        self.ticks_submitted = 0
+        self.ticks_skipped = 0
+        self.schedule_lag_s = Histogram()
         self.start_latency_s = Histogram()

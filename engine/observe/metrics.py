@@ -101,6 +101,8 @@ def _jobs(counters: Counters) -> Iterator[Metric]:
             ("completions_stale", "Completions without a lease.", counters.stale_completions),
             ("submits_refused", "Submits turned away by overload.", counters.refused_submits),
             ("shards_lost", "Shards lost to another owner.", counters.shards_lost),
+            ("schedule_ticks", "Ticks of schedules that had a job.", counters.ticks_submitted),
+            ("schedule_ticks_skipped", "Ticks that had none.", counters.ticks_skipped),
             ("execution_log_lines", "Lines of handlers.", counters.log_lines_written),
             ("execution_log_lines_dropped", "Lines without room.", counters.log_lines_dropped),
             ("execution_log_lines_stale", "Lines without a lease.", counters.log_lines_stale),
@@ -111,6 +113,11 @@ def _jobs(counters: Counters) -> Iterator[Metric]:
         "start_latency_seconds",
         "From the submit of a job to its start, of a sample of jobs.",
         counters.start_latency_s,
+    )
+    yield _histogram(
+        "schedule_lag_seconds",
+        "From a tick of a schedule until its job is durable.",
+        counters.schedule_lag_s,
     )
 
 

@@ -20,6 +20,7 @@ AFTER_STARTED_BEFORE_SEND: Final = "after_started_before_send"
 BETWEEN_COMPLETION_AND_ACK: Final = "between_completion_and_ack"
 IN_PROJECTOR_TRANSACTION: Final = "in_projector_transaction"
 IN_TAKEOVER: Final = "in_takeover"
+AFTER_TICK_BEFORE_ROW: Final = "after_tick_before_row"
 
 NAMES: Final = frozenset(
     {
@@ -28,6 +29,7 @@ NAMES: Final = frozenset(
         BETWEEN_COMPLETION_AND_ACK,
         IN_PROJECTOR_TRANSACTION,
         IN_TAKEOVER,
+        AFTER_TICK_BEFORE_ROW,
     }
 )
 

@@ -63,6 +63,10 @@ class KeyBook:
         self._ids_bytes += len(entry.ids)
         self.expire(entry.at_us)
 
+    def forget(self, project_id: bytes, key: str) -> None:
+        """Something else remembers what came with this key."""
+        self._forget((project_id, key))
+
     def expire(self, now_us: int) -> None:
         """Forget what is too old or too much."""
         entries = self._entries

@@ -17,6 +17,7 @@ from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.audit import record
 from taskforge_server.engine.store.cursors import QUEUES, after_name, name_cursor
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
+from taskforge_server.engine.store.schedules import require_no_schedules
 from taskforge_server.engine.store.statements import sql
 from taskforge_server.engine.store.subscriptions import current_subscription
 from taskforge_server.engine.store.tenancy import project_tenant, tenant
@@ -155,9 +156,10 @@ class Queues:
     ) -> JobQueue:
         """Nothing goes in any more, and the name is free; the row stays for as long as jobs of it
         are kept. `check` is called when all is written, and raises if it must not be after all.
-        `NotFound`."""
+        `NotFound`; `Conflict` while schedules make jobs in it."""
         async with project_tenant(self._pool, project_id) as (connection, organization_id):
             old = _found(await connection.fetchrow(sql("queue_get_locked"), project_id, queue_id))
+            await require_no_schedules(connection, queue_id)
             await connection.execute(sql("queue_assignments_delete"), queue_id)
             new = _found(await connection.fetchrow(sql("queue_archive"), project_id, queue_id))
             await _recorded(connection, organization_id, actor, "queue.delete", old, None)

@@ -29,8 +29,8 @@ KEY_ID_BYTES: Final = 16
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 
-Field = Literal["payload", "result", "error", "log", "log_metadata"]
-"""Which text of a job is sealed; a part of its place."""
+Field = Literal["payload", "result", "error", "log", "log_metadata", "schedule"]
+"""Which text of a job, or the payload of which schedule, is sealed; a part of its place."""
 
 PREFIX: Final = b'"taskforge:sealed:1:'
 _END: Final = b'"'

@@ -83,6 +83,8 @@ async def found(site: Site, mark: str) -> Estate:
     ):
         queue = await _made(site, "/v1/queues", text, {"name": f"queue of {name}"})
         job = {"job_type": "t", "payload": {"of": name}}
+        schedule = {"name": f"schedule of {name}", "queue": queue["id"], "cron": "@daily"}
+        await _made(site, "/v1/schedules", text, schedule | {"job": job, "paused": True})
         await _made(site, f"/v1/queues/{queue['id']}/jobs", text, job)
         async with acquire(site.node.pool) as connection:
             await _fill(connection, uuid_bytes(project_id), organization_id, queue["id"], name)
@@ -206,7 +208,8 @@ async def id_of(
 ) -> str | None:
     """What a tenant would write for a path parameter such as `api_key_id`, found by its name: the
     id of a row of `api_keys`."""
-    table = "job_queues" if parameter == "queue" else f"{parameter.removesuffix('_id')}s"
+    special = {"queue": "job_queues", "schedule": "cron_schedules"}
+    table = special.get(parameter, f"{parameter.removesuffix('_id')}s")
     if table not in await tenant_tables(connection):
         return None
     async with acting(connection, organization_id, project_id):

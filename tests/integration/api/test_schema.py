@@ -104,6 +104,9 @@ async def tenant(site: Site, route: Route) -> tuple[str, dict[str, str]]:
     await site.node.pool.execute(ENTERPRISE, organization_id)
     inside = await site.open_project(admin)
     assert (await site.post("/v1/queues", inside, {"name": "default"})).status == 201
+    schedule = {"name": "nightly", "queue": "default", "cron": "@yearly"}
+    schedule |= {"job": {"job_type": "t"}}
+    assert (await site.post("/v1/schedules", inside, schedule)).status == 201
     job = await site.post("/v1/queues/default/jobs", inside, {"job_type": "t"})
     # Whoever waits for its end need not wait.
     await site.post(f"/v1/jobs/{job.json['id']}/cancel", inside)
@@ -112,6 +115,7 @@ async def tenant(site: Site, route: Route) -> tuple[str, dict[str, str]]:
     key = await make_key(site, admin, admin.project_id, ["*"])
     there = {
         "queue": "default",
+        "schedule": "nightly",
         "job_id": job.json["id"],
         "project_id": admin.project_id,
         "user_id": other.id,

@@ -1,0 +1,1 @@
+DELETE FROM cron_schedules WHERE project_id = $1 AND id = $2

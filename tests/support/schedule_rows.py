@@ -1,0 +1,76 @@
+"""The rows of schedules in memory: what the engine asks of `engine.store.schedules`."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.store.schedules import Decided, PlanRow
+
+
+class MemoryScheduleRows:
+    """Rows by id; several nodes may share them. `failures` writes fail."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, PlanRow] = {}
+        self.paused: set[bytes] = set()
+        self.decisions: list[Decided] = []
+        self.unfinished: set[bytes] = set()
+        """What the tables say of jobs."""
+        self.large: dict[bytes, bytes] = {}
+        self.failures = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def add(self, id: bytes, decided_at: datetime, **fields: Any) -> None:
+        """A schedule, decided up to then."""
+        given = {
+            "project_id": b"p" * 16,
+            "queue_id": b"m" * 16,
+            "shard": 1,
+            "cron": "* * * * * *",
+            "timezone": "UTC",
+            "job": '{"job_type":"send"}',
+            "payload": "{}",
+            "catch_up": "all",
+            "window_s": 3600,
+            "overlap": "allow",
+            "jitter_s": 0,
+            "last_job_id": None,
+            "revision": 1,
+        }
+        self.rows[id] = PlanRow(**(given | fields | {"id": id, "decided_at": decided_at}))
+
+    def change(self, id: bytes, **fields: Any) -> None:
+        row = self.rows[id]
+        self.rows[id] = replace(row, **fields, revision=row.revision + 1)
+
+    # what the engine asks
+
+    async def revisions(self, shards: Sequence[int]) -> dict[bytes, int]:
+        there = self.rows.keys() - self.paused
+        return {id: self.rows[id].revision for id in there if self.rows[id].shard in shards}
+
+    async def plans(self, schedule_ids: Sequence[bytes]) -> list[PlanRow]:
+        there = self.rows.keys() - self.paused
+        return [self.rows[id] for id in schedule_ids if id in there]
+
+    async def payloads(self, schedule_ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        return {id: self.large[id] for id in schedule_ids}
+
+    async def decided(self, ticks: Iterable[Decided]) -> None:
+        await self.gate.wait()
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable(0.0)
+        for tick in ticks:
+            self.decisions.append(tick)
+            row = self.rows.get(tick.id)
+            if row is not None and row.decided_at < tick.tick:
+                job_id = tick.job_id or row.last_job_id
+                self.rows[tick.id] = replace(row, decided_at=tick.tick, last_job_id=job_id)
+
+    async def unfinished_jobs(self, job_ids: Sequence[bytes]) -> set[bytes]:
+        return self.unfinished & set(job_ids)
