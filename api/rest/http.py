@@ -262,14 +262,12 @@ async def read_body(request: web.BaseRequest, bytes_max: int) -> bytes:
 
 def _query(route: Route, text: str) -> Any:
     """The query string as the route's struct; 422 names the parameter."""
-    if not text:
-        return route.query()
     values: dict[str, str] = {}
     try:
         pairs = parse_qsl(
             text,
             keep_blank_values=True,
-            strict_parsing=True,
+            strict_parsing=bool(text),
             errors="strict",
             max_num_fields=limits.QUERY_FIELDS_MAX,
         )

@@ -161,7 +161,8 @@ def _parameters(route: Route, schema_of: dict[Any, Any]) -> list[dict[str, Any]]
         schema = {**schema_of[field.type]}
         if field.default is not None and field.default is not msgspec.NODEFAULT:
             schema["default"] = field.default
-        found.append({"name": field.encode_name, "in": "query", "schema": _given(schema)})
+        parameter = {"name": field.encode_name, "in": "query", "schema": _given(schema)}
+        found.append(parameter | ({"required": True} if field.required else {}))
     if route.idempotent:
         about = (
             "Repeating a request with the same key and body gives the first answer, for at least "

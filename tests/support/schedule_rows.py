@@ -26,7 +26,7 @@ class MemoryScheduleRows:
 
     def add(self, id: bytes, decided_at: datetime, **fields: Any) -> None:
         """A schedule, decided up to then."""
-        given = {
+        given: dict[str, Any] = {
             "project_id": b"p" * 16,
             "queue_id": b"m" * 16,
             "shard": 1,
