@@ -237,10 +237,7 @@ class Node:
         self.graphs = GraphDoors(
             self.core, self.doors, self.admission, self.job_rows, config.shards
         )
-        self.schedules = Schedules(self.pool)
-        self.next_runs = NextRuns(config.redis_url) if self._over_redis else None
-        moved = None if self.next_runs is None else self.next_runs.moved
-        self.scheduler = Scheduler(self.core, self.doors, self.schedules, self.cluster, moved)
+        self._build_scheduler()
         self.queue_news.listeners.append(self.core.update)
         self.roster_news = RosterNews(self.cluster, self.workers, self.assignments, self.core)
         self.ownership = Ownership(
@@ -265,6 +262,12 @@ class Node:
         )
         self.registry = CollectorRegistry()
         self.registry.register(NodeCollector(Figures(self)))
+
+    def _build_scheduler(self) -> None:
+        self.schedules = Schedules(self.pool)
+        self.next_runs = NextRuns(self.config.redis_url) if self._over_redis else None
+        moved = None if self.next_runs is None else self.next_runs.moved
+        self.scheduler = Scheduler(self.core, self.doors, self.schedules, self.cluster, moved)
 
     async def _read_queues(self) -> Iterable[QueueRef]:
         await self.allowances.read_owners()
