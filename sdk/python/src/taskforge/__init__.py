@@ -46,6 +46,7 @@ from taskforge.errors import (
     Unauthenticated,
     WorkerRefused,
 )
+from taskforge.graph import Graph, Node
 from taskforge.options import JobOptions
 from taskforge.task import JobSpec, Task, task
 from taskforge.version import VERSION
@@ -66,6 +67,7 @@ __all__ = [
     "Execution",
     "Fail",
     "FatalError",
+    "Graph",
     "InvalidInput",
     "Job",
     "JobCancelled",
@@ -76,6 +78,7 @@ __all__ = [
     "JobOptions",
     "JobSpec",
     "LogLine",
+    "Node",
     "NotFound",
     "Overloaded",
     "PermissionDenied",

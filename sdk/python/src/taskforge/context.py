@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from uuid import UUID
 
 import msgspec
@@ -22,6 +22,9 @@ from taskforge.limits import (
     PROGRESS_MESSAGE_CHARS_MAX,
     TIMEOUT_S_MAX,
 )
+
+if TYPE_CHECKING:
+    from taskforge.client.models import Parent
 
 StopReason = Literal["timeout", "lease_lost", "shutdown", "cancelled"]
 LogLevel = Literal["info", "warn", "error"]
@@ -58,6 +61,13 @@ class Attempt(Protocol):
         ...
 
 
+class ParentSource(Protocol):
+    """Who knows the parents of a job that runs."""
+
+    async def fetch(self, job_id: str, lease: int) -> "list[Parent]": ...
+    def fetch_blocking(self, job_id: str, lease: int) -> "list[Parent]": ...
+
+
 class JobLogger(logging.LoggerAdapter[logging.Logger]):
     """Logs here, with the job's id and attempt before each message; and for the server, from INFO
     on, whatever level the loggers here have."""
@@ -92,6 +102,7 @@ class Context:
         "_lines",
         "_lines_logged",
         "_logger",
+        "_parents",
         "_soft_timed_out",
         "_stop_reason",
         "_token",
@@ -112,6 +123,7 @@ class Context:
         deadline_monotonic: float = 0.0,
         lines: LogSink | None = None,
         words: ProgressSink | None = None,
+        parents: ParentSource | None = None,
     ) -> None:
         self._token = token
         self.queue = queue
@@ -127,6 +139,7 @@ class Context:
         self._words = words
         self._soft_timed_out = False
         self._attempt: Attempt | None = None
+        self._parents = parents
 
     @property
     def job_id(self) -> str:
@@ -214,6 +227,25 @@ class Context:
         if words is not None:
             text = None if message is None else _storable(message, PROGRESS_MESSAGE_CHARS_MAX)
             words.say(self, percent, text)
+
+    async def parents(self) -> "list[Parent]":
+        """The jobs that this one waited for, with their results; asked of the server."""
+        source = self._parents
+        return [] if source is None else await source.fetch(self.job_id, self.lease)
+
+    async def parent_results(self) -> dict[str, Any]:
+        """The results of the parents that succeeded, by their names in the graph (`ref`); of jobs
+        without a name by their ids."""
+        return {
+            parent.ref or parent.id: parent.result
+            for parent in await self.parents()
+            if parent.status == "succeeded"
+        }
+
+    def parents_blocking(self) -> "list[Parent]":
+        """As `parents`, for handlers that run in a thread."""
+        source = self._parents
+        return [] if source is None else source.fetch_blocking(self.job_id, self.lease)
 
     def _add(self, level: int, message: str, metadata: bytes | None) -> None:
         lines = self._lines

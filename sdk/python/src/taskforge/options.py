@@ -8,8 +8,9 @@ Each of these goes before the one above it. Options stand apart from the argumen
 that they never clash with those of the task.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from taskforge.client.models import RetryPolicy
@@ -29,9 +30,31 @@ class JobOptions(TypedDict, total=False):
 
     soft_timeout_s: float
     """After so long an attempt's handler is told: SoftTimeout, or `Context.soft_timed_out`."""
+    parents: "Sequence[Parent]"
+    """The job starts after these: ids or handles, or pairs of one and `block`, `cancel` or
+    `run_anyway`, which say what it does if that one fails for good."""
 
     retry_policy: "RetryPolicy"
     """Goes before the queue's, field by field."""
+
+
+class Job(Protocol):
+    """A job that is there: a handle."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Parent = str | Job | tuple[Any, str]
+"""A job to wait for: its id, its handle, or one of these with what the child does if it fails."""
+
+
+def parent_ref(parent: Parent) -> dict[str, str]:
+    """How a request names it."""
+    if isinstance(parent, tuple):
+        job, on_failure = parent
+        return parent_ref(job) | {"on_failure": on_failure}
+    return {"job_id": parent if isinstance(parent, str) else parent.id}
 
 
 def known_options(options: JobOptions) -> JobOptions:

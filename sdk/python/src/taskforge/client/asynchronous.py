@@ -6,13 +6,14 @@ from time import monotonic
 from typing import Any, Generic, TypeVar, Unpack, cast
 
 from taskforge import settings
-from taskforge.client import calls
+from taskforge.client import calls, graph_calls
 from taskforge.client.async_caller import AsyncCaller
 from taskforge.client.buffer import Buffer
 from taskforge.client.following import Following, events, job_events
 from taskforge.client.methods import AsyncGroup, async_listing, async_method
 from taskforge.client.models import (
     CancelledJobs,
+    GraphReply,
     Job,
     JobEnd,
     JobEvent,
@@ -25,6 +26,7 @@ from taskforge.client.models import (
 from taskforge.client.waiting import HasId, Wait
 from taskforge.client.workers import AsyncWorkers
 from taskforge.errors import SubmitError
+from taskforge.graph import Graph, Node
 from taskforge.limits import (
     BUFFER_JOBS,
     BUFFER_LINGER_MS,
@@ -88,6 +90,32 @@ class AsyncJobHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"AsyncJobHandle({self.id})"
+
+
+class AsyncGraphHandle:
+    """The jobs of a graph that was submitted."""
+
+    __slots__ = ("_by_ref", "jobs", "on_complete", "on_success")
+
+    def __init__(self, client: "AsyncClient", graph: Graph, reply: GraphReply) -> None:
+        self._by_ref: dict[str, AsyncJobHandle[Any]] = {
+            node.ref: AsyncJobHandle(client, made.id, calls.result_type_of(node.spec.task))
+            for node, made in zip(graph.nodes, reply.jobs, strict=True)
+        }
+        self.jobs = list(self._by_ref.values())
+        """Their handles, in the order of the graph."""
+
+        def callback(name: str, job_id: str | None) -> "AsyncJobHandle[Any] | None":
+            if job_id is None:
+                return None
+            return AsyncJobHandle(client, job_id, calls.result_type_of(graph.callbacks[name].task))
+
+        self.on_success = callback("on_success", reply.on_success)
+        self.on_complete = callback("on_complete", reply.on_complete)
+
+    def __getitem__(self, node: "Node[R] | str") -> AsyncJobHandle[R]:
+        """The job of a node, or of its name."""
+        return self._by_ref[node if isinstance(node, str) else node.ref]
 
 
 class AsyncClient(AsyncCaller):
@@ -180,6 +208,17 @@ class AsyncClient(AsyncCaller):
     ) -> "Buffer[AsyncJobHandle[Any]]":
         """A context in which single submits are gathered into batches; see `Buffer`."""
         return Buffer(self.execute, self.handle, self.make_key, linger_ms / 1000, most)
+
+    async def submit_graph(
+        self, graph: Graph, *, idempotency_key: str | None = None
+    ) -> "AsyncGraphHandle":
+        """Submit jobs that wait for each other; when this returns, all of them are durable."""
+        call = graph_calls.submit_graph(graph, idempotency_key or self.make_key())
+        return AsyncGraphHandle(self, graph, await self.execute(call))
+
+    add_parents = async_method(graph_calls.add_parents)
+    parents = async_listing(graph_calls.list_parents)
+    graph = async_method(graph_calls.get_graph)
 
     def handle(self, job_id: str, task: Task[..., R] | str = "") -> AsyncJobHandle[R]:
         """A handle for a job of which only the id is at hand."""

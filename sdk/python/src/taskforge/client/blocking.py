@@ -6,12 +6,13 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar, Unpack, cast
 
 from taskforge import settings
-from taskforge.client import calls
+from taskforge.client import calls, graph_calls
 from taskforge.client.blocking_caller import Caller
 from taskforge.client.following import Following, events, job_events
 from taskforge.client.methods import Group, listing, method
 from taskforge.client.models import (
     CancelledJobs,
+    GraphReply,
     Job,
     JobEnd,
     JobEvent,
@@ -24,6 +25,7 @@ from taskforge.client.models import (
 from taskforge.client.waiting import HasId, Wait
 from taskforge.client.workers import Workers
 from taskforge.errors import SubmitError
+from taskforge.graph import Graph, Node
 from taskforge.limits import REQUEST_TIMEOUT_S, RETRIES_DEFAULT, WAIT_STEP_S
 from taskforge.task import JobSpec, Payload, Task
 
@@ -80,6 +82,32 @@ class JobHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id})"
+
+
+class GraphHandle:
+    """The jobs of a graph that was submitted."""
+
+    __slots__ = ("_by_ref", "jobs", "on_complete", "on_success")
+
+    def __init__(self, client: "Client", graph: Graph, reply: GraphReply) -> None:
+        self._by_ref: dict[str, JobHandle[Any]] = {
+            node.ref: JobHandle(client, made.id, calls.result_type_of(node.spec.task))
+            for node, made in zip(graph.nodes, reply.jobs, strict=True)
+        }
+        self.jobs = list(self._by_ref.values())
+        """Their handles, in the order of the graph."""
+
+        def callback(name: str, job_id: str | None) -> "JobHandle[Any] | None":
+            if job_id is None:
+                return None
+            return JobHandle(client, job_id, calls.result_type_of(graph.callbacks[name].task))
+
+        self.on_success = callback("on_success", reply.on_success)
+        self.on_complete = callback("on_complete", reply.on_complete)
+
+    def __getitem__(self, node: "Node[R] | str") -> JobHandle[R]:
+        """The job of a node, or of its name."""
+        return self._by_ref[node if isinstance(node, str) else node.ref]
 
 
 class Client(Caller):
@@ -163,6 +191,15 @@ class Client(Caller):
                     result_type = calls.result_type_of(wanted[place].task)
                     found[place] = JobHandle(self, result, result_type)
         return [result for result in found if result is not None]
+
+    def submit_graph(self, graph: Graph, *, idempotency_key: str | None = None) -> "GraphHandle":
+        """Submit jobs that wait for each other; when this returns, all of them are durable."""
+        call = graph_calls.submit_graph(graph, idempotency_key or self.make_key())
+        return GraphHandle(self, graph, self.execute(call))
+
+    add_parents = method(graph_calls.add_parents)
+    parents = listing(graph_calls.list_parents)
+    graph = method(graph_calls.get_graph)
 
     def handle(self, job_id: str, task: Task[..., R] | None = None) -> JobHandle[R]:
         """A handle for a job of which only the id is at hand."""

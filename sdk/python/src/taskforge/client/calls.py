@@ -30,7 +30,7 @@ from taskforge.limits import (
     RETRY_DELAY_MAX_S,
     RETRY_DELAY_MIN_S,
 )
-from taskforge.options import JobOptions, known_options
+from taskforge.options import JobOptions, known_options, parent_ref
 from taskforge.task import JobSpec, Payload, Task
 
 T = TypeVar("T")
@@ -156,10 +156,12 @@ def _item(spec: JobSpec[Any], payload: bytes | msgspec.Raw) -> Item:
     )
     if not options:
         return Item(*fields)
-    plain = {
+    plain: dict[str, Any] = {
         name: _time_text(value, name) if isinstance(value, datetime) else value
         for name, value in known_options(options).items()
     }
+    if "parents" in plain:
+        plain["parents"] = [parent_ref(parent) for parent in plain["parents"]]
     special: Item = _ItemWithOptions(*fields, **plain)
     return special
 

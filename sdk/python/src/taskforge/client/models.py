@@ -19,6 +19,63 @@ WorkerType = Literal["general", "specialized_cpu", "specialized_io"]
 FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 
+class Parent(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that another one waits for, or waited for. Without a status it is gone."""
+
+    id: str
+    on_failure: Literal["block", "cancel", "run_anyway"] = "block"
+    satisfied: bool = False
+    status: JobStatus | None = None
+    ref: str | None = None
+    job_type: str | None = None
+    result: Any = None
+    error: Any = None
+
+
+class GraphJob(msgspec.Struct, frozen=True):
+    """A job of a graph that was submitted."""
+
+    ref: str
+    id: str
+    status: JobStatus = "pending"
+
+
+class GraphReply(msgspec.Struct, frozen=True):
+    """The answer to a graph."""
+
+    jobs: list[GraphJob]
+    on_success: str | None = None
+    on_complete: str | None = None
+
+
+class GraphNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A job in a graph."""
+
+    id: str
+    queue: str
+    job_type: str
+    status: JobStatus
+    ref: str | None = None
+    waiting_on: int | None = None
+
+
+class GraphEdge(msgspec.Struct, frozen=True, kw_only=True):
+    """The child waits for the parent."""
+
+    parent: str
+    child: str
+    on_failure: Literal["block", "cancel", "run_anyway"] = "block"
+    satisfied: bool = False
+
+
+class JobGraph(msgspec.Struct, frozen=True, kw_only=True):
+    """A job and those that it is connected to, the nearest first; `cut`: there is more."""
+
+    nodes: list[GraphNode]
+    edges: list[GraphEdge]
+    cut: bool = False
+
+
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often a job is tried, and how long it waits in between (seconds). None: the server's."""
 
@@ -81,6 +138,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     cancel_reason: str | None = None
     tags: list[str] | None = None
     idempotency_key: str | None = None
+    waiting_on: int | None = None
+    """How many parents are missing."""
+    ref: str | None = None
+    """Its name in the graph that it was submitted with."""
     retry_policy: RetryPolicy | None = None
     expires_at: datetime | None = None
     soft_timeout_s: float | None = None

@@ -11,7 +11,7 @@ from contextvars import copy_context
 from time import monotonic
 from typing import Any
 
-from taskforge.context import Context, LogSink, ProgressSink, StopReason
+from taskforge.context import Context, LogSink, ParentSource, ProgressSink, StopReason
 from taskforge.errors import FatalError
 from taskforge.limits import DONE_JOBS_FLUSH, RESULT_BYTES_MAX_DEFAULT, RUNNERS_WOKEN_MAX
 from taskforge.task import Task
@@ -49,6 +49,7 @@ class Pool:
         lines: LogSink | None = None,
         words: ProgressSink | None = None,
         on_extend: Callable[[bytes, float], None] = lambda token, deadline: None,
+        parents: ParentSource | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.context = copy_context()
@@ -56,6 +57,7 @@ class Pool:
         self.concurrency = concurrency
         self.completions = completions
         self.lines = lines
+        self.parents = parents
         self.words = words
         self.result_bytes_max = RESULT_BYTES_MAX_DEFAULT
         self.batches: deque[Batch] = deque()
@@ -194,7 +196,15 @@ class Pool:
             attempt = extra.attempt if extra is not None else 1
             token = batch.token(index)
             context = Context(
-                token, batch.queue, task.name, attempt, payload, deadline, self.lines, self.words
+                token,
+                batch.queue,
+                task.name,
+                attempt,
+                payload,
+                deadline,
+                self.lines,
+                self.words,
+                self.parents,
             )
         if not task.is_async:
             self._skip(batch, index)

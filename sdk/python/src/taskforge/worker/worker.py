@@ -39,6 +39,7 @@ from taskforge.worker.credit import next_credit
 from taskforge.worker.heartbeat import Heartbeat
 from taskforge.worker.lines import Lines
 from taskforge.worker.link import Link
+from taskforge.worker.parents import Parents
 from taskforge.worker.pool import Pool
 from taskforge.worker.progress import Words
 
@@ -131,6 +132,7 @@ class Worker:
         """Work until `stop`. Cancelling it gives up at once: the leases then run out."""
         self._loop = loop = asyncio.get_running_loop()
         self._completions = Completions()
+        self._parents = Parents(self._server, str(self.worker_id))
         self._lines = Lines(loop, lambda: self._link.flush())
         self._words = Words(loop, lambda: self._link.flush())
         self._pool = Pool(
@@ -142,6 +144,7 @@ class Worker:
             lines=self._lines,
             words=self._words,
             on_extend=lambda token, deadline: self._link.extend(token, deadline),
+            parents=self._parents,
         )
         self._link = Link(
             self._server,
@@ -178,6 +181,7 @@ class Worker:
             for task in (link, stop, ticks):
                 task.cancel()
             await asyncio.gather(link, stop, ticks, return_exceptions=True)
+            await self._parents.close()
 
     async def _drain(self, link: asyncio.Task[None]) -> None:
         """Let what we hold end, give back what does not, and leave."""
