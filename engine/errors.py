@@ -60,6 +60,15 @@ class KeyConflict(Conflict):
         super().__init__(message, "Idempotency-Key", "idempotency_key_reused")
 
 
+class UniqueConflict(Conflict):
+    """Another job holds the unique key."""
+
+    def __init__(self, job_id: bytes) -> None:
+        super().__init__("another job holds this key", "unique_key", "unique_conflict")
+        self.job_id = job_id
+        """Which; zeros where that is not known any more."""
+
+
 class Unauthenticated(CallerError):
     """No credentials, or wrong ones."""
 

@@ -541,6 +541,18 @@ LOG_NEWS_JOBS_MAX: Final = 256
 LOG_FOLLOW_READ_S: Final = 5.0
 """A follower that was told nothing reads again after this long, in case a message was lost."""
 
+# Unique keys
+
+UNIQUE_KEY_BYTES_MAX: Final = 255
+UNIQUE_PERIOD_S_MAX: Final = 86_400
+"""A period is remembered beside the Idempotency-Keys, and as long as these at most."""
+
+UNIQUE_PERIODS_MAX: Final = 100_000
+"""Keys that jobs of one shard hold for a period, some 30 MiB; beyond, such submits get 429."""
+
+UNIQUE_JOBS_MAX: Final = 1_000
+"""Jobs with a unique key in one request: each is decided by itself, in some 10 µs."""
+
 # Progress and events of jobs
 
 PROGRESS_MESSAGE_BYTES_MAX: Final = 4_096
@@ -904,3 +916,4 @@ assert PRINCIPAL_TTL_S + WAY_TTL_S <= 1.0
 assert EVENTS_KEPT_EACH_MAX <= EVENTS_KEPT_MAX
 assert EVENTS_KEPT_MAX // EVENT_TOPICS_MAX >= 100
 assert WAIT_JOBS_MAX <= WAITERS_MAX
+assert UNIQUE_PERIOD_S_MAX <= IDEMPOTENCY_KEY_RETENTION_S

@@ -18,10 +18,13 @@ from taskforge_server.api.rest.routes import Call, Reply, answer
 from taskforge_server.api.rest.schemas import (
     Health,
     HeartbeatReply,
+    ItemResult,
+    JobBatchReply,
     JobBatchReplyPacked,
     JobPage,
     JobsQuery,
     JobSubmitted,
+    MetHow,
     PageQuery,
     QueueCreate,
     QueuePage,
@@ -52,12 +55,13 @@ from taskforge_server.api.service.tenants import TenantService
 from taskforge_server.api.service.waits import WaitService
 from taskforge_server.api.service.workers import WorkerService
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import InvalidInput, NotFound
+from taskforge_server.engine.errors import InvalidInput, NotFound, UniqueConflict
 from taskforge_server.engine.model.job import JobStatus
-from taskforge_server.engine.model.queue import JobQueue, QueueSettings
+from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.model.subscription import Plan
 from taskforge_server.engine.observe.metrics import ProjectCollector
 from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.shard.unique import Outcome
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.ext.ids import uuid_bytes, uuid_text
 
@@ -67,6 +71,9 @@ Parents = Mapping[bytes, JobStatus]
 _ID_BYTES = 16
 _NO_ID = bytes(_ID_BYTES)
 _VISIBLE = re.compile(r"[\x21-\x7e]{1,255}\Z")
+Met = Mapping[int, Outcome]
+"""What became of jobs that met another one, by their places among those that passed."""
+
 REPLAY_HEADERS = {"Idempotent-Replay": "true"}
 
 
@@ -168,7 +175,8 @@ def queue_view(services: Services, row: JobQueue) -> QueueView:
 def checker_of(
     services: Services, plan: Plan, key: str | None, parents: Parents | None = None
 ) -> Checker:
-    return Checker(services.engine.now_us(), payload_bytes_max(services, plan), key, parents)
+    bytes_max = payload_bytes_max(services, plan)
+    return Checker(services.engine.now_us(), bytes_max, key, parents, unique=True)
 
 
 async def taken(
@@ -203,19 +211,41 @@ async def submit_job(services: Services, call: Call) -> Reply:
         lambda known: checker_of(services, plan, call.idempotency_key, known),
         lambda checker: take_job(call.body, call.body_coding, checker),
     )
-    ids, replayed = await services.jobs.submit(queue, checker.batch, keyed(call))
+    ids, replayed, met = await submit_checked(services, queue, checker, keyed(call))
+    submitted = submitted_view(ids, checker, met)
+    status = 200 if met else None
     query: WaitQuery = call.query
     if seconds := wait_s(query.wait):
         job, executions = await services.jobs.wait(project_id, ids, seconds)
-        reply = answer(call, views.job_details(job, executions, queue.name, call.coding))
+        reply = answer(call, views.job_details(job, executions, queue.name, call.coding), status)
     else:
-        submitted = JobSubmitted(
-            id=uuid_text(ids), status="scheduled" if checker.scheduled else "pending"
-        )
-        reply = answer(call, submitted)
+        reply = answer(call, submitted, status)
     if replayed:
         reply.headers |= REPLAY_HEADERS
     return reply
+
+
+async def submit_checked(
+    services: Services, queue: QueueRef, checker: Checker, key: KeyedRequest | None
+) -> tuple[bytes, bool, Met]:
+    """The ids, whether it was a repetition, and what became of those that met a unique key."""
+    if checker.unique:
+        return await services.jobs.submit_unique(queue, checker, key)
+    ids, replayed = await services.jobs.submit(queue, checker.batch, key)
+    return ids, replayed, {}
+
+
+def submitted_view(ids: bytes, checker: Checker, met: Met) -> JobSubmitted:
+    """The answer to a submit of one job; UniqueConflict if it was rejected."""
+    outcome = met.get(0)
+    if outcome is None:
+        return JobSubmitted(
+            id=uuid_text(ids), status="scheduled" if checker.scheduled else "pending"
+        )
+    if outcome.became == "rejected":
+        raise UniqueConflict(outcome.job_id)
+    assert outcome.status is not None
+    return JobSubmitted(id=uuid_text(ids), status=outcome.status, unique=outcome.became)
 
 
 async def submit_batch(services: Services, call: Call) -> Reply:
@@ -228,12 +258,51 @@ async def submit_batch(services: Services, call: Call) -> Reply:
         lambda known: checker_of(services, plan, call.idempotency_key, known),
         lambda checker: take_batch(call.body, call.body_coding, checker),
     )
-    ids, replayed = await services.jobs.submit(queue, checker.batch, keyed(call))
+    ids, replayed, met = await submit_checked(services, queue, checker, keyed(call))
+    if met:
+        reply = _unique_results(call, count, ids, checker, met)
+        reply.headers |= REPLAY_HEADERS if replayed else {}
+        return reply
     encode = _results_json if call.coding is Coding.JSON else _results_msgpack
     reply = Reply(encode(count, ids, checker), call.route.status, call.coding.value)
     if replayed:
         reply.headers |= REPLAY_HEADERS
     return reply
+
+
+def _unique_results(call: Call, count: int, ids: bytes, checker: Checker, met: Met) -> Reply:
+    """What became of each item, where some met another job."""
+    errors = {place: item_problem_of(error, place) for place, error in checker.refused.items()}
+    results: list[ItemResult] = []
+    packed: list[bytes] = []
+    kept: dict[int, MetHow] = {}
+    taken = 0
+    for place in range(count):
+        if place in errors:
+            results.append(ItemResult(error=errors[place]))
+            packed.append(_NO_ID)
+            continue
+        id, outcome = ids[taken * _ID_BYTES : (taken + 1) * _ID_BYTES], met.get(taken)
+        how = None if outcome is None else outcome.became
+        if outcome is not None and how == "rejected":
+            errors[place] = item_problem_of(UniqueConflict(outcome.job_id), place)
+            results.append(ItemResult(error=errors[place]))
+        elif outcome is not None and how is not None and how != "rejected":
+            kept[place] = how
+            found = outcome.status or UNSET
+            results.append(ItemResult(id=uuid_text(id), status=found, unique=how))
+        else:
+            results.append(
+                ItemResult(
+                    id=uuid_text(id),
+                    status="scheduled" if taken in checker.scheduled else "pending",
+                )
+            )
+        packed.append(id)
+        taken += 1
+    if call.coding is Coding.JSON:
+        return answer(call, JobBatchReply(results=results))
+    return answer(call, JobBatchReplyPacked(ids=b"".join(packed), errors=errors, unique=kept))
 
 
 def keyed(call: Call) -> KeyedRequest | None:

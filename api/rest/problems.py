@@ -25,7 +25,9 @@ from taskforge_server.engine.errors import (
     TaskForgeError,
     TooLarge,
     Unauthenticated,
+    UniqueConflict,
 )
+from taskforge_server.ext.ids import uuid_text
 
 TYPE_PREFIX = "https://taskforge.dev/problems/"
 CONTENT_TYPE = "application/problem+json"
@@ -42,6 +44,9 @@ class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     field: Annotated[
         str | None, msgspec.Meta(description="the input at fault", examples=["jobs[3].priority"])
     ] = None
+    job_id: Annotated[str | None, msgspec.Meta(description="the job that holds the unique key")] = (
+        None
+    )
 
 
 class ItemProblem(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -51,6 +56,7 @@ class ItemProblem(msgspec.Struct, kw_only=True, omit_defaults=True):
     detail: str
     code: str
     field: str | None = None
+    job_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,7 @@ KINDS = {
         Kind("too_many_assignments", 409, "Too many", "The queue has as many as it may."),
         Kind("job_not_cancellable", 409, "Not cancellable", "It has ended."),
         Kind("job_not_changeable", 409, "Not changeable", "Only a job that waits can be."),
+        Kind("unique_conflict", 409, "Not unique", "`job_id` holds the unique key."),
         Kind("job_not_retryable", 409, "Not retryable", "Only failed or cancelled jobs can be."),
         Kind("job_not_waiting", 409, "Not waiting", "Only a job that waits can be given parents."),
         Kind("email_taken", 409, "Address taken", "There is an account with this address."),
@@ -181,6 +188,7 @@ def problem_of(error: TaskForgeError) -> Problem:
         detail=error.message,
         code=code,
         field=error.field,
+        job_id=_job_id(error),
     )
 
 
@@ -188,8 +196,18 @@ def item_problem_of(error: TaskForgeError, place: int) -> ItemProblem:
     """The same for one item of a batch: its field is named from the body on."""
     field = f"jobs[{place}]" if error.field is None else f"jobs[{place}].{error.field}"
     return ItemProblem(
-        status=kind_of(error).status, detail=error.message, code=error.code, field=field
+        status=kind_of(error).status,
+        detail=error.message,
+        code=error.code,
+        field=field,
+        job_id=_job_id(error),
     )
+
+
+def _job_id(error: TaskForgeError) -> str | None:
+    if isinstance(error, UniqueConflict) and any(error.job_id):
+        return uuid_text(error.job_id)
+    return None
 
 
 def encoded(problem: Problem) -> bytes:

@@ -156,18 +156,26 @@ class JobBatchRaw(Request):
     jobs: list[Raw]
 
 
+MetHow = Annotated[
+    Literal["existing", "replaced", "debounced"],
+    Meta(description="the unique key was held, by this job: what became of it"),
+]
+
+
 class JobSubmitted(Answer):
     """A job that is durable."""
 
     id: UuidText
-    status: Literal["pending", "scheduled"]
+    status: JobStatus
+    unique: MetHow | UnsetType = UNSET
 
 
 class ItemResult(Answer):
     """What became of one item of a batch: `id` and `status`, or `error`."""
 
     id: UuidText | UnsetType = UNSET
-    status: Literal["pending", "scheduled"] | UnsetType = UNSET
+    status: JobStatus | UnsetType = UNSET
+    unique: MetHow | UnsetType = UNSET
     error: ItemProblem | UnsetType = UNSET
 
 
@@ -183,6 +191,8 @@ class JobBatchReplyPacked(Answer):
 
     ids: bytes
     errors: dict[int, ItemProblem]
+    unique: dict[int, MetHow] | UnsetType = UNSET
+    """Of those that met another job, whose id stands in `ids`."""
 
 
 class ExecutionView(Answer):
@@ -225,6 +235,7 @@ class JobView(Answer):
     failed_reason: FailedReason | None
     cancel_reason: str | None
     idempotency_key: str | None
+    unique_key: str | None
     waiting_on: Annotated[int | None, Meta(description="parents that are missing")]
     ref: Annotated[str | None, Meta(description="its name in the request that made its graph")]
     expires_at: Annotated[Time | None, Meta(description="cancelled if not started by then")]

@@ -25,12 +25,20 @@ from taskforge_server.api.auth import principals
 from taskforge_server.api.auth.principals import Authenticator
 from taskforge_server.api.rest import correlation
 from taskforge_server.api.rest.bodies import take_job
-from taskforge_server.api.rest.handlers import Services, payload_bytes_max, taken
+from taskforge_server.api.rest.handlers import (
+    REPLAY_HEADERS,
+    Services,
+    payload_bytes_max,
+    submit_checked,
+    submitted_view,
+    taken,
+)
 from taskforge_server.api.rest.http import SERVER, problem_reply
 from taskforge_server.api.rest.media import Coding
 from taskforge_server.api.rest.metrics import RequestCounts
 from taskforge_server.api.rest.problems import rate_headers
 from taskforge_server.api.rest.routes import Call, Reply, request_hash
+from taskforge_server.api.rest.schemas import encode_json
 from taskforge_server.api.rest.table import SUBMIT_ROUTE
 from taskforge_server.api.service.allowances import Standing
 from taskforge_server.api.service.catalog import queue_key
@@ -232,10 +240,12 @@ class Submits:
         way, engine, key = submit.way, self._services.engine, submit.idempotency_key
         try:
             standing = self._allowances.take(way.project_id, way.plan)
-            checker = Checker(engine.now_us(), way.payload_bytes_max, key)
+            checker = Checker(engine.now_us(), way.payload_bytes_max, key, unique=True)
             take_job(submit.body, Coding.JSON, checker)
             if checker.parents:
                 checker = await self._with_parents(submit)
+            if checker.unique:
+                return await self._unique(submit, checker, standing)
             if key is None:
                 ids, replayed = await engine.submit_once(way.queue, checker.batch, None)
             else:
@@ -258,6 +268,21 @@ class Submits:
         answer = (form % (submit.correlation_id, rate, uuid_text(ids))).encode()
         return answer.replace(_CREATED, _CREATED_AGAIN, 1) if replayed else answer
 
+    async def _unique(self, submit: Submit, checker: Checker, standing: Standing | None) -> bytes:
+        """The answer to a job with a unique key."""
+        key = None
+        if submit.idempotency_key is not None:
+            body_hash = request_hash("POST", submit.path, submit.body)
+            key = KeyedRequest(submit.idempotency_key, body_hash)
+        ids, replayed, met = await submit_checked(self._services, submit.way.queue, checker, key)
+        body = encode_json(submitted_view(ids, checker, met))
+        reply = Reply(body, 200 if met else SUBMIT_ROUTE.status, Coding.JSON.value)
+        reply.headers |= REPLAY_HEADERS if replayed else {}
+        reply.headers |= {} if standing is None else rate_headers(*standing)
+        reply.headers[correlation.HEADER] = submit.correlation_id
+        self._requests[SUBMIT_ROUTE.operation_id, reply.status] += 1
+        return raw(reply)
+
     async def _with_parents(self, submit: Submit) -> Checker:
         """The job once more, with what its parents are."""
         way, engine = submit.way, self._services.engine
@@ -265,7 +290,7 @@ class Submits:
             self._services,
             way.project_id,
             lambda known: Checker(
-                engine.now_us(), way.payload_bytes_max, submit.idempotency_key, known
+                engine.now_us(), way.payload_bytes_max, submit.idempotency_key, known, unique=True
             ),
             lambda checker: take_job(submit.body, Coding.JSON, checker),
         )

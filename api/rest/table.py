@@ -43,6 +43,7 @@ STREAM_PATH = "/v1/workers/stream"
 SUBMIT_PROBLEMS = (
     "queue_not_found",
     "idempotency_key_reused",
+    "unique_conflict",
     "quota_exceeded",
     "subscription_expired",
     "overloaded",
@@ -130,6 +131,7 @@ SUBMIT_ROUTE = Route(
     body=JobSubmit,
     reply=JobSubmitted,
     reply_waited=JobDetails,
+    other_statuses=(200,),
     problems=SUBMIT_PROBLEMS,
     body_bytes_max=SUBMIT_BYTES_MAX,
     idempotent=True,
@@ -188,7 +190,13 @@ JOB_ROUTES = (
         permission=permissions.JOBS_CANCEL,
         handler=handlers.retry_job,
         reply=JobDetails,
-        problems=("job_not_found", "job_not_retryable", "queue_deleted", "outcome_unknown"),
+        problems=(
+            "job_not_found",
+            "job_not_retryable",
+            "unique_conflict",
+            "queue_deleted",
+            "outcome_unknown",
+        ),
     ),
 )
 

@@ -115,6 +115,7 @@ def _job_fields(job: JobDict, queue: str, embed: Embed) -> dict[str, Any]:
         "failed_reason": job["reason"] if status == "failed" else None,
         "cancel_reason": job["reason"] if status == "cancelled" else None,
         "idempotency_key": options.get("idempotency_key"),
+        "unique_key": options.get("unique_key"),
         "waiting_on": options.get("waiting_on"),
         "ref": more.ref,
         "expires_at": time_of(more.expires_us),

@@ -7,15 +7,18 @@ later, for what memory has let go of. Lists read the tables alone.
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.encryption import Opener
 from taskforge_server.api.service.ports import Engine, JobDict, JobReader
+from taskforge_server.api.service.submission import Checker
 from taskforge_server.engine.errors import Conflict, NotFound
-from taskforge_server.engine.model.job import FINAL
+from taskforge_server.engine.model.job import FINAL, JobStatus
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.shard.unique import Outcome
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.engine.vault.vault import Vault
 from taskforge_server.ext.table import SubmitBatch
 
 _ID_BYTES = 16
+_NO_ID = bytes(_ID_BYTES)
 
 
 class JobService:
@@ -47,6 +50,40 @@ class JobService:
                 "Idempotency-Key",
             )
         return ids, repeated
+
+    async def submit_unique(
+        self, queue: QueueRef, checker: Checker, key: KeyedRequest | None
+    ) -> tuple[bytes, bool, dict[int, Outcome]]:
+        """The same for jobs of which some ask for unique keys: the ids of those that stand for
+        them, zeros where one was rejected, and what became of those that met another job."""
+        ids, repeated, outcomes = await self.engine.submit_unique(queue, checker.parts(), key)
+        if len(ids) != checker.count * _ID_BYTES:
+            raise Conflict(
+                "the first request with this Idempotency-Key had another number of valid jobs",
+                "Idempotency-Key",
+            )
+        if repeated:
+            outcomes = {
+                place: Outcome("rejected", _NO_ID, None)
+                for place in range(checker.count)
+                if ids[place * _ID_BYTES : (place + 1) * _ID_BYTES] == _NO_ID
+            }
+        known = {
+            place: outcome._replace(status=await self._status(queue.project_id, outcome))
+            for place, outcome in outcomes.items()
+        }
+        return ids, repeated, known
+
+    async def _status(self, project_id: bytes, outcome: Outcome) -> JobStatus | None:
+        """How the job is that holds a key."""
+        if outcome.status is not None or outcome.became == "rejected":
+            return outcome.status
+        try:
+            job, _ = await self._find(project_id, outcome.job_id)
+        except NotFound:
+            return "succeeded"  # ended, and its queue keeps no such jobs
+        status: JobStatus = job["status"]
+        return status
 
     async def get(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
         """The job and its executions, the oldest first; NotFound."""

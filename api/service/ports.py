@@ -21,6 +21,7 @@ from taskforge_server.engine.model.events import Told
 from taskforge_server.engine.model.execution import LogLevel, LogLine
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.shard.unique import Outcome, Part
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.ext.table import SubmitBatch
 
@@ -41,6 +42,13 @@ class Engine(Protocol):
         self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None
     ) -> tuple[bytes, bool]:
         """The same, and whether the key came before, with what the first time gave; KeyConflict."""
+        ...
+
+    async def submit_unique(
+        self, queue: QueueRef, parts: Sequence[Part], key: KeyedRequest | None
+    ) -> tuple[bytes, bool, dict[int, Outcome]]:
+        """Jobs of which some ask for unique keys: the ids of what stands for them, zeros where one
+        was rejected; whether the key came before; what became of those that met another job."""
         ...
 
     async def job(self, job_id: bytes) -> tuple[JobDict, list[JobDict]] | None:

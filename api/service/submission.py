@@ -22,6 +22,7 @@ from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.engine.model.retry import RetryPolicyUpdate
 from taskforge_server.engine.shard.family import with_parents
+from taskforge_server.engine.shard.unique import Ask, OnConflict, Part, Scope
 from taskforge_server.ext.ids import uuid_bytes
 from taskforge_server.ext.plainbatch import plain_batch
 from taskforge_server.ext.table import NEVER_US, SubmitBatch
@@ -114,6 +115,44 @@ class ParentRef(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ] = "block"
 
 
+class UniqueRule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """For how long a job holds its unique key, and what becomes of another one that comes."""
+
+    scope: Annotated[
+        Scope | None,
+        msgspec.Meta(
+            description="while it waits, while it is unfinished, or for a period from its submit "
+            "on; by default unfinished, but waiting to replace and to debounce"
+        ),
+    ] = None
+    period_s: Annotated[float, msgspec.Meta(gt=0, le=limits.UNIQUE_PERIOD_S_MAX)] | None = None
+    on_conflict: Annotated[
+        OnConflict,
+        msgspec.Meta(
+            description="409; give the job that is there; replace its payload, priority and "
+            "options if it waits; or replace its payload and put it off"
+        ),
+    ] = "existing"
+    debounce_s: (
+        Annotated[
+            float,
+            msgspec.Meta(gt=0, le=limits.SCHEDULE_AHEAD_S_MAX, description="seconds of silence"),
+        ]
+        | None
+    ) = None
+
+
+UniqueKey = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=limits.UNIQUE_KEY_BYTES_MAX,
+        description="at most one job of the queue holds it at a time",
+        examples=["invoice-2026-11"],
+    ),
+]
+
+
 class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
     """A job as a caller gives it, but for its payload, whose form depends on the coding."""
 
@@ -148,6 +187,8 @@ class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
         ]
         | None
     ) = None
+    unique_key: UniqueKey | None = None
+    unique: UniqueRule | None = None
 
 
 class Checker:
@@ -158,17 +199,23 @@ class Checker:
 
     Parents are looked up by whoever can wait: where `parents` names some, the items are to be taken
     again by a checker that knows what they are (`known_parents`).
+
+    Where `unique` is set, some ask for unique keys, and `parts` has them all, each of these apart.
     """
 
     __slots__ = (
+        "_before",
         "_known_parents",
         "_now_us",
         "_options",
+        "_parts",
         "_payload_bytes_max",
+        "_unique_allowed",
         "batch",
         "parents",
         "refused",
         "scheduled",
+        "unique",
     )
 
     def __init__(
@@ -177,11 +224,19 @@ class Checker:
         payload_bytes_max: int,
         idempotency_key: str | None,
         known_parents: Mapping[bytes, JobStatus] | None = None,
+        *,
+        unique: bool = False,
     ) -> None:
+        """`unique`: whoever submits what passes knows of `parts`."""
         self.batch = SubmitBatch()
         self.refused: dict[int, CallerError] = {}
         self.scheduled: set[int] = set()
         self.parents: dict[bytes, None] = {}
+        self.unique = 0
+        """How many of the items ask for unique keys."""
+        self._unique_allowed = unique
+        self._parts: list[Part] = []
+        self._before = 0
         self._known_parents = known_parents
         self._now_us = now_us
         self._payload_bytes_max = payload_bytes_max
@@ -221,26 +276,71 @@ class Checker:
             and job.soft_timeout_s is None
             and job.retry_policy is None
             and job.parents is None
+            and job.unique_key is None
+            and job.unique is None
             and not self._options
         ):
             self.batch.add(job.job_type, payload, job.priority)
             return
         due_us = self._due_us(job)
+        if job.unique_key is not None or job.unique is not None:
+            self._check_unique(job)
+            if job.unique is not None and job.unique.debounce_s is not None:
+                due_us = self._now_us + max(1, round(job.unique.debounce_s * 1e6))
         options = self._packed_options(job, due_us)
         if job.parents:
             options, due_us = self._held(job.parents, options, due_us)
         timeout_ms = 0 if job.timeout_s is None else round(job.timeout_s * 1000)
+        attempts_max = _max_attempts(job)
+        if job.unique_key is not None:
+            self._close_part(None)
         self.batch.add(
-            job.job_type,
-            payload,
-            job.priority,
-            due_us,
-            timeout_ms,
-            _max_attempts(job),
-            options,
+            job.job_type, payload, job.priority, due_us, timeout_ms, attempts_max, options
         )
         if due_us:
-            self.scheduled.add(self.batch.count - 1)
+            self.scheduled.add(self._before + self.batch.count - 1)
+        if job.unique_key is not None:
+            self._close_part(_ask(job, bytes(payload), options, due_us))
+
+    def parts(self) -> list[Part]:
+        """All that passed, in order."""
+        self._close_part(None)
+        return self._parts
+
+    @property
+    def count(self) -> int:
+        """How many items passed."""
+        return self._before + self.batch.count
+
+    def _close_part(self, ask: Ask | None) -> None:
+        if self.batch.count:
+            self._parts.append(Part(self.batch, ask))
+            self._before += self.batch.count
+            self.batch = SubmitBatch()
+
+    def _check_unique(self, job: NewJob) -> None:
+        """What the types cannot say of a unique key."""
+        if not self._unique_allowed:
+            raise InvalidInput("here jobs have no unique keys", "unique_key")
+        if job.unique_key is None:
+            raise InvalidInput("says nothing without unique_key", "unique")
+        if len(job.unique_key.encode()) > limits.UNIQUE_KEY_BYTES_MAX or "\0" in job.unique_key:
+            message = f"at most {limits.UNIQUE_KEY_BYTES_MAX} bytes, without U+0000"
+            raise InvalidInput(message, "unique_key")
+        self.unique += 1
+        if self.unique > limits.UNIQUE_JOBS_MAX:
+            message = f"at most {limits.UNIQUE_JOBS_MAX} jobs of a request have one"
+            raise TooLarge(message, "unique_key")
+        rule = job.unique or UniqueRule()
+        if (rule.period_s is not None) != (rule.scope == "period"):
+            raise InvalidInput("goes with scope = period, and is needed there", "unique.period_s")
+        if (rule.debounce_s is not None) != (rule.on_conflict == "debounce"):
+            message = "goes with on_conflict = debounce, and is needed there"
+            raise InvalidInput(message, "unique.debounce_s")
+        if rule.debounce_s is not None and (job.scheduled_for or job.delay_s):
+            raise InvalidInput("the debounce says when the job is due", "unique.debounce_s")
+        if rule.on_conflict in ("replace", "debounce") and job.parents:
+            raise InvalidInput("a job with parents is not replaced", "unique.on_conflict")
 
     def _held(
         self, parents: Sequence[ParentRef], options: bytes | None, due_us: int
@@ -280,7 +380,10 @@ class Checker:
         if job.tags:
             self._check_tags(job.tags)
             options["tags"] = job.tags
+        if job.unique_key is not None:
+            options["unique_key"] = job.unique_key
         options["more"] = JobOptions(
+            unique=None if job.unique_key is None else _scope(job),
             expires_us=self._expires_us(job, due_us),
             soft_timeout_s=self._soft_timeout_s(job),
             retry_policy=_own_policy(job),
@@ -325,6 +428,30 @@ def _max_attempts(job: NewJob) -> int:
     if job.max_attempts is not None:
         raise InvalidInput("stands in retry_policy too: give one of them", "max_attempts")
     return policy.max_attempts
+
+
+def _scope(job: NewJob) -> Scope:
+    """For how long the job holds its key."""
+    rule = job.unique or UniqueRule()
+    if rule.scope is not None:
+        return rule.scope
+    return "waiting" if rule.on_conflict in ("replace", "debounce") else "unfinished"
+
+
+def _ask(job: NewJob, payload: bytes, options: bytes | None, due_us: int) -> Ask:
+    assert job.unique_key is not None
+    rule = job.unique or UniqueRule()
+    period_us = round((rule.period_s or 0) * 1e6)
+    return Ask(
+        job.unique_key,
+        _scope(job),
+        period_us,
+        rule.on_conflict,
+        payload,
+        job.priority,
+        options,
+        due_us,
+    )
 
 
 def _own_policy(job: NewJob) -> RetryPolicyUpdate | None:

@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.actors import control, families, graphs, sealed
+from taskforge_server.engine.actors import control, families, graphs, sealed, uniques
 from taskforge_server.engine.actors.control import Cancel, CancelMany, Change, SessionOf
 from taskforge_server.engine.actors.dependencies import Dependencies
 from taskforge_server.engine.actors.graphs import Graph
 from taskforge_server.engine.actors.ports import Journal
 from taskforge_server.engine.actors.startrate import StartRate
+from taskforge_server.engine.actors.uniques import SubmitUnique
 from taskforge_server.engine.errors import (
     Conflict,
     InternalError,
@@ -107,7 +108,17 @@ class SubmitTicks:
     reply: Promise[bytes]
 
 
-Command = Submit | SubmitGraph | SubmitTicks | Cancel | CancelMany | Change | Requeue | AddParents
+Command = (
+    Submit
+    | SubmitUnique
+    | SubmitGraph
+    | SubmitTicks
+    | Cancel
+    | CancelMany
+    | Change
+    | Requeue
+    | AddParents
+)
 
 
 class Worker(Protocol):
@@ -246,6 +257,8 @@ class QueueActor(Actor[Command]):
         match command:
             case Submit():
                 self._submit(command, now_us)
+            case SubmitUnique():
+                self._submit_unique(command, now_us)
             case SubmitGraph():
                 self._submit_graph(command, now_us)
             case AddParents():
@@ -279,6 +292,22 @@ class QueueActor(Actor[Command]):
         self.shard.effect(Reply(command.reply, ids))
         if self._probe is None:
             self._probe = (ids[:16], now_us)
+
+    def _submit_unique(self, command: SubmitUnique, now_us: int) -> None:
+        ring = self._context.vault.ring(self.ref.project_id)
+        first, request = self._first(command.key, ring, now_us)
+        if first is not None:
+            command.repeated = True
+            self._when_durable(first, Reply(command.reply, first.ids))
+            return
+        ids = uniques.decide(self, command, ring, now_us)
+        if request is not None and any(ids):
+            self._remember(request, ids, now_us)
+        self.shard.effect(Reply(command.reply, ids))
+
+    def require_usage(self, jobs: int, now_us: int) -> None:
+        """The project may submit so many more; else what says why not."""
+        self._context.usage.require(self.ref.project_id, jobs, now_us)
 
     def submit_now(self, batch: SubmitBatch, now_us: int) -> bytes:
         """These jobs are in; their ids. The project may submit so many: the caller has looked."""
@@ -396,6 +425,7 @@ class QueueActor(Actor[Command]):
             # From before the encryption; the log must not have it again.
             job = job | {"payload": ring.seal(job_id, "payload", job["payload"])}
         job = job | {"options": control.begun_anew(job["options"])}
+        uniques.require_free(self.shard, job, now_us)
         try:
             table.requeue(job, now_us)
         except TransitionError as error:
@@ -404,6 +434,7 @@ class QueueActor(Actor[Command]):
             ) from error
         if families.waits(job["options"]):
             table.change(job_id, now_us, due_us=NEVER_US)  # it never came to its turn
+        self.shard.marks.drain(table)  # its key is held again, for what comes in this turn
         self._context.dependencies.revived(job_id)
         if request is not None:
             self._remember(request, job_id, now_us)

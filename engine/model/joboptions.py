@@ -52,6 +52,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the job was called in the request that submitted its graph."""
     parents: Parents | None = None
     """What it waits for."""
+    unique: str | None = None
+    """For how long it holds its unique key: waiting, unfinished or period."""
 
     def stored(self) -> bytes | None:
         """The JSON text, or None where nothing special was said."""

@@ -25,6 +25,7 @@ from taskforge_server.engine.actors.queue import (
     Submit,
     SubmitTicks,
 )
+from taskforge_server.engine.actors.uniques import SubmitUnique
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import (
     NotFound,
@@ -42,6 +43,7 @@ from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.effects import Join, Reply
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.shard.unique import Outcome, Part
 from taskforge_server.ext.channel import ChannelClosed
 from taskforge_server.ext.ids import shard_of
 from taskforge_server.ext.table import SubmitBatch, split_tokens
@@ -108,6 +110,23 @@ class Doors:
         self.send(actor, SubmitTicks(batch, keys, reply))
         try:
             return await reply
+        except ShardLost as error:
+            raise lost(error) from error
+
+    async def submit_unique(
+        self, queue: QueueRef, parts: Sequence[Part], key: KeyedRequest | None
+    ) -> tuple[bytes, bool, dict[int, Outcome]]:
+        """Jobs of which some ask for unique keys: the ids, or those of the jobs that hold the keys,
+        zeros for the rejected; whether the key came before; and what became of those that met
+        another job, by their places."""
+        actor = self._core.queue(queue)
+        for part in parts:
+            self._admission.admit(part.batch)
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        command = SubmitUnique(parts, key, reply)
+        self.send(actor, command)
+        try:
+            return await reply, command.repeated, command.outcomes
         except ShardLost as error:
             raise lost(error) from error
 

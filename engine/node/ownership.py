@@ -32,6 +32,7 @@ from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.shard.edges import EdgeRow
 from taskforge_server.engine.shard.keys import KeyEntry
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.shard.unique import MARK_PREFIX
 from taskforge_server.engine.shard.usage import StoredUsage
 from taskforge_server.ext.table import ShardTable
 
@@ -158,6 +159,9 @@ class Ownership:
         shard = Shard(taken.table.shard, taken.table, taken.epoch, self._on_lost)
         self._restore_usage(shard, taken, stored)
         for project_id, key, body_hash, ids, at_us in taken.keys:
+            if key.startswith(MARK_PREFIX):
+                shard.unique.restore(key, body_hash, ids)
+                continue
             entry = KeyEntry(shard.number, taken.head_lsn, body_hash, ids, at_us)
             self._core.keys.remember(project_id, key, entry)
         source = self._sources[shard] = TableSource(

@@ -25,6 +25,7 @@ from taskforge_server.engine.shard.control import CancelBook, ExpiryBook
 from taskforge_server.engine.shard.edges import ShardEdges
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply, Wake
 from taskforge_server.engine.shard.marks import Marks
+from taskforge_server.engine.shard.unique import UniqueBook
 from taskforge_server.engine.shard.usage import ShardUsage
 from taskforge_server.ext.table import ShardTable
 
@@ -50,6 +51,7 @@ class Shard:
         "marks",
         "number",
         "table",
+        "unique",
         "usage",
     )
 
@@ -66,7 +68,8 @@ class Shard:
         self.usage = ShardUsage()
         self.expiries = ExpiryBook()
         self.cancels = CancelBook()
-        self.marks = Marks([self.expiries, self.cancels])
+        self.unique = UniqueBook(table)
+        self.marks = Marks([self.expiries, self.cancels, self.unique])
         self.listener: Callable[[Shard, int, bytes], None] | None = None
         """Hears of each log row, once it is durable; None while nobody follows."""
         self.edges = ShardEdges()

@@ -30,6 +30,7 @@ from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSetting
 from taskforge_server.engine.model.tenant import ApiKey, Project, api_key_hash
 from taskforge_server.engine.node.events import EventHub, Follower
 from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.shard.unique import Outcome, Part
 from taskforge_server.engine.store.audit import AuditFilter
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.engine.store.pool import Pool
@@ -124,6 +125,13 @@ class StubEngine:
             loop.call_soon(self._commit)
         self._waiting.append((reply, ids))
         return await reply, False
+
+    async def submit_unique(
+        self, queue: QueueRef, parts: Sequence[Part], key: KeyedRequest | None
+    ) -> tuple[bytes, bool, dict[int, Outcome]]:
+        """Every job is the first one with its key."""
+        ids = [await self.submit(queue, part.batch) for part in parts]
+        return b"".join(ids), False, {}
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []

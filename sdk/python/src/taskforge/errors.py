@@ -107,6 +107,8 @@ class ApiError(TaskForgeError):
     """
 
     correlation_id: str = ""
+    job_id: str | None = None
+    """The job that holds the unique key, where that is why."""
 
     def __init__(
         self,

@@ -10,10 +10,21 @@ that they never clash with those of the task.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from taskforge.client.models import RetryPolicy
+
+
+class Unique(TypedDict, total=False):
+    """For how long a job holds its unique key, and what becomes of another one that comes."""
+
+    scope: Literal["waiting", "unfinished", "period"]
+    """Default: unfinished; waiting to replace and to debounce."""
+    period_s: float
+    on_conflict: Literal["reject", "existing", "replace", "debounce"]
+    """Default: existing."""
+    debounce_s: float
 
 
 class JobOptions(TypedDict, total=False):
@@ -30,9 +41,16 @@ class JobOptions(TypedDict, total=False):
 
     soft_timeout_s: float
     """After so long an attempt's handler is told: SoftTimeout, or `Context.soft_timed_out`."""
+
     parents: "Sequence[Parent]"
     """The job starts after these: ids or handles, or pairs of one and `block`, `cancel` or
     `run_anyway`, which say what it does if that one fails for good."""
+
+    unique_key: str
+    """At most one job of the queue holds it at a time; the handle is that job's."""
+
+    unique: Unique
+    """For how long, and what becomes of another job with the key."""
 
     retry_policy: "RetryPolicy"
     """Goes before the queue's, field by field."""

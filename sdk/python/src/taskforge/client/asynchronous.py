@@ -44,12 +44,20 @@ T = TypeVar("T")
 class AsyncJobHandle(Generic[R]):
     """A job that was submitted; `wait` gives its result."""
 
-    __slots__ = ("_client", "_result_type", "id")
+    __slots__ = ("_client", "_result_type", "id", "unique")
 
-    def __init__(self, client: "AsyncClient", job_id: str, result_type: Any = Any) -> None:
+    def __init__(
+        self,
+        client: "AsyncClient",
+        job_id: str,
+        result_type: Any = Any,
+        unique: str | None = None,
+    ) -> None:
         self._client = client
         self._result_type = result_type
         self.id = job_id
+        self.unique = unique
+        """The job was there and holds the unique key: existing, replaced or debounced."""
 
     async def wait(self, timeout_s: float | None = None) -> R:
         """Wait for the job's end: its result, or JobFailed, JobCancelled, TimeoutError."""
@@ -183,7 +191,7 @@ class AsyncClient(AsyncCaller):
             tags=tags,
         )
         submitted = await self.execute(calls.submit(spec, idempotency_key or self.make_key()))
-        return AsyncJobHandle(self, submitted.id, calls.result_type_of(task))
+        return AsyncJobHandle(self, submitted.id, calls.result_type_of(task), submitted.unique)
 
     async def submit_many(
         self, specs: Iterable[JobSpec[Any]]

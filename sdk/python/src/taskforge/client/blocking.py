@@ -36,12 +36,20 @@ T = TypeVar("T")
 class JobHandle(Generic[R]):
     """A job that was submitted; `wait` gives its result."""
 
-    __slots__ = ("_client", "_result_type", "id")
+    __slots__ = ("_client", "_result_type", "id", "unique")
 
-    def __init__(self, client: "Client", job_id: str, result_type: Any = Any) -> None:
+    def __init__(
+        self,
+        client: "Client",
+        job_id: str,
+        result_type: Any = Any,
+        unique: str | None = None,
+    ) -> None:
         self._client = client
         self._result_type = result_type
         self.id = job_id
+        self.unique = unique
+        """The job was there and holds the unique key: existing, replaced or debounced."""
 
     def wait(self, timeout_s: float | None = None) -> R:
         """Wait for the job's end: its result, or JobFailed, JobCancelled, TimeoutError."""
@@ -173,7 +181,7 @@ class Client(Caller):
             tags=tags,
         )
         submitted = self.execute(calls.submit(spec, idempotency_key or self.make_key()))
-        return JobHandle(self, submitted.id, calls.result_type_of(task))
+        return JobHandle(self, submitted.id, calls.result_type_of(task), submitted.unique)
 
     def submit_many(self, specs: Iterable[JobSpec[Any]]) -> list[JobHandle[Any] | SubmitError]:
         """Submit many jobs in few requests: a handle or an error for each, in their order.

@@ -248,13 +248,15 @@ def batch_results(
 
 def _submit_error(problem: models.Problem, place: int) -> SubmitError:
     field = _ITEM.sub("", problem.field) or None if problem.field is not None else None
-    return SubmitError(
+    error = SubmitError(
         problem.detail or problem.code,
         index=place,
         code=problem.code,
         status=problem.status,
         field=field,
     )
+    error.job_id = problem.job_id
+    return error
 
 
 # --- jobs ---------------------------------------------------------------------------------------
@@ -473,6 +475,7 @@ def problem_error(response: Response) -> ApiError:
         retry_after_s=retry_after_s(response),
     )
     error.correlation_id = response.header("x-request-id")
+    error.job_id = problem.job_id
     return error
 
 

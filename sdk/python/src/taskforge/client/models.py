@@ -142,6 +142,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """How many parents are missing."""
     ref: str | None = None
     """Its name in the graph that it was submitted with."""
+    unique_key: str | None = None
     retry_policy: RetryPolicy | None = None
     expires_at: datetime | None = None
     soft_timeout_s: float | None = None
@@ -306,6 +307,7 @@ class Submitted(msgspec.Struct, frozen=True):
 
     id: str
     status: JobStatus = "pending"
+    unique: str | None = None
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -316,6 +318,7 @@ class Problem(msgspec.Struct, frozen=True):
     title: str = ""
     detail: str = ""
     field: str | None = None
+    job_id: str | None = None
 
 
 class BatchReply(msgspec.Struct, frozen=True):
