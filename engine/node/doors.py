@@ -105,7 +105,7 @@ class Doors:
     ) -> bytes:
         """The same for jobs of which each has a key, none of which came before."""
         actor = self._core.queue(queue)
-        self._admission.admit(batch)
+        self._admission.admit(batch, queue.project_id)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.send(actor, SubmitTicks(batch, keys, reply))
         try:
@@ -121,7 +121,7 @@ class Doors:
         another job, by their places."""
         actor = self._core.queue(queue)
         for part in parts:
-            self._admission.admit(part.batch)
+            self._admission.admit(part.batch, queue.project_id)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         command = SubmitUnique(parts, key, reply)
         self.send(actor, command)
