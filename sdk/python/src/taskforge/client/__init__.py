@@ -20,6 +20,7 @@ from taskforge.client.models import (
     RetryBudget,
     RetryPolicy,
 )
+from taskforge.client.schedules import Schedule
 from taskforge.client.workers import Assignment, WorkerInfo
 
 __all__ = [
@@ -44,5 +45,6 @@ __all__ = [
     "QueueSettings",
     "RetryBudget",
     "RetryPolicy",
+    "Schedule",
     "WorkerInfo",
 ]

@@ -23,6 +23,7 @@ from taskforge.client.models import (
     Queue,
     QueueSettings,
 )
+from taskforge.client.schedules import AsyncSchedules
 from taskforge.client.waiting import HasId, Wait
 from taskforge.client.workers import AsyncWorkers
 from taskforge.errors import SubmitError
@@ -155,6 +156,7 @@ class AsyncClient(AsyncCaller):
         self._auto_key = auto_key and retries > 0
         self.queues = AsyncQueues(self)
         self.workers = AsyncWorkers(self)
+        self.schedules = AsyncSchedules(self)
 
     async def submit(
         self,

@@ -22,6 +22,7 @@ from taskforge.client.models import (
     Queue,
     QueueSettings,
 )
+from taskforge.client.schedules import Schedules
 from taskforge.client.waiting import HasId, Wait
 from taskforge.client.workers import Workers
 from taskforge.errors import SubmitError
@@ -145,6 +146,7 @@ class Client(Caller):
         self._auto_key = auto_key and retries > 0
         self.queues = Queues(self)
         self.workers = Workers(self)
+        self.schedules = Schedules(self)
 
     def submit(
         self,

@@ -131,6 +131,11 @@ def item(spec: JobSpec[Any]) -> Item:
     return _item(spec, _payload_json(spec.task, spec.payload))
 
 
+def json_item(spec: JobSpec[Any]) -> Item:
+    """The job as it goes into a JSON body; TypeError when it cannot be one."""
+    return _item(spec, msgspec.Raw(_payload_json(spec.task, spec.payload)))
+
+
 def _item(spec: JobSpec[Any], payload: bytes | msgspec.Raw) -> Item:
     task = spec.task
     when, due = spec.scheduled_for, None
@@ -183,7 +188,7 @@ def _payload_json(task: Task[..., Any] | str, payload: Payload) -> bytes:
 
 def submit(spec: JobSpec[Any], key: str | None) -> Call[models.Submitted]:
     """Submit one job."""
-    body = _to_json(_item(spec, msgspec.Raw(_payload_json(spec.task, spec.payload))))
+    body = _to_json(json_item(spec))
     path = _submit_path(queue_of(spec))
     return Call("POST", path, _submitted, body, JSON, key, repeatable=key is not None)
 
