@@ -162,6 +162,10 @@ class InboxBell:
             if connection is not None:
                 connection.terminate()
             return
+        except BaseException:  # the server stops just now
+            if connection is not None:
+                connection.terminate()
+            raise
         self._connection = connection
 
     def _heard(self, *_: Any) -> None:
