@@ -28,6 +28,7 @@ from taskforge_server.api.service.allowances import AllowancePorts, Allowances
 from taskforge_server.api.service.audit import AuditReader, AuditService
 from taskforge_server.api.service.catalog import QueueCatalog
 from taskforge_server.api.service.control import ControlService
+from taskforge_server.api.service.dead_letters import DeadLetterRows, DeadLetterService
 from taskforge_server.api.service.encryption import EncryptionParts, EncryptionService, Opener
 from taskforge_server.api.service.events import EventService
 from taskforge_server.api.service.graphs import GraphPorts, GraphService
@@ -70,6 +71,7 @@ class ApiPorts:
     engine: Engine
     queues: QueueRepository
     jobs: JobReader
+    dead_letters: DeadLetterRows
     workers: WorkerPorts
     logs: LogReader
     log_feed: LogFeed
@@ -135,6 +137,9 @@ class ApiServer:
             allowances=allowances,
             schedules=schedules,
             catalog=self.catalog,
+            dead_letters=DeadLetterService(
+                ports.engine, ports.dead_letters, self.catalog, jobs.opener
+            ),
             tenants=TenantService(ports.tenants, ports.key_changed),
             encryption=None if sealed is None else EncryptionService(sealed),
             audit=self.audit,

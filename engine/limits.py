@@ -91,6 +91,36 @@ REF_CHARS_MAX: Final = 100
 EDGES_EXPIRE_ROWS: Final = 20_000  # looked at in one round of the upkeep, in turn
 PARENT_KEPT_S: Final = 600.0  # after its end: by then the tables know all who wait for it
 
+DEAD_LETTERS_LOOK: Final = 100_000
+"""Dead letters that one request looks at, whatever its filter leaves of them: some 0.1 s."""
+
+DEAD_LETTERS_FETCH: Final = 100
+DEAD_LETTERS_ACT_MAX: Final = 1_000
+DEAD_LETTERS_BYTES_MAX: Final = 8 * MIB
+"""What one request puts back or deletes: one turn of a queue, and half of a commit at most."""
+
+DEAD_LETTERS_COUNT_MAX: Final = 10_000
+DEAD_LETTERS_SAMPLE: Final = 10
+"""What a dry run counts and shows."""
+
+DEAD_LETTER_ATTEMPTS_DEFAULT: Final = 5
+DEAD_LETTER_ATTEMPTS_MAX: Final = 20
+"""Attempts shown with each entry of a list; a look at the job shows all."""
+
+REQUEUE_PER_S_MAX: Final = 100_000.0
+REQUEUE_PER_S_MIN: Final = 0.001
+
+HOOKS_AT_ONCE_MAX: Final = 200
+HOOKS_LOOK_S: Final = 0.1
+HOOKS_PAUSE_S: Final = 5.0
+"""Hook jobs of a queue that are submitted together; how often the tables are asked for more, and
+how long a queue rests whose hooks cannot be submitted."""
+
+DEAD_LETTERS_SWEEP_S: Final = 30.0
+DEAD_LETTERS_SWEEP_ROWS: Final = 1_000
+DEAD_LETTERS_SWEEP_ROUNDS: Final = 20
+"""Dead letters past their time go so often, in transactions of so many, so many for a queue."""
+
 # Configuration rows
 
 NAME_CHARS_MAX: Final = 255
@@ -874,6 +904,7 @@ assert BATCH_JOBS_MAX <= BATCH_JOBS_MSGPACK_MAX
 assert PAGE_ROWS_DEFAULT <= PAGE_ROWS_MAX
 assert ERROR_BYTES_MAX < RESULT_BYTES_MAX
 assert ATTEMPTS_MAX < 2**15
+assert DEAD_LETTERS_BYTES_MAX + DEAD_LETTERS_ACT_MAX * KIB < APPEND_BYTES_MAX
 assert CRASHES_MAX < 2**15
 assert SHARDS_DEFAULT <= SHARDS_MAX == 2**12
 assert ACQUIRE_TIMEOUT_S + STATEMENT_TIMEOUT_S < WAIT_S_MAX

@@ -145,6 +145,7 @@ def api_of(node: Node, inbox: InboxPorts | None = None) -> ApiServer:
             engine=node.doors,
             queues=node.queues,
             jobs=node.job_rows,
+            dead_letters=node.dead_letters,
             workers=WorkerPorts(node.doors, node.workers, node.assignments),
             graphs=GraphPorts(node.graphs, node.job_edges, node.job_rows),
             logs=ExecutionLogs(node.pool),

@@ -40,6 +40,7 @@ from taskforge_server.api.service.allowances import Allowances
 from taskforge_server.api.service.audit import AuditService
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.control import ControlService
+from taskforge_server.api.service.dead_letters import DeadLetterService
 from taskforge_server.api.service.encryption import EncryptionService
 from taskforge_server.api.service.events import EventService
 from taskforge_server.api.service.graphs import GraphService
@@ -88,6 +89,7 @@ class Services:
     workers: WorkerService
     allowances: Allowances
     catalog: QueueCatalog
+    dead_letters: DeadLetterService
     encryption: EncryptionService | None
     audit: AuditService
     control: ControlService

@@ -3,6 +3,7 @@
 from taskforge_server.api.rest import (
     audit,
     control,
+    deadletters,
     encryption,
     graphs,
     handlers,
@@ -283,6 +284,7 @@ ROUTES = (
     *QUEUE_ROUTES,
     *JOB_ROUTES,
     *control.ROUTES,
+    *deadletters.ROUTES,
     *joblogs.ROUTES,
     *jobevents.ROUTES,
     *graphs.ROUTES,

@@ -117,6 +117,20 @@ class Engine(Protocol):
         is as it is now. Conflict, KeyConflict."""
         ...
 
+    async def requeue_many(
+        self,
+        queue: QueueRef,
+        jobs: list[JobDict],
+        first_us: int,
+        interval_us: int,
+        tail: bytes,
+        key: KeyedRequest | None,
+    ) -> tuple[bytes, bool]:
+        """Failed jobs of the queue run again, in one turn: the ids of those that were failed still,
+        and the tail; or what the key got when it came first, and then True. The first is due at
+        `first_us`, each further one `interval_us` later. KeyConflict."""
+        ...
+
     def queue_changed(self, queue: QueueRef) -> None: ...
 
     def queue_counts(self, queue: QueueRef) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.ports import Engine, QueueRepository
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import Conflict, InvalidInput
+from taskforge_server.engine.errors import Conflict, InvalidInput, NotFound
 from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.observe.metrics import QueueLength
@@ -38,6 +38,7 @@ class QueueService:
         if isinstance(queue_key(new.name), bytes):
             raise InvalidInput("must not read like an id", "name")
         new.settings.check_relations("settings.")
+        await self._check_hook(project_id, new.name, new.settings)
         first = await self._made_by(project_id, new)
         if first is not None:
             return first, True
@@ -54,6 +55,18 @@ class QueueService:
         self._catalog.forget(row.ref())
         self._engine.queue_changed(self._catalog.learn(row))
         return row, False
+
+    async def _check_hook(self, project_id: bytes, name: str, settings: QueueSettings) -> None:
+        """A hook's queue must be there when the hook is set; should it be deleted later, the jobs
+        of the hook wait for one of that name."""
+        hook = settings.dead_letters.hook
+        if hook is None or hook.queue == name:
+            return
+        try:
+            await self._catalog.find(project_id, hook.queue)
+        except NotFound:
+            field = "settings.dead_letters.hook.queue"
+            raise InvalidInput("this project has no such queue", field) from None
 
     async def _made_by(self, project_id: bytes, new: NewQueue) -> JobQueue | None:
         return None if new.key is None else await self._queues.made_by(project_id, new.key)
@@ -85,6 +98,7 @@ class QueueService:
         if change is not None:
             settings = change((await self._queues.get(project_id, ref.id)).settings)
             settings.check_relations("settings.")
+            await self._check_hook(project_id, ref.name, settings)
         row = await self._queues.update(
             project_id, ref.id, priority=priority, settings=settings, actor=actor
         )

@@ -108,6 +108,24 @@ class SubmitTicks:
     reply: Promise[bytes]
 
 
+@dataclass(slots=True)
+class RequeueMany:
+    """Failed jobs of the queue shall run again; answered with the ids of those that do, and `tail`.
+
+    The first is due at `first_us`, each further one `interval_us` later; 0: all at once. Those that
+    are no longer failed are passed over. All that happens is in one row of the log."""
+
+    jobs: list[dict[str, Any]]
+    first_us: int
+    interval_us: int
+    tail: bytes
+    """Remembered with the key, so that a repetition is answered alike: a row of ids in its form."""
+    reply: Promise[bytes]
+    key: KeyedRequest | None = None
+    repeated: bool = False
+    """The key came before: nothing was done now."""
+
+
 Command = (
     Submit
     | SubmitUnique
@@ -117,6 +135,7 @@ Command = (
     | CancelMany
     | Change
     | Requeue
+    | RequeueMany
     | AddParents
 )
 
@@ -274,6 +293,8 @@ class QueueActor(Actor[Command]):
                 self._answer(command.job_id, command.reply)
             case Requeue():
                 self._requeue(command, now_us)
+            case RequeueMany():
+                self._requeue_many(command, now_us)
 
     def _submit(self, command: Submit, now_us: int) -> None:
         project_id = self.ref.project_id
@@ -421,25 +442,63 @@ class QueueActor(Actor[Command]):
             command.repeated = True
             self._when_durable(first, Reply(command.reply, job))
             return
-        if ring is not None and not looks_sealed(job["payload"]):
-            # From before the encryption; the log must not have it again.
-            job = job | {"payload": ring.seal(job_id, "payload", job["payload"])}
-        job = job | {"options": control.begun_anew(job["options"])}
         uniques.require_free(self.shard, job, now_us)
         try:
-            table.requeue(job, now_us)
+            self._put_back(self._as_stored(job, ring), now_us)
         except TransitionError as error:
             raise Conflict(
                 "only a failed or cancelled job can be retried", code="job_not_retryable"
             ) from error
-        if families.waits(job["options"]):
-            table.change(job_id, now_us, due_us=NEVER_US)  # it never came to its turn
-        self.shard.marks.drain(table)  # its key is held again, for what comes in this turn
-        self._context.dependencies.revived(job_id)
         if request is not None:
             self._remember(request, job_id, now_us)
-        self._context.counters.requeued_jobs += 1
         self._answer(job_id, command.reply)
+
+    def _requeue_many(self, command: RequeueMany, now_us: int) -> None:
+        table = self.shard.table
+        ring = self._context.vault.ring(self.ref.project_id)
+        first, request = self._first(command.key, ring, now_us)
+        if first is not None:
+            command.repeated = True
+            self._when_durable(first, Reply(command.reply, first.ids))
+            return
+        if table.loading:
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is still being loaded")
+        jobs = [table.get(stored["id"]) or stored for stored in command.jobs]
+        # All that may fail comes first: from here on there is no way back.
+        jobs = [self._as_stored(job, ring) for job in jobs if job["status"] == "failed"]
+        due_us, again = command.first_us, []
+        for job in jobs:
+            try:
+                uniques.require_free(self.shard, job, now_us)
+            except Conflict:
+                continue
+            self._put_back(job, now_us)
+            if due_us > now_us:
+                table.change(job["id"], now_us, due_us=due_us)
+            due_us += command.interval_us
+            again.append(job["id"])
+        ids = b"".join(again) + command.tail
+        if request is not None:
+            self._remember(request, ids, now_us)
+        self.shard.effect(Reply(command.reply, ids))
+
+    def _put_back(self, job: dict[str, Any], now_us: int) -> None:
+        """The job runs again; TransitionError."""
+        table = self.shard.table
+        table.requeue(job, now_us)
+        if families.waits(job["options"]):
+            table.change(job["id"], now_us, due_us=NEVER_US)  # it never came to its turn
+        self.shard.marks.drain(table)  # its key is held again, for what comes in this turn
+        self._context.dependencies.revived(job["id"])
+        self._context.counters.requeued_jobs += 1
+
+    def _as_stored(self, job: dict[str, Any], ring: Ring | None) -> dict[str, Any]:
+        """As the log may have it, and begun anew."""
+        job = job | {"options": control.begun_anew(job["options"])}
+        if ring is None or looks_sealed(job["payload"]):
+            return job
+        # From before the encryption; the log must not have it again.
+        return job | {"payload": ring.seal(job["id"], "payload", job["payload"])}
 
     def _answer(self, job_id: bytes, reply: Promise[dict[str, Any]]) -> None:
         job = self.shard.table.get(job_id)

@@ -93,6 +93,10 @@ class Admission:
             return [reason.message]
         return []
 
+    def check(self) -> None:
+        """Raises where nothing is let in."""
+        self._check(1.0)
+
     def _check(self, part: float) -> None:
         """Refuse what goes beyond this part of the bounds."""
         if self.draining:

@@ -297,12 +297,15 @@ class Core:
     def update(self, ref: QueueRef) -> None:
         """The queue's row changed."""
         self.refs[ref.id] = ref
+        shard = self.shards.get(ref.shard)
+        if shard is not None and ref.settings.dead_letters.hook is not None:
+            self.dead_letters.heard(ref.id, shard.table.gathering_lsn - 1)
         actor = self._actors.get(ref.id)
         if actor is not None:
             actor.update(ref)
             self.dispatcher.queue_changed(actor)
             self.dispatcher.ready(actor)  # it may have been paused
-        elif (shard := self.shards.get(ref.shard)) is not None:
+        elif shard is not None:
             define(shard.table, ref)
 
     # workers

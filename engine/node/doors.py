@@ -22,6 +22,7 @@ from taskforge_server.engine.actors.queue import (
     Command,
     QueueActor,
     Requeue,
+    RequeueMany,
     Submit,
     SubmitTicks,
 )
@@ -200,6 +201,26 @@ class Doors:
         reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
         command = Requeue(job, reply, key)
         return await self.command(job, command, reply), command.repeated
+
+    async def requeue_many(
+        self,
+        queue: QueueRef,
+        jobs: list[Job],
+        first_us: int,
+        interval_us: int,
+        tail: bytes,
+        key: KeyedRequest | None,
+    ) -> tuple[bytes, bool]:
+        """Failed jobs of the queue run again, as far as they are failed still: their ids and the
+        tail; or what the key got when it came first, and then True."""
+        self._admission.check()
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        command = RequeueMany(jobs, first_us, interval_us, tail, reply, key)
+        self.send(self._core.queue(queue), command)
+        try:
+            return await reply, command.repeated
+        except ShardLost as error:
+            raise lost(error) from error
 
     async def command(self, job: Job, command: Command, reply: "asyncio.Future[Job]") -> Job:
         ref = self._core.find(job["queue_id"])

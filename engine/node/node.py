@@ -41,6 +41,7 @@ from taskforge_server.engine.node.admission import Admission
 from taskforge_server.engine.node.allowances import AllowanceUpkeep
 from taskforge_server.engine.node.background import Background
 from taskforge_server.engine.node.core import Core
+from taskforge_server.engine.node.deadletters import DeadLetterUpkeep
 from taskforge_server.engine.node.doors import Doors
 from taskforge_server.engine.node.figures import Figures
 from taskforge_server.engine.node.graphdoors import GraphDoors
@@ -61,7 +62,9 @@ from taskforge_server.engine.runtime import allocator
 from taskforge_server.engine.runtime.actor import Actor
 from taskforge_server.engine.runtime.clock import DatabaseClock
 from taskforge_server.engine.runtime.service import Part, Services
+from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.assignments import Assignments
+from taskforge_server.engine.store.dead_letters import DeadLetters
 from taskforge_server.engine.store.dependencies import JobDependencies
 from taskforge_server.engine.store.execution_logs import ExecutionLogs
 from taskforge_server.engine.store.invitations import Invitations
@@ -238,6 +241,7 @@ class Node:
             self.core, self.doors, self.admission, self.job_rows, config.shards
         )
         self._build_scheduler()
+        self._build_dead_letters()
         self.queue_news.listeners.append(self.core.update)
         self.roster_news = RosterNews(self.cluster, self.workers, self.assignments, self.core)
         self.ownership = Ownership(
@@ -269,12 +273,19 @@ class Node:
         moved = None if self.next_runs is None else self.next_runs.moved
         self.scheduler = Scheduler(self.core, self.doors, self.schedules, self.cluster, moved)
 
+    def _build_dead_letters(self) -> None:
+        self.dead_letters = DeadLetters(self.pool)
+        self.dead_letter_upkeep = DeadLetterUpkeep(
+            self.core, self.dead_letters, self.doors, self.find_queue
+        )
+
     async def _read_queues(self) -> Iterable[QueueRef]:
         await self.allowances.read_owners()
         return [queue.ref() for queue in await self.queues.all()]
 
-    async def find_queue(self, project_id: bytes, queue_id: bytes) -> QueueRef:
-        return (await self.queues.get(project_id, queue_id)).ref()
+    async def find_queue(self, project_id: bytes, queue: bytes | str) -> QueueRef:
+        """By id or name; NotFound."""
+        return (await self.queues.get(project_id, queue)).ref()
 
     async def _connect(self, purpose: str) -> Connection:
         return await connect(self.config.postgres_url, application_name=f"taskforge {purpose}")
@@ -352,6 +363,8 @@ class Node:
         self._background.start("ticks", self.scheduler.run())
         if self.next_runs is not None:
             self._background.start("next runs", self.next_runs.run(self.scheduler))
+        self._background.start("dead letter hooks", self.dead_letter_upkeep.run())
+        every("dead letters", limits.DEAD_LETTERS_SWEEP_S, self.dead_letter_upkeep.expire)
         every("usage", limits.USAGE_READ_S, self._usage_elsewhere)
         every("workers seen", limits.WORKER_ROWS_S, self._workers_seen)
         every("silent workers", self.config.lease_ttl_s, self._forget_silent)
@@ -363,6 +376,8 @@ class Node:
         await self._stop_scheduler()
         await self._background.stop(
             "rates",
+            "dead letter hooks",
+            "dead letters",
             "usage",
             "sweep",
             "memory",
@@ -495,6 +510,31 @@ class NodeDoors(Doors):
         if shard_of(job_id) >= self._node.config.shards:
             raise NotFound("no such job is waiting", "job_id")
         return super()._waiting(job_id, project_id)
+
+    async def requeue_once(
+        self, job: dict[str, Any], key: KeyedRequest | None
+    ) -> tuple[dict[str, Any], bool]:
+        """As in `Doors`; a dead letter is told of before it goes."""
+        await self._told([job])
+        return await super().requeue_once(job, key)
+
+    async def requeue_many(
+        self,
+        queue: QueueRef,
+        jobs: list[dict[str, Any]],
+        first_us: int,
+        interval_us: int,
+        tail: bytes,
+        key: KeyedRequest | None,
+    ) -> tuple[bytes, bool]:
+        """As in `Doors`; dead letters are told of before they go."""
+        await self._told(jobs)
+        return await super().requeue_many(queue, jobs, first_us, interval_us, tail, key)
+
+    async def _told(self, jobs: list[dict[str, Any]]) -> None:
+        ref = self._core.find(jobs[0]["queue_id"]) if jobs else None
+        if ref is not None:
+            await self._node.dead_letter_upkeep.ensure(ref, jobs)
 
     def queue_changed(self, queue: QueueRef) -> None:
         """The queue was made, or its row changed; other nodes are told."""

@@ -11,6 +11,7 @@ may see.
 import base64
 import binascii
 import zlib
+from collections.abc import Sequence
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InvalidInput
@@ -25,6 +26,7 @@ ORGANIZATIONS = b"o"
 PROJECTS = b"p"
 API_KEYS = b"k"
 DEPENDENCIES = b"d"
+DEAD_LETTERS = b"x"
 SUBSCRIPTIONS = b"s"
 USERS = b"u"
 INVITATIONS = b"i"
@@ -75,6 +77,22 @@ def after_number(kind: bytes, cursor: str) -> int:
     if len(key) != _NUMBER_BYTES or key[0] & 0x80:
         raise _not_a_cursor()
     return int.from_bytes(key)
+
+
+def place_cursor(kind: bytes, numbers: Sequence[int], row_id: bytes) -> str:
+    """The cursor that continues behind the row with this id, with what belongs to its place."""
+    return _encode(kind, b"".join(n.to_bytes(_NUMBER_BYTES) for n in numbers) + row_id)
+
+
+def after_place(kind: bytes, cursor: str, count: int) -> tuple[list[int], bytes]:
+    """The numbers, so many, and the id in a cursor; `InvalidInput`."""
+    key = _decode(kind, cursor)
+    if len(key) != count * _NUMBER_BYTES + _ID_BYTES:
+        raise _not_a_cursor()
+    parts = [key[at : at + _NUMBER_BYTES] for at in range(0, count * _NUMBER_BYTES, _NUMBER_BYTES)]
+    if any(part[0] & 0x80 for part in parts):
+        raise _not_a_cursor()
+    return [int.from_bytes(part) for part in parts], key[count * _NUMBER_BYTES :]
 
 
 def _encode(kind: bytes, key: bytes) -> str:

@@ -60,13 +60,13 @@ class JobQueries:
             row = await connection.fetchrow(sql("job_get"), job_id, project_id)
             if row is None:
                 return None
-            return _job(row), await _executions(connection, job_id)
+            return job_of(row), await _executions(connection, job_id)
 
     async def some(self, project_id: bytes, job_ids: Sequence[bytes]) -> dict[bytes, JobDict]:
         """Those of these jobs that the project has, by their ids."""
         async with tenant(self._pool, project_id=project_id) as connection:
             rows = await connection.fetch(sql("jobs_of_ids"), project_id, list(job_ids))
-        return {row["id"]: _job(row) for row in rows}
+        return {row["id"]: job_of(row) for row in rows}
 
     async def statuses(
         self, job_ids: Sequence[bytes], project_id: bytes | None = None
@@ -141,17 +141,17 @@ class JobQueries:
                 created_before,
                 rows_max + 1,
             )
-        page = [_job(row) for row in rows[:rows_max]]
+        page = [job_of(row) for row in rows[:rows_max]]
         more = len(rows) > rows_max
         return page, id_cursor(JOBS, page[-1]["id"]) if more else None
 
 
 async def _executions(connection: Lent, job_id: bytes) -> list[JobDict]:
     rows = await connection.fetch(sql("executions_of_job"), job_id, limits.EXECUTIONS_READ_MAX)
-    return [_execution(row) for row in rows]
+    return [execution_of(row) for row in rows]
 
 
-def _job(row: asyncpg.Record) -> JobDict:
+def job_of(row: asyncpg.Record) -> JobDict:
     """The inverse of the projection of a job."""
     told = {name: row[column] for name, column in OPTION_COLUMNS.items()}
     told["more"] = _json(told["more"])
@@ -186,7 +186,7 @@ def _job(row: asyncpg.Record) -> JobDict:
     }
 
 
-def _execution(row: asyncpg.Record) -> JobDict:
+def execution_of(row: asyncpg.Record) -> JobDict:
     return {
         "id": row["id"],
         "job_id": row["job_id"],

@@ -64,6 +64,7 @@ class Queues:
                         code="too_many_queues",
                     )
                 made = _queue(row)
+                await _keep_hook(connection, made)
                 await _recorded(connection, organization_id, actor, "queue.create", None, made)
                 await _require_room(connection, organization_id)
         except asyncpg.UniqueViolationError:
@@ -130,6 +131,7 @@ class Queues:
                 )
             )
             if new != old:
+                await _keep_hook(connection, new)
                 await _recorded(connection, organization_id, actor, "queue.update", old, new)
         return new
 
@@ -191,6 +193,13 @@ def _found(row: asyncpg.Record | None) -> JobQueue:
     if row is None:
         raise NotFound("no such queue", "queue", code="queue_not_found")
     return _queue(row)
+
+
+async def _keep_hook(connection: Lent, queue: JobQueue) -> None:
+    """Whether the queue's dead letters are told of, from now on."""
+    hook = queue.settings.dead_letters.hook
+    name = "dead_letter_hook_end" if hook is None else "dead_letter_hook_begin"
+    await connection.execute(sql(name), queue.id)
 
 
 async def _require_room(connection: Lent, organization_id: bytes) -> None:

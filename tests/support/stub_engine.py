@@ -245,6 +245,17 @@ class StubEngine:
             self._keys[job["project_id"], key.key] = (key.body_hash, job["id"])
         return again, False
 
+    async def requeue_many(
+        self,
+        queue: QueueRef,
+        jobs: list[JobDict],
+        first_us: int,
+        interval_us: int,
+        tail: bytes,
+        key: KeyedRequest | None,
+    ) -> tuple[bytes, bool]:
+        return tail, False
+
     def queue_changed(self, queue: QueueRef) -> None:
         self.changed.append(queue)
 
@@ -399,6 +410,25 @@ class StubQueues:
         row = msgspec.structs.replace(old, paused_at=old.created_at if paused else None)
         self.rows[row.id] = row
         return row
+
+
+class StubDeadLetters:
+    """There are none."""
+
+    async def page(self, *given: object) -> tuple[list[JobDict], None]:
+        return [], None
+
+    async def attempts(self, *given: object) -> dict[bytes, list[JobDict]]:
+        return {}
+
+    async def count(self, *given: object) -> int:
+        return 0
+
+    async def purge(self, *given: object) -> list[bytes]:
+        return []
+
+    async def record_requeue(self, *given: object) -> None:
+        """Nobody asks."""
 
 
 class StubJobs:

@@ -1,6 +1,7 @@
 -- Finished jobs of an organisation past their days, with their attempts and lines, the oldest first.
 -- The id carries the time of the submit, so the index of each queue finds what may be old enough; what
--- was finished later stays. All parts see the rows as they were before.
+-- was finished later stays, and so does what was put back meanwhile: it is found changed when its row is
+-- locked. All parts see the rows as they were before.
 WITH doomed AS (
     SELECT job.id
     FROM projects AS project
@@ -12,6 +13,7 @@ WITH doomed AS (
         AND job.status IN ('succeeded', 'failed', 'cancelled')
     ORDER BY job.id
     LIMIT $3
+    FOR UPDATE OF job
 ), attempts AS (
     DELETE FROM job_executions WHERE job_id IN (SELECT id FROM doomed) RETURNING id
 ), lines AS (

@@ -17,6 +17,7 @@ from taskforge_server.engine.model.tenant import api_key_text
 from tests.support.stub_engine import (
     NO_TENANTS,
     StubAudit,
+    StubDeadLetters,
     StubEngine,
     StubJobs,
     StubKeys,
@@ -118,6 +119,7 @@ async def api() -> AsyncIterator[Fixture]:
             engine=engine,
             queues=queues,
             jobs=jobs,
+            dead_letters=StubDeadLetters(),
             logs=logs,
             log_feed=logs,
             keys=keys,

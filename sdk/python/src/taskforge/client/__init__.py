@@ -3,6 +3,7 @@
 from taskforge.client.asynchronous import AsyncClient, AsyncJobHandle
 from taskforge.client.blocking import Client, JobHandle
 from taskforge.client.buffer import Buffer
+from taskforge.client.dead_letters import DeadLettersDone
 from taskforge.client.models import (
     DeadLetterHook,
     DeadLetterSettings,
@@ -31,6 +32,7 @@ __all__ = [
     "Client",
     "DeadLetterHook",
     "DeadLetterSettings",
+    "DeadLettersDone",
     "Execution",
     "Job",
     "JobEnd",

@@ -9,6 +9,7 @@ from taskforge import settings
 from taskforge.client import calls, graph_calls
 from taskforge.client.async_caller import AsyncCaller
 from taskforge.client.buffer import Buffer
+from taskforge.client.dead_letters import AsyncDeadLetters
 from taskforge.client.following import Following, events, job_events
 from taskforge.client.methods import AsyncGroup, async_listing, async_method
 from taskforge.client.models import (
@@ -157,6 +158,7 @@ class AsyncClient(AsyncCaller):
         self.queues = AsyncQueues(self)
         self.workers = AsyncWorkers(self)
         self.schedules = AsyncSchedules(self)
+        self.dead_letters = AsyncDeadLetters(self)
 
     async def submit(
         self,

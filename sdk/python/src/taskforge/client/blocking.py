@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, Unpack, cast
 from taskforge import settings
 from taskforge.client import calls, graph_calls
 from taskforge.client.blocking_caller import Caller
+from taskforge.client.dead_letters import DeadLetters
 from taskforge.client.following import Following, events, job_events
 from taskforge.client.methods import Group, listing, method
 from taskforge.client.models import (
@@ -147,6 +148,7 @@ class Client(Caller):
         self.queues = Queues(self)
         self.workers = Workers(self)
         self.schedules = Schedules(self)
+        self.dead_letters = DeadLetters(self)
 
     def submit(
         self,

@@ -1,0 +1,1 @@
+DELETE FROM dead_letter_hooks WHERE queue_id = $1
