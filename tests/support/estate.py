@@ -39,6 +39,7 @@ WORKER = """INSERT INTO workers (id, project_id, name, last_heartbeat)
 ASSIGNMENT = "INSERT INTO queue_worker_assignments (queue_id, worker_id) VALUES ($1, $2)"
 USAGE = """INSERT INTO monthly_usage (shard, project_id, month, organization_id, jobs, lsn)
     VALUES (0, $1, 202601, $2, 7, 1)"""
+HOOK = "INSERT INTO dead_letter_hooks (queue_id, lsn, job_id) VALUES ($1, 0, $1)"
 INBOX = """INSERT INTO inbox (project_id, queue_id, shard, job_type, payload, refused_at, problem)
     VALUES ($1, $2, 0, 't', '{}', now(), $3)"""
 GRANT = "INSERT INTO inbox_grants (project_id, role_name) VALUES ($1, $2::text)"
@@ -141,6 +142,7 @@ async def _fill(
     await connection.execute(IDEMPOTENCY, project_id, mark)
     await connection.execute(WORKER, worker, project_id, f"worker of {mark}")
     await connection.execute(ASSIGNMENT, queue_id, worker)
+    await connection.execute(HOOK, queue_id)
     await connection.execute(USAGE, project_id, organization_id)
     await connection.execute(INBOX, project_id, queue_id, mark)
     await connection.execute(GRANT, project_id, mark)
