@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
-import msgspec
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.ports import Outlet
 from taskforge_server.engine.errors import Conflict, NotFound
-from taskforge_server.engine.model.joboptions import JobOptions, read_told, told_anew
+from taskforge_server.engine.model.joboptions import more_anew, read_told
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.shard.effects import Promise
 from taskforge_server.engine.shard.shard import Shard
@@ -117,8 +116,8 @@ def _ask(shard: Shard, job_id: bytes, grace_us: int, now_us: int, session_of: Se
         return False
     if job["deadline_us"]:
         ends_us = min(ends_us, job["deadline_us"])
-    told = msgspec.structs.replace(more, cancel_us=more.cancel_us or now_us)
-    table.change(job_id, now_us, options=told_anew(job["options"], more=told), deadline_us=ends_us)
+    told = more_anew(job["options"], cancel_us=more.cancel_us or now_us)
+    table.change(job_id, now_us, options=told, deadline_us=ends_us)
     session = session_of(job["worker_id"] or b"")
     if session is not None and CANCELS in session.features:
         shard.effect(CancelHandlers(session.outlet, [token_of(job)], ends_us - now_us))
@@ -190,11 +189,10 @@ def expire(shard: Shard, now_us: int, counters: Counters) -> int:
 
 def begun_anew(options: bytes | None) -> bytes | None:
     """The options of a job that runs again after its end: what was said of that life is over."""
-    told = read_told(options)
-    if told.more == JobOptions():
+    more = read_told(options).more
+    if not more.cancel_us and not more.expires_us:
         return options
-    more = msgspec.structs.replace(told.more, cancel_us=0, expires_us=0)
-    return told_anew(options, more=more) or None
+    return more_anew(options, cancel_us=0, expires_us=0) or None
 
 
 def token_of(job: Job) -> bytes:

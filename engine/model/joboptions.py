@@ -107,3 +107,17 @@ def pack_told(named: Mapping[str, Any]) -> bytes | None:
 def told_anew(options: bytes | None, **changes: Any) -> bytes:
     """The options with some keys changed (None: dropped), as `ShardTable.change` takes them."""
     return pack_told({**read_told(options).named, **changes}) or b""
+
+
+def more_anew(options: bytes | None, **fields: Any) -> bytes:
+    """The options with some fields of JobOptions changed; those that this version does not know
+    stay as they are."""
+    named = dict(read_told(options).named)
+    more: dict[str, Any] = msgspec.json.decode(named.get("more") or b"{}")
+    plain = {name: getattr(PLAIN, name) for name in fields}
+    more |= {name: value for name, value in fields.items() if value != plain[name]}
+    for name, value in fields.items():
+        if value == plain[name]:
+            more.pop(name, None)
+    named["more"] = msgspec.json.encode(more) if more else None
+    return pack_told(named) or b""

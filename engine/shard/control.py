@@ -4,18 +4,22 @@ ExpiryBook   jobs that must not start after a time, by that time
 CancelBook   jobs whose cancellation was asked for while they ran
 """
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from taskforge_server.engine.model.joboptions import Told
+from taskforge_server.ext.table import ShardTable
+
+CROWDED_MIN = 1_000
 
 
 class ExpiryBook:
     """Jobs by the time at which they expire. One that started, ended or was told another time since
     is found out when its time comes."""
 
-    __slots__ = ("_heap", "_times")
+    __slots__ = ("_heap", "_times", "crowded")
 
     def __init__(self) -> None:
+        self.crowded = CROWDED_MIN
         self._heap: list[tuple[int, bytes]] = []
         self._times: dict[bytes, int] = {}
 
@@ -47,13 +51,24 @@ class ExpiryBook:
                 found.append(job_id)
         return found
 
+    def prune(self, table: ShardTable) -> None:
+        """Forget the jobs that were started or have ended."""
+        for job_id in list(self._times):
+            peeked = table.peek(job_id)
+            if peeked is None or peeked[0] not in ("pending", "scheduled") or peeked[1]:
+                del self._times[job_id]
+        self._heap = [(expires_us, job_id) for job_id, expires_us in self._times.items()]
+        heapify(self._heap)
+        self.crowded = max(CROWDED_MIN, 2 * len(self._times))
+
 
 class CancelBook:
     """Jobs that run although their end is wanted; few at a time."""
 
-    __slots__ = ("_jobs",)
+    __slots__ = ("_jobs", "crowded")
 
     def __init__(self) -> None:
+        self.crowded = CROWDED_MIN
         self._jobs: set[bytes] = set()
 
     def see(self, job_id: bytes, told: Told) -> None:
@@ -61,6 +76,17 @@ class CancelBook:
             self._jobs.add(job_id)
         else:
             self._jobs.discard(job_id)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def prune(self, table: ShardTable) -> None:
+        """Forget the jobs that run no more."""
+        for job_id in list(self._jobs):
+            peeked = table.peek(job_id)
+            if peeked is None or peeked[0] != "processing":
+                self._jobs.discard(job_id)
+        self.crowded = max(CROWDED_MIN, 2 * len(self._jobs))
 
     def jobs(self) -> list[bytes]:
         """All of them."""

@@ -25,13 +25,29 @@ class Book(Protocol):
         ...
 
 
+class PrunedBook(Book, Protocol):
+    """A book that would grow with jobs that ended."""
+
+    crowded: int
+    """So long a book is looked through; it is twice what was left the last time, so that this costs
+    the same for each job, however many there are."""
+
+    def __len__(self) -> int: ...
+
+    def prune(self, table: ShardTable) -> None:
+        """Forget the jobs that it is no longer about."""
+        ...
+
+
 class Marks:
     """The books of one shard."""
 
-    __slots__ = ("books",)
+    __slots__ = ("_pruned", "books")
 
-    def __init__(self, books: Iterable[Book] = ()) -> None:
-        self.books: list[Book] = [*books]
+    def __init__(self, books: Iterable[Book] = (), pruned: Iterable[PrunedBook] = ()) -> None:
+        """`pruned` are books that forget by themselves what ended long before they look at it."""
+        self._pruned = [*pruned]
+        self.books: list[Book] = [*self._pruned, *books]
 
     def drain(self, table: ShardTable) -> None:
         """Show the books what the table has marked; called after each turn that decides, after a
@@ -40,3 +56,6 @@ class Marks:
             told = read_told(options)
             for book in self.books:
                 book.see(job_id, told)
+        for pruned in self._pruned:
+            if len(pruned) > pruned.crowded:
+                pruned.prune(table)

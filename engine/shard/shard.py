@@ -69,7 +69,7 @@ class Shard:
         self.expiries = ExpiryBook()
         self.cancels = CancelBook()
         self.unique = UniqueBook(table)
-        self.marks = Marks([self.expiries, self.cancels, self.unique])
+        self.marks = Marks([self.unique], pruned=[self.expiries, self.cancels])
         self.listener: Callable[[Shard, int, bytes], None] | None = None
         """Hears of each log row, once it is durable; None while nobody follows."""
         self.edges = ShardEdges()

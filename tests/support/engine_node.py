@@ -115,6 +115,7 @@ class MemoryNode:
         running: bytes = b"",
         types: frozenset[str] = frozenset({"send"}),
         instance: bytes = b"",
+        features: frozenset[str] = frozenset(),
     ) -> tuple[WorkerActor, KeptOutlet]:
         hello = Hello(
             worker_id,
@@ -126,6 +127,7 @@ class MemoryNode:
             running,
             "test",
             instance,
+            features,
         )
         outlet = KeptOutlet()
         return await self.doors.attach_worker(hello, PROJECT, queues, outlet), outlet

@@ -5,6 +5,7 @@ import msgpack
 from taskforge_server.engine.model.joboptions import (
     PLAIN,
     JobOptions,
+    more_anew,
     pack_told,
     read_options,
     read_told,
@@ -35,3 +36,10 @@ def test_some_keys_change_and_the_others_stay() -> None:
     packed = pack_told({"tags": ["a"], "waiting_on": 2, "more": JobOptions(expires_us=5)})
     assert told_anew(packed, waiting_on=None, more=None) == pack_told({"tags": ["a"]})
     assert told_anew(pack_told({"waiting_on": 2}), waiting_on=None) == b""
+
+
+def test_fields_change_and_those_of_a_newer_version_stay() -> None:
+    packed = pack_told({"tags": ["a"], "more": b'{"newer": [1], "expires_us": 5}'})
+    changed = more_anew(packed, expires_us=0, cancel_us=3)
+    assert msgpack.unpackb(changed)["more"] == b'{"newer":[1],"cancel_us":3}'
+    assert more_anew(pack_told({"more": JobOptions(cancel_us=1)}), cancel_us=0) == b""

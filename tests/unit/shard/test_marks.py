@@ -1,6 +1,9 @@
 """Books hear of every job that was told something, whichever way it came into the table."""
 
+import msgpack
+
 from taskforge_server.engine.model.joboptions import JobOptions, Told, pack_told
+from taskforge_server.engine.shard.control import CancelBook, ExpiryBook
 from taskforge_server.engine.shard.marks import Marks
 from taskforge_server.ext.table import NEVER_US, ShardTable, SubmitBatch
 
@@ -61,6 +64,25 @@ def test_submitted_changed_replayed_and_loaded_jobs_are_seen_alike() -> None:
     loaded = fresh()
     loaded.load(projection.jobs_copy)
     assert drained(loaded) == live
+
+
+def test_books_do_not_grow_with_jobs_that_ended() -> None:
+    table, expiries, cancels = fresh(), ExpiryBook(), CancelBook()
+    marks = Marks(pruned=[expiries, cancels])
+    worker = table.worker(b"w" * 16)
+    for turn in range(5):
+        for _ in range(600):
+            submitted(table, JobOptions(expires_us=NOW_US + turn + 1, cancel_us=1))
+        tokens = msgpack.unpackb(table.start(0, None, worker, 500, NOW_US)[0], strict_map_key=False)
+        marks.drain(table)
+        table.succeed(tokens[4], NOW_US)
+        lsn, _, _ = table.take_batch() or (0, 0, b"")
+        table.committed(lsn)
+    assert 500 <= len(expiries) <= 2_000
+    assert len(cancels) <= 1_600
+    found = expiries.take(NOW_US + 10, 10_000)
+    waiting = {job["id"] for job in table.snapshot() if job["status"] == "pending"}
+    assert waiting <= set(found), "none that waits is forgotten"
 
 
 def test_a_job_that_ended_or_is_told_nothing_more_is_not_seen() -> None:
