@@ -58,10 +58,6 @@ cdef class Positions:
         return item < self.capacity and self.at[item] != 0
 
 
-cdef inline bint before(uint64_t key, uint32_t item, uint64_t key2, uint32_t item2) noexcept:
-    return key < key2 or (key == key2 and item < item2)
-
-
 @cython.final
 cdef class Heap:
     """A min-heap over shared positions.
@@ -97,7 +93,7 @@ cdef class Heap:
             if self.resize(max(<uint32_t>CAPACITY_MIN, self.capacity * 2)) != 0:
                 raise MemoryError("heap")
         self.size += 1
-        self.rise(self.size - 1, key, item)
+        rise(self.keys, self.items, self.positions.at, self.size - 1, key, item)
         return 0
 
     cdef bint pop_into(self, uint64_t* key, uint32_t* item) noexcept:
@@ -111,7 +107,7 @@ cdef class Heap:
         self.size -= 1
         last = self.size
         if last != 0:
-            self.sink(0, self.keys[last], self.items[last])
+            sink(self.keys, self.items, self.positions.at, last, 0, self.keys[last], self.items[last])
         self.shrink()
         return True
 
@@ -125,21 +121,12 @@ cdef class Heap:
 
     cpdef bint remove(self, uint32_t item) noexcept:
         """Take an item out, wherever it stands. False: it is not in this heap."""
-        cdef uint32_t mark, position, last
-        cdef uint64_t key
+        cdef uint32_t mark
         mark = self.positions.at[item] if item < self.positions.capacity else 0
         if mark == 0 or mark > self.size or self.items[mark - 1] != item:
             return False
-        position = mark - 1
-        key = self.keys[position]
-        self.positions.at[item] = 0
         self.size -= 1
-        last = self.size
-        if position != last:
-            if before(self.keys[last], self.items[last], key, item):
-                self.rise(position, self.keys[last], self.items[last])
-            else:
-                self.sink(position, self.keys[last], self.items[last])
+        take_out(self.keys, self.items, self.positions.at, self.size, mark - 1)
         self.shrink()
         return True
 
@@ -186,46 +173,3 @@ cdef class Heap:
         """Halve the arrays when less than a quarter is used. Without memory they stay."""
         if self.capacity > CAPACITY_MIN and self.size < self.capacity // 4:
             self.resize(self.capacity // 2)
-
-    cdef void rise(self, uint32_t position, uint64_t key, uint32_t item) noexcept:
-        """Put an entry at this position or above it; what was at the position is overwritten."""
-        cdef uint64_t* keys = self.keys
-        cdef uint32_t* items = self.items
-        cdef uint32_t* at = self.positions.at
-        cdef uint32_t parent
-        while position != 0:
-            parent = (position - 1) >> 2
-            if not before(key, item, keys[parent], items[parent]):
-                break
-            keys[position] = keys[parent]
-            items[position] = items[parent]
-            at[items[position]] = position + 1
-            position = parent
-        keys[position] = key
-        items[position] = item
-        at[item] = position + 1
-
-    cdef void sink(self, uint32_t position, uint64_t key, uint32_t item) noexcept:
-        """Put an entry at this position or below it; what was at the position is overwritten."""
-        cdef uint64_t* keys = self.keys
-        cdef uint32_t* items = self.items
-        cdef uint32_t* at = self.positions.at
-        cdef uint32_t size = self.size
-        cdef uint32_t child, other, end
-        while True:
-            child = 4 * position + 1
-            if child >= size:
-                break
-            end = min(child + 4, size)
-            for other in range(child + 1, end):
-                if before(keys[other], items[other], keys[child], items[child]):
-                    child = other
-            if not before(keys[child], items[child], key, item):
-                break
-            keys[position] = keys[child]
-            items[position] = items[child]
-            at[items[position]] = position + 1
-            position = child
-        keys[position] = key
-        items[position] = item
-        at[item] = position + 1

@@ -48,6 +48,7 @@ cdef struct Job:
     uint32_t timeout_ms
     uint32_t prev         # dirty list
     uint32_t next
+    uint32_t group        # in its queue, while it waits or runs and keys matter there; 0: none
     uint16_t queue
     uint16_t type
     uint16_t attempts

@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from taskforge_server.ext.attempts cimport Attempt, Attempts
 from taskforge_server.ext.buf cimport Buf
+from taskforge_server.ext.groups cimport Groups, Limits
 from taskforge_server.ext.heap cimport Heap, Positions
 from taskforge_server.ext.ids cimport IdSource
 from taskforge_server.ext.rows cimport JobRow
@@ -46,6 +47,14 @@ cdef class QueueState:
     cdef list lanes             # every Lane, in order of first use
     cdef list by_type           # type index -> Lane or None
     cdef readonly uint32_t pending, scheduled, processing
+    cdef bint limited           # anything of the following matters
+    cdef Limits limits
+    cdef int64_t tat_ns         # of the queue's own bucket, see groups.pyx
+    cdef int64_t clock_ns       # the latest time that a look was told
+    cdef int64_t floor_ns       # the table's floor, as of the last look
+    cdef bint stale             # its limits have changed since
+    cdef bint roused            # stands in the table's list of such
+    cdef Groups groups          # None where keys do not matter
 
     cdef Lane lane(self, uint16_t kind, str name, Positions positions)
 
@@ -91,6 +100,8 @@ cdef class ShardTable:
     cdef int64_t watermark
     cdef uint64_t frontier      # while rows still come: no job behind this key starts
     cdef uint32_t away          # jobs in a projection under way that are not dirty
+    cdef int64_t floor_us       # of what was started before, the limits know nothing
+    cdef list roused            # queues in which the end of a job lets another one start
     cdef list queues            # QueueState
     cdef dict queue_index
     cdef list type_names, type_texts
@@ -120,6 +131,12 @@ cdef class ShardTable:
     cdef QueueState _queue_at(self, object index)
     cdef int _type_of(self, const void *name, Py_ssize_t size) except -1
     cdef int _reason_of(self, str reason) except -1
+    # limits
+    cdef int _limit(self, int index, QueueState q, object given) except -1
+    cdef int _regroup(self, int index, QueueState q, Groups groups) except -1
+    cdef int64_t _allowed(self, QueueState q, int64_t now_us) except -1
+    cdef list _holders(self, int queue, uint32_t group)
+    cdef int _rouse(self, int index, QueueState q) except -1
     # the gathering batch
     cdef int _gather(self, int64_t now_us) except -1
     cdef void _head(self, int fields, int kind, const Job *job) noexcept
@@ -142,6 +159,7 @@ cdef class ShardTable:
                         bint replayed) except -1
     cdef bint _put_back(self, int kind, bytes token, bytes error, int64_t now_us, int64_t due_us) except -1
     cdef int _tell(self, Job *job, const void *options, Py_ssize_t size) except -1
+    cdef int _tell_grouped(self, uint32_t slot, Job *job, const void *options, Py_ssize_t size) except -1
     cdef int _check_change(self, const Job *job, int64_t due_us, int priority, bint payload,
                            int64_t deadline_us) except -1
     cdef int _change(self, uint32_t slot, Job *job, int64_t due_us, int priority,

@@ -41,6 +41,9 @@ from taskforge_server.ext.buf cimport (
     buf_free, buf_init, buf_need, mp_array, mp_bin, mp_bin_head, mp_int, mp_map, mp_nil, mp_str,
     mp_uint, put_raw, tf_be32, tf_be64, tf_rd16, tf_rd32, tf_rd64, w8, w64, wmem,
 )
+from taskforge_server.ext.groups cimport (
+    Groups, Kind, Limits, Rate, full_ns, group_key, limits_of, token_ns,
+)
 from taskforge_server.ext.ids cimport execution_id_into, shard_of_hi, splitmix64
 from taskforge_server.ext.rows cimport (
     options_of_row, put_attempt_row, put_job_row, read_job_row, row_end,
@@ -88,6 +91,7 @@ cdef enum:
     REQUEUED_FIELDS_BEFORE = 13  # of `requeued` in logs that do not know returns
     ANY_WORKER = -1              # whoever runs the job
     AHEAD = 8                    # so many jobs before its turn, one is fetched into the cache
+    HOLDERS_SHOWN = 10           # running jobs that are named as what a limit is used up by
     EVENT_BYTES = 160            # the most that an event takes besides its texts
 
 cdef int64_t SLOT_BYTES = sizeof(Job) + 32     # with its position, heap entry and index
@@ -365,7 +369,7 @@ cdef class ShardTable:
         self.over = Attempts()
         self.held, self.keys, self.under_way = {}, [], deque()
         self.marked = {}
-        self.submitted = []
+        self.submitted, self.roused = [], []
         self.frontier = NO_FRONTIER
         self.last_type = -1
         buf_init(&self.events)
@@ -379,8 +383,14 @@ cdef class ShardTable:
 
     @property
     def bytes_resident(self):
-        """Bytes of the jobs in memory: slots, index, heap entries, payloads, options, outputs."""
-        return self.slots.used * SLOT_BYTES + self.slots.blob_bytes_used
+        """Bytes of the jobs in memory: slots, index, heap entries, payloads, options, outputs; and
+        of their groups."""
+        cdef QueueState q
+        cdef int64_t groups = 0
+        for q in self.queues:
+            if q.groups is not None:
+                groups += q.groups.bytes_used()
+        return self.slots.used * SLOT_BYTES + self.slots.blob_bytes_used + groups
 
     @property
     def unprojected(self):
@@ -416,8 +426,8 @@ cdef class ShardTable:
         return self.queues[index]
 
     def queue(self, bytes queue_id, bytes project_id, str name not None, timeout_ms, history,
-              soft_timeout_ms=0):
-        """Define or update a queue; its index stays."""
+              soft_timeout_ms=0, limits=None):
+        """Define or update a queue; its index stays. What `limits` are, groups.pyx says."""
         cdef QueueState q
         cdef int index
         check_id("queue_id", queue_id)
@@ -428,6 +438,7 @@ cdef class ShardTable:
         index = self._queue_of(tf_rd64(at(queue_id)), tf_rd64(at(queue_id) + 8), 0, 0)
         q = self.queues[index]
         q.project_hi, q.project_lo = tf_rd64(at(project_id)), tf_rd64(at(project_id) + 8)
+        self._limit(index, q, limits)
         q.name, q.timeout_ms, q.history = name.encode(), timeout_ms, history
         q.soft_timeout_ms = soft_timeout_ms
         return index
@@ -474,6 +485,152 @@ cdef class ShardTable:
             self.reasons.append(reason)
         return index
 
+    # --- limits ---------------------------------------------------------------------------------
+
+    cdef int _limit(self, int index, QueueState q, object given) except -1:
+        """Other limits hold from now on; what runs goes on."""
+        cdef Limits limits
+        cdef bint keys_matter
+        limits_of(given, &limits)
+        if not memcmp(&limits, &q.limits, sizeof(Limits)):
+            return 0
+        keys_matter = limits.fair or limits.key_running_max or limits.key_rate.interval_ns
+        if q.groups is not None and not keys_matter:
+            self._regroup(index, q, None)
+        if keys_matter and q.groups is None:
+            groups = Groups(self.positions)
+            (<Groups>groups).tune(&limits)
+            (<Groups>groups).look(q.clock_ns, q.floor_ns)
+            self._regroup(index, q, groups)
+        elif keys_matter:
+            q.groups.tune(&limits)
+        if not limits.rate.interval_ns:
+            q.tat_ns = 0
+        q.limits = limits
+        q.limited = keys_matter or limits.running_max or limits.rate.interval_ns
+        q.stale = True
+        return 0
+
+    cdef int _regroup(self, int index, QueueState q, Groups groups) except -1:
+        """Take all jobs of the queue that wait or run into other lanes."""
+        cdef uint32_t slot
+        cdef Job *job
+        cdef list found = []
+        q.limited = False     # no job ends here, whatever it may look like
+        for slot in range(self.slots.chunks_used << CHUNK_BITS):
+            job = job_at(self.slots, slot)
+            if job.queue == index and (job.state == PENDING or job.state == PROCESSING):
+                found.append((slot, job.state))
+                self._leave(slot, job)
+                job.state = SUCCEEDED     # in no heap, for this moment
+        q.groups = groups
+        for slot, state in found:
+            self._enter(slot, job_at(self.slots, slot), state)
+        return 0
+
+    cdef int64_t _allowed(self, QueueState q, int64_t now_us) except -1:
+        """How many jobs the limits of the queue itself let start now; its groups look too."""
+        cdef Rate rate = q.limits.rate
+        cdef int64_t most = I32_MAX
+        q.clock_ns = max(q.clock_ns, now_us * 1000)
+        q.floor_ns = self.floor_us * 1000
+        if q.stale:
+            q.tat_ns = min(q.tat_ns, q.clock_ns + rate.room_ns)
+            q.stale = False
+        if q.groups is not None:
+            q.groups.look(q.clock_ns, q.floor_ns)
+        if q.limits.running_max:
+            most = max(0, <int64_t>q.limits.running_max - q.processing)
+        if rate.interval_ns:
+            most = min(most, max(0, q.clock_ns + rate.room_ns - max(
+                q.clock_ns, full_ns(q.tat_ns, q.floor_ns, rate))) // rate.interval_ns)
+        return most
+
+    cdef int _rouse(self, int index, QueueState q) except -1:
+        """The end of a job lets another one of this queue start."""
+        if not q.roused:
+            q.roused = True
+            self.roused.append(index)
+        return 0
+
+    @property
+    def rousing(self):
+        """Whether `take_roused` has something to say."""
+        return len(self.roused) > 0
+
+    def take_roused(self):
+        """The queues in which a limit held jobs back until one ended, since the last call."""
+        cdef QueueState q
+        taken, self.roused = self.roused, []
+        for index in taken:
+            q = self.queues[index]
+            q.roused = False
+        return taken
+
+    def startable(self, queue, int64_t now_us):
+        """How many jobs of the queue wait, and no limit keeps them from starting now; where keys
+        matter it may be too many, but 0 is exact."""
+        cdef QueueState q = self._queue_at(queue)
+        cdef int64_t most
+        if not q.limited:
+            return q.pending
+        most = self._allowed(q, now_us)
+        return min(most, q.pending if q.groups is None else q.groups.eligible)
+
+    def next_token_us(self, queue, int64_t now_us):
+        """When a bucket has its next token that some job waits for; 0: none waits for that."""
+        cdef QueueState q = self._queue_at(queue)
+        cdef int64_t at_ns = 0
+        if not q.limited or not q.pending:
+            return 0
+        self._allowed(q, now_us)
+        if q.limits.rate.interval_ns:
+            at_ns = token_ns(q.tat_ns, q.floor_ns, q.limits.rate)
+        if at_ns <= q.clock_ns:
+            at_ns = 0 if q.groups is None else q.groups.refill_ns()
+        return (at_ns + 999) // 1000
+
+    def blocked(self, queue, int64_t now_us, bytes job_id=None):
+        """The limits that keep jobs of the queue from starting now, or the given one: what they
+        allow, how many run, the ids of those (not all, if many), and when a bucket has a token."""
+        cdef QueueState q = self._queue_at(queue)
+        cdef uint32_t slot = NONE if job_id is None else self._find(job_id)
+        cdef Job *job = NULL if slot == NONE else job_at(self.slots, slot)
+        cdef uint32_t group = 0
+        cdef int64_t at_ns
+        cdef list found = []
+        if not q.limited:
+            return found
+        if job != NULL and job.queue == queue and job.state == PENDING:
+            group = job.group
+        self._allowed(q, now_us)
+        if q.limits.running_max and q.processing >= q.limits.running_max:
+            found.append(blocking(
+                "max_concurrency", q.limits.running_max, q.processing, self._holders(queue, 0), 0))
+        if q.limits.rate.interval_ns:
+            at_ns = token_ns(q.tat_ns, q.floor_ns, q.limits.rate)
+            if at_ns > q.clock_ns:
+                found.append(blocking("rate", 0, q.processing, [], at_ns))
+        if group and q.groups.full(group):
+            found.append(blocking(
+                "max_concurrency_per_key", q.limits.key_running_max, q.groups.running(group),
+                self._holders(queue, group), 0))
+        if group and q.groups.token_of(group) > q.clock_ns:
+            found.append(blocking(
+                "rate_per_key", 0, q.groups.running(group), [], q.groups.token_of(group)))
+        return found
+
+    cdef list _holders(self, int queue, uint32_t group):
+        """Some of the jobs that run, by id: of the queue, or of one group of it."""
+        cdef uint32_t position
+        cdef Job *job
+        cdef list ids = []
+        for position in range(self.run_heap.size):
+            job = job_at(self.slots, self.run_heap.items[position])
+            if job.queue == queue and (not group or job.group == group):
+                ids.append(id_bytes(job.id_hi, job.id_lo))
+        return sorted(ids)[:HOLDERS_SHOWN]
+
     # --- the gathering batch ------------------------------------------------------------------------
 
     cdef int _gather(self, int64_t now_us) except -1:
@@ -503,6 +660,7 @@ cdef class ShardTable:
         buf_need(&self.events, EVENT_BYTES)
         mp_uint(&self.events, epoch)
         mp_int(&self.events, now_us - self.base_us)
+        self.floor_us = max(self.floor_us, now_us)
 
     def keyed(self, bytes project_id, str key not None, bytes body_hash not None,
               bytes ids not None, int64_t now_us):
@@ -594,23 +752,50 @@ cdef class ShardTable:
         """Out of the heap of its state."""
         cdef QueueState q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
         if job.state == PENDING:
-            (<Lane>PyList_GET_ITEM(q.by_type, job.type)).heap.remove(slot)
+            if q.groups is not None:
+                q.groups.unwait(job.group, slot, job.type)
+            else:
+                (<Lane>PyList_GET_ITEM(q.by_type, job.type)).heap.remove(slot)
             q.pending -= 1
         elif job.state == SCHEDULED:
             self.due_heap.remove(slot)
             q.scheduled -= 1
         elif job.state == PROCESSING:
             self.run_heap.remove(slot)
+            if q.limited:
+                if q.limits.running_max and q.processing >= q.limits.running_max and q.pending:
+                    self._rouse(job.queue, q)
+                if q.groups is not None and q.groups.end(job.group):
+                    self._rouse(job.queue, q)
             q.processing -= 1
+        if job.group:
+            q.groups.part(job.group)
+            job.group = 0
         return 0
 
     cdef int _enter(self, uint32_t slot, Job *job, int state) except -1:
         """Into a state and its heap, out of the one before."""
         cdef QueueState q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
         cdef Lane lane
+        cdef uint32_t group = 0
+        if state == PROCESSING and job.state == PROCESSING:
+            self.run_heap.remove(slot)
+            self.run_heap.push(<uint64_t>job.deadline_us if job.deadline_us else NO_DEADLINE, slot)
+            return 0
+        if q.groups is not None and (state == PENDING or state == PROCESSING):
+            group = job.group
+            if group:
+                q.groups.again(group)
+            else:
+                group = q.groups.join(job.options)
         self._leave(slot, job)
         job.state = <uint8_t>state
+        job.group = group
         if state == PENDING:
+            if group:
+                q.groups.wait(group, slot, job.key, job.type, self.type_texts[job.type])
+                q.pending += 1
+                return 0
             if job.type < len(q.by_type) and <object>PyList_GET_ITEM(q.by_type, job.type) is not None:
                 lane = <Lane>PyList_GET_ITEM(q.by_type, job.type)
             else:
@@ -622,6 +807,8 @@ cdef class ShardTable:
             q.scheduled += 1
         elif state == PROCESSING:
             self.run_heap.push(<uint64_t>job.deadline_us if job.deadline_us else NO_DEADLINE, slot)
+            if group:
+                q.groups.begin(group)
             q.processing += 1
         return 0
 
@@ -661,6 +848,7 @@ cdef class ShardTable:
         job.worker = worker
         job.lease_lsn = lsn
         if replayed:
+            self.floor_us = max(self.floor_us, at_us)
             job.flags |= F_RUN_ROW
         else:
             job.flags &= <uint8_t>~F_RUN_ROW
@@ -772,6 +960,21 @@ cdef class ShardTable:
             self.marked[id_bytes(job.id_hi, job.id_lo)] = None
         return self.slots.set_blob(&job.options, options, size)
 
+    cdef int _tell_grouped(self, uint32_t slot, Job *job, const void *options, Py_ssize_t size) except -1:
+        """The same for a job in a group, which may become another's."""
+        cdef QueueState q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
+        cdef uint8_t state = job.state
+        cdef bytes key = group_key(job.options)
+        cdef Told told
+        told_read(&told, options, size)
+        if PyBytes_GET_SIZE(key) == told.group_size and not memcmp(
+                PyBytes_AS_STRING(key), told.group, told.group_size):
+            return self._tell(job, options, size)
+        self._leave(slot, job)
+        job.state = SUCCEEDED         # in no heap, for this moment
+        self._tell(job, options, size)
+        return self._enter(slot, job, state)
+
     cdef int _check_change(
         self, const Job *job, int64_t due_us, int priority, bint payload,
         int64_t deadline_us) except -1:
@@ -789,7 +992,9 @@ cdef class ShardTable:
         """-1 and NULL: as it is."""
         cdef int state = job.state
         self._check_change(job, due_us, priority, payload != NULL, deadline_us)
-        if options != NULL:
+        if options != NULL and job.group:
+            self._tell_grouped(slot, job, options, options_size)
+        elif options != NULL:
             self._tell(job, options, options_size)
         if payload != NULL:
             self.slots.set_blob(&job.payload, payload, payload_size)
@@ -881,7 +1086,8 @@ cdef class ShardTable:
         before a job that did, and `rests` tells.
         """
         cdef QueueState q = self._queue_at(queue)
-        cdef Lane lane, best
+        cdef Lane lane, best = None
+        cdef Kind grouped
         cdef list lanes = []
         cdef dict kinds = {}
         cdef uint32_t worker_index, slot, timeout_ms
@@ -895,10 +1101,18 @@ cdef class ShardTable:
         cdef Buf *b = &self.events
         self._check_worker(worker)
         worker_index = worker
-        for lane in q.lanes:
-            if lane.heap.size and (types is None or lane.name in types):
-                lanes.append(lane)
-                ready += lane.heap.size
+        if q.limited:
+            most = min(most, self._allowed(q, now_us))
+        if q.groups is not None:
+            for grouped in q.groups.kinds:
+                if grouped.waiting and (types is None or grouped.name in types):
+                    lanes.append(grouped)
+                    ready += grouped.waiting
+        else:
+            for lane in q.lanes:
+                if lane.heap.size and (types is None or lane.name in types):
+                    lanes.append(lane)
+                    ready += lane.heap.size
         most = min(most, ready)
         if most <= 0:
             return b"", 0
@@ -909,27 +1123,34 @@ cdef class ShardTable:
             free(kind_of)
             raise MemoryError()
         try:
-            best = lanes[0]
+            if q.groups is None:
+                best = lanes[0]
             while n < most:
-                if len(lanes) > 1:
+                if q.groups is not None:
+                    if not q.groups.choose(lanes, &key, &slot):
+                        break
+                elif len(lanes) > 1:
                     best = None
                     best_key = NO_DEADLINE
                     for lane in lanes:
                         if lane.heap.size and lane.heap.keys[0] <= best_key:
                             best = lane
                             best_key = lane.heap.keys[0]
-                best.heap.peek_into(&key, &slot)
+                if best is not None:
+                    best.heap.peek_into(&key, &slot)
                 job = job_at(self.slots, slot)
                 if job.lease_lsn == self.gathering_lsn or key > self.frontier:
                     break
-                kind = kinds.get(best.type, -1) if len(lanes) > 1 or not n else 0
+                kind = kinds.get(job.type, -1) if len(lanes) > 1 or not n else 0
                 if kind < 0:
                     if len(kinds) == FRAME_TYPES_MAX:
                         break
                     kind = len(kinds)
-                    kinds[best.type] = kind
+                    kinds[job.type] = kind
                 timeout_ms = job.timeout_ms if job.timeout_ms else q.timeout_ms
                 deadline_us = now_us + <int64_t>timeout_ms * 1000 if timeout_ms else 0
+                if q.groups is not None:
+                    q.groups.charge(job.group)
                 self._started(
                     slot, job, worker_index, job.attempts + 1, now_us, deadline_us,
                     self.gathering_lsn, False)
@@ -942,6 +1163,9 @@ cdef class ShardTable:
                 picked[n] = slot
                 kind_of[n] = <unsigned char>kind
                 n += 1
+            if n and q.limits.rate.interval_ns:
+                q.tat_ns = n * q.limits.rate.interval_ns + max(
+                    q.clock_ns, full_ns(q.tat_ns, q.floor_ns, q.limits.rate))
             return (jobs_frame(self, q, list(kinds), picked, kind_of, n), n) if n else (b"", 0)
         finally:
             free(picked)
@@ -1311,10 +1535,16 @@ cdef class ShardTable:
         return True
 
     def ready(self, queue, types):
-        """How many jobs of the queue wait for a worker that takes these types."""
+        """How many jobs of the queue wait for a worker that takes these types, limits apart."""
         cdef QueueState q = self._queue_at(queue)
         cdef Lane lane
+        cdef Kind kind
         cdef Py_ssize_t n = 0
+        if q.groups is not None:
+            for kind in q.groups.kinds:
+                if types is None or kind.name in types:
+                    n += kind.waiting
+            return n
         for lane in q.lanes:
             if lane.heap.size and (types is None or lane.name in types):
                 n += lane.heap.size
@@ -1324,6 +1554,14 @@ cdef class ShardTable:
         """Whether a job that is next in its lane can start only in the batch after this one."""
         cdef QueueState q = self._queue_at(queue)
         cdef Lane lane
+        cdef Kind kind
+        cdef uint32_t slot
+        if q.groups is not None:
+            for kind in q.groups.kinds:
+                if q.groups.next_of(kind, &slot) and (
+                        job_at(self.slots, slot).lease_lsn == self.gathering_lsn):
+                    return True
+            return False
         for lane in q.lanes:
             if lane.heap.size and (
                     job_at(self.slots, lane.heap.items[0]).lease_lsn == self.gathering_lsn):
@@ -1528,7 +1766,9 @@ cdef class ShardTable:
             p = scan_str(s, &n)
             text_of(s, p, n)
             scan_range(s, 0, I64_MAX)
-            scan_range(s, -I64_MAX, I64_MAX)
+            moment = base_us + scan_range(s, -I64_MAX, I64_MAX)
+            if apply and not s.bad:
+                self.floor_us = max(self.floor_us, moment)
             return sound(s)
         p = scan_bin(s, &n)
         if s.bad or n != 16:
@@ -1690,6 +1930,7 @@ cdef class ShardTable:
         job = job_at(self.slots, slot)
         job.created_us, job.updated_us = source.created_us, source.updated_us
         job.due_us, job.started_us = source.due_us, source.started_us
+        self.floor_us = max(self.floor_us, job.started_us)
         job.deadline_us, job.lsn, job.lease_lsn = source.deadline_us, source.lsn, source.lease_lsn
         job.attempts, job.crashes = source.attempts, source.crashes
         job.returns = source.returns
@@ -1868,6 +2109,11 @@ cdef uint32_t requeued(
         table.slots.drop_blob(&job.output)
     job.flags = (job.flags & F_DIRTY) | F_ROW
     return slot
+
+
+cdef dict blocking(str limit, most, running, list holders, int64_t at_ns):
+    return {"limit": limit, "max": most, "running": running, "holders": holders,
+            "refill_us": (at_ns + 999) // 1000}
 
 
 cdef bytes token_of(const Job *job):

@@ -43,6 +43,7 @@ from typing import Any
 import msgpack
 
 from taskforge_server.ext.pure import ids
+from taskforge_server.ext.pure.groups import Limits, QueueLimits
 from taskforge_server.ext.pure.tablefold import NO_PROJECT, Fold, check_change, check_move
 from taskforge_server.ext.pure.tablejob import (
     FINAL,
@@ -171,6 +172,7 @@ class ShardTable(Fold):
         timeout_ms: int,
         history: int,
         soft_timeout_ms: int = 0,
+        limits: tuple[int, ...] | None = None,
     ) -> int:
         """Define or update a queue; its index stays."""
         check_id("queue_id", queue_id)
@@ -178,7 +180,10 @@ class ShardTable(Fold):
         check_range("timeout_ms", timeout_ms, 0, I32_MAX)
         check_range("history", history, HISTORY_NONE, HISTORY_ALL)
         check_range("soft_timeout_ms", soft_timeout_ms, 0, I32_MAX)
+        wanted = Limits.read(limits)
         index = self._queue_of(queue_id, project_id)
+        if index in self._limits or wanted.any:
+            self._limits.setdefault(index, QueueLimits()).tune(wanted)
         self._queues[index] = Queue(
             queue_id, project_id, name, timeout_ms, history, soft_timeout_ms
         )
@@ -242,7 +247,11 @@ class ShardTable(Fold):
         self._check_worker(worker)
         chosen: list[Job] = []
         names: list[str] = []
-        for job in sorted(self._ready(queue, types), key=lambda job: job.order):
+        limited = self._look(queue, now_us)
+        if limited is not None:
+            most = min(most, limited.allowed(len(self._in[queue, PROCESSING])))
+        while len(chosen) < most and (ready := self._startable(queue, types)):
+            job = ready[0]
             if job.lease_lsn == self.gathering_lsn:
                 break
             if self._frontier is not None and job.order > self._frontier:
@@ -251,16 +260,61 @@ class ShardTable(Fold):
                 if len(names) == FRAME_TYPES_MAX:
                     break
                 names.append(job.job_type)
-            if len(chosen) >= most:
-                break
             chosen.append(job)
-        for job in chosen:
+            if limited is not None:
+                limited.charge(job)
             timeout_ms = self._timeout_ms(job)
             deadline_us = now_us + timeout_ms * 1000 if timeout_ms else 0
             self._decide(
                 Started(job.id, self._workers[worker], job.attempt + 1, now_us, deadline_us)
             )
         return (self._jobs_frame(queue, chosen), len(chosen)) if chosen else (b"", 0)
+
+    def _look(self, queue: int, now_us: int) -> QueueLimits | None:
+        """The limits of the queue, if it has any, told how late it is."""
+        limited = self._limits.get(queue)
+        if limited is None or not limited.limits.any:
+            return None
+        limited.look(now_us, self._floor_us)
+        return limited
+
+    def _startable(self, queue: int, types: frozenset[str] | None) -> list[Job]:
+        """The ready jobs whose groups may start one, in the order in which they would."""
+        ready = self._ready(queue, types)
+        limited = self._limits.get(queue)
+        if limited is None:
+            return sorted(ready, key=lambda job: job.order)
+        return limited.may_start(ready, list(self._in[queue, PROCESSING].values()))
+
+    def startable(self, queue: int, now_us: int) -> int:
+        self._check_queue(queue)
+        limited = self._look(queue, now_us)
+        most = len(self._startable(queue, None))
+        running = len(self._in[queue, PROCESSING])
+        return most if limited is None else min(most, limited.allowed(running))
+
+    def next_token_us(self, queue: int, now_us: int) -> int:
+        self._check_queue(queue)
+        pending = self._in[queue, PENDING].values()
+        limited = self._look(queue, now_us) if pending else None
+        return 0 if limited is None else limited.next_token_us(pending)
+
+    @property
+    def rousing(self) -> bool:
+        return bool(self._roused)
+
+    def take_roused(self) -> list[int]:
+        taken, self._roused = self._roused, []
+        return taken
+
+    def blocked(
+        self, queue: int, now_us: int, job_id: bytes | None = None
+    ) -> list[dict[str, Any]]:
+        self._check_queue(queue)
+        job = None if job_id is None else self._in[queue, PENDING].get(job_id)
+        limited = self._look(queue, now_us)
+        running = list(self._in[queue, PROCESSING].values())
+        return [] if limited is None else limited.blocking(running, job)
 
     def _timeout_ms(self, job: Job) -> int:
         return job.timeout_ms or self._queues[job.queue].timeout_ms
@@ -468,7 +522,7 @@ class ShardTable(Fold):
     def rests(self, queue: int) -> bool:
         self._check_queue(queue)
         first: dict[str, Job] = {}
-        for job in sorted(self._ready(queue, None), key=lambda job: job.order):
+        for job in self._startable(queue, None):
             first.setdefault(job.job_type, job)
         return any(job.lease_lsn == self.gathering_lsn for job in first.values())
 
@@ -604,6 +658,7 @@ class ShardTable(Fold):
             queue = self._queue_of(row["queue_id"], row["project_id"])
             worker = NO_WORKER if row["worker_id"] is None else self.worker(row["worker_id"])
             job = job_of_row(row, queue, worker)
+            self._floor_us = max(self._floor_us, job.started_us)
             self._add(job, job.status)
         self._frontier = None
         if more:

@@ -8,6 +8,7 @@ state exactly while it is open, and in `_dirty` while it has an event that no pr
 from collections import defaultdict
 
 from taskforge_server.ext.pure import ids
+from taskforge_server.ext.pure.groups import QueueLimits, key_in, key_of
 from taskforge_server.ext.pure.tablejob import (
     CANCELLED,
     FAILED,
@@ -60,6 +61,11 @@ class Fold:
         self._workers: list[bytes] = []
         self._jobs: dict[bytes, Job] = {}
         self._in: defaultdict[tuple[int, str], dict[bytes, Job]] = defaultdict(dict)
+        # By the index of their queue; those in which a limit was relieved by the end of a job; and
+        # up to when the limits take everything for used.
+        self._limits: dict[int, QueueLimits] = {}
+        self._roused: list[int] = []
+        self._floor_us = 0
         # id -> (time, lsn) of the first event that no projection took, oldest first.
         self._dirty: dict[bytes, tuple[int, int]] = {}
         # Attempts and keys that no projection took, with the lsn of the event that put them here.
@@ -86,6 +92,8 @@ class Fold:
 
     def _fold(self, lsn: int, event: Event, replayed: bool) -> bool:
         """Apply an event; False when a replayed one says nothing new."""
+        if isinstance(event, Owned) or (replayed and isinstance(event, Started)):
+            self._floor_us = max(self._floor_us, event.at_us)
         if isinstance(event, Owned):
             return True
         if isinstance(event, Keyed):
@@ -161,10 +169,34 @@ class Fold:
 
     def _enter(self, job: Job, status: str) -> None:
         """Put the job into the lane of that state; final ones stand in none."""
-        self._in[job.queue, job.status].pop(job.id, None)
+        lane = self._in[job.queue, job.status]
+        limited = self._limits.get(job.queue)
+        waits = status in (PENDING, PROCESSING)
+        if limited is not None and waits:
+            limited.came(job, self._members(job))
+        if lane.pop(job.id, None) is not None and limited is not None:
+            self._left(job, limited, waits)
         job.status = status
         if status not in FINAL:
             self._in[job.queue, status][job.id] = job
+
+    def _left(self, job: Job, limited: QueueLimits, waits: bool) -> None:
+        """Out of the lane of its state: perhaps another job may start, or its group has no member."""
+        if job.status == PROCESSING:
+            running, pending = self._in[job.queue, PROCESSING], self._in[job.queue, PENDING]
+            if limited.frees(job, list(running.values()), list(pending.values())):
+                if job.queue not in self._roused:
+                    self._roused.append(job.queue)
+        if job.status in (PENDING, PROCESSING) and not waits and not self._members(job):
+            limited.went(job, lambda key: bool(self._members_of(job.queue, key)))
+
+    def _members(self, job: Job) -> list[Job]:
+        """The jobs of its group that wait or run."""
+        return self._members_of(job.queue, key_of(job))
+
+    def _members_of(self, queue: int, key: str) -> list[Job]:
+        lanes = (self._in[queue, PENDING], self._in[queue, PROCESSING])
+        return [job for lane in lanes for job in lane.values() if key_of(job) == key]
 
     def _move(self, lsn: int, job: Job, event: JobEvent, replayed: bool) -> None:
         check_move(job, type(event).__name__.lower())
@@ -216,7 +248,7 @@ class Fold:
     def _change(self, job: Job, e: Changed) -> None:
         check_change(job, e)
         if e.options is not None:
-            job.options = e.options or None
+            self._change_options(job, e.options or None)
             self._mark(job)
         if e.payload is not None:
             job.payload = e.payload
@@ -227,6 +259,21 @@ class Fold:
         if e.due_us >= 0:
             job.due_us = e.due_us
             self._enter(job, SCHEDULED if e.due_us > e.at_us else PENDING)
+
+    def _change_options(self, job: Job, options: bytes | None) -> None:
+        """A job that waits or runs may become one of another group."""
+        limited = self._limits.get(job.queue)
+        before, after = key_in(job.options), key_in(options)
+        groups = limited is not None and limited.limits.keys_matter
+        if limited is None or not groups or before == after or job.status == SCHEDULED:
+            job.options = options
+            return
+        lane = self._in[job.queue, job.status]
+        del lane[job.id]
+        self._left(job, limited, False)
+        job.options = options
+        limited.came(job, self._members(job))
+        lane[job.id] = job
 
     def _end(self, lsn: int, job: Job, at_us: int, status: str) -> None:
         """The job is over: attempts that were held are kept or dropped."""

@@ -1,0 +1,3 @@
+"""Limits and groups inside the shard table; nothing of it is visible to Python."""
+
+class Groups: ...
