@@ -239,6 +239,20 @@ USAGE_READ_S: Final = 5.0
 HISTORY_DELETE_ROWS_MAX: Final = 10_000
 """Finished jobs past their days that one transaction deletes."""
 
+# Limits of queues
+
+QUEUE_CONCURRENCY_MAX: Final = 1_000_000
+RATE_PER_S_MIN: Final = 1 / 3600
+RATE_PER_S_MAX: Final = 100_000.0
+RATE_BURST_MAX: Final = 1_000_000
+"""More than a node starts in some seconds; after a takeover the first token takes 1 / per_s."""
+
+RATE_FILL_S_MAX: Final = 30 * 86_400
+"""A bucket fills within this: its times, in nanoseconds, fit the table's 52 bits."""
+
+IDLE_KEYS_MAX: Final = 100_000
+"""Keys of one queue that are remembered for their rate alone, some 30 MB; then the fullest go."""
+
 # Shards and the log
 
 SHARDS_MAX: Final = 4_096

@@ -18,6 +18,7 @@ from taskforge_server.engine.model.deadletter import DeadLetterHook, KeepS
 from taskforge_server.engine.model.execution import ExecutionStatus
 from taskforge_server.engine.model.job import FailedReason, JobStatus
 from taskforge_server.engine.model.queue import History, QueueSettings, WorkerTypes
+from taskforge_server.engine.model.queuelimits import Concurrency, Rate
 from taskforge_server.engine.model.retry import RetryBudget, RetryPolicyChange, RetryPolicyUpdate
 
 UuidText = Annotated[
@@ -85,6 +86,11 @@ class QueueSettingsUpdate(Request):
     crashes_max: Annotated[int, Meta(ge=1, le=limits.CRASHES_MAX)] | UnsetType = UNSET
     worker_types: WorkerTypes | UnsetType = UNSET
     retry_budget: RetryBudget | UnsetType | None = UNSET
+    max_concurrency: Concurrency | UnsetType | None = UNSET
+    max_concurrency_per_key: Concurrency | UnsetType | None = UNSET
+    rate: Rate | UnsetType | None = UNSET
+    rate_per_key: Rate | UnsetType | None = UNSET
+    fair_keys: bool | UnsetType = UNSET
     dead_letters: DeadLetterSettingsUpdate | UnsetType = UNSET
 
 
@@ -238,6 +244,7 @@ class JobView(Answer):
     unique_key: str | None
     waiting_on: Annotated[int | None, Meta(description="parents that are missing")]
     ref: Annotated[str | None, Meta(description="its name in the request that made its graph")]
+    group_key: str | None
     expires_at: Annotated[Time | None, Meta(description="cancelled if not started by then")]
     soft_timeout_s: Annotated[float | None, Meta(description="null: the queue's")]
     cancel_requested_at: Annotated[

@@ -118,6 +118,7 @@ def _job_fields(job: JobDict, queue: str, embed: Embed) -> dict[str, Any]:
         "unique_key": options.get("unique_key"),
         "waiting_on": options.get("waiting_on"),
         "ref": more.ref,
+        "group_key": options.get("group_key"),
         "expires_at": time_of(more.expires_us),
         "soft_timeout_s": more.soft_timeout_s or None,
         "cancel_requested_at": time_of(more.cancel_us),

@@ -45,6 +45,15 @@ JobType = Annotated[
 ]
 Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.TAG_BYTES_MAX)]
 Tags = Annotated[list[Tag], msgspec.Meta(max_length=limits.TAGS_MAX, description="labels")]
+GroupKey = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=limits.KEY_BYTES_MAX,
+        description="jobs of one key share the limits that the queue sets for each key",
+        examples=["customer-7"],
+    ),
+]
 DelayS = Annotated[
     float, msgspec.Meta(ge=0, le=limits.SCHEDULE_AHEAD_S_MAX, description="seconds from now")
 ]
@@ -165,6 +174,7 @@ class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
     timeout_s: TimeoutS | None = None
     max_attempts: Attempts | None = None
     tags: Tags | None = None
+    group_key: GroupKey | None = None
     expires_at: (
         Annotated[
             Time, msgspec.Meta(description="cancelled if not started by then; with its offset")
@@ -271,6 +281,7 @@ class Checker:
             and job.timeout_s is None
             and job.max_attempts is None
             and job.tags is None
+            and job.group_key is None
             and job.expires_at is None
             and job.ttl_s is None
             and job.soft_timeout_s is None
@@ -382,6 +393,9 @@ class Checker:
             options["tags"] = job.tags
         if job.unique_key is not None:
             options["unique_key"] = job.unique_key
+        if job.group_key is not None:
+            self._check_group_key(job.group_key)
+            options["group_key"] = job.group_key
         options["more"] = JobOptions(
             unique=None if job.unique_key is None else _scope(job),
             expires_us=self._expires_us(job, due_us),
@@ -410,6 +424,13 @@ class Checker:
         if job.timeout_s is not None and soft >= job.timeout_s:
             raise InvalidInput("must be less than timeout_s", "soft_timeout_s")
         return soft
+
+    @staticmethod
+    def _check_group_key(key: str) -> None:
+        if len(key.encode()) > limits.KEY_BYTES_MAX:
+            raise InvalidInput(f"at most {limits.KEY_BYTES_MAX} bytes of UTF-8", "group_key")
+        if "\0" in key:
+            raise InvalidInput("U+0000 cannot be stored", "group_key")
 
     @staticmethod
     def _check_tags(tags: Sequence[str]) -> None:

@@ -178,6 +178,7 @@ class Context:
     budgets: Budgets = field(default_factory=Budgets)
     dead_letters: DeadLetterNews = field(default_factory=DeadLetterNews)
     session: SessionOf = lambda worker_id: None
+    wake_at: Callable[["QueueActor", int], None] = lambda queue, at_us: None
 
 
 class QueueActor(Actor[Command]):
@@ -200,6 +201,7 @@ class QueueActor(Actor[Command]):
         """The queue's row changed."""
         self.ref = ref
         self.index = define(self.shard.table, ref)
+        self._limited = ref.settings.limits is not None
 
     # commands
 
@@ -520,7 +522,11 @@ class QueueActor(Actor[Command]):
         """How many jobs could start now."""
         if self.shard.lost or self.ref.paused:
             return 0
-        return self.shard.table.ready(self.index, None)
+        now_us = self._context.clock.now_us()
+        count = self.shard.table.startable(self.index, now_us)
+        if not count and self._limited:
+            self._await_token(now_us)
+        return count
 
     def assign(self, worker: Worker, most: int) -> int:
         """Start up to so many jobs on the worker; they are sent once that is durable."""
@@ -546,7 +552,14 @@ class QueueActor(Actor[Command]):
                 self._measure(self._probe)
         if count < most:
             self._come_back()
+            if self._limited:
+                self._await_token(now_us)
         return count
+
+    def _await_token(self, now_us: int) -> None:
+        """Have somebody look again when a bucket has a token for a job that waits."""
+        if at_us := self.shard.table.next_token_us(self.index, now_us):
+            self._context.wake_at(self, at_us)
 
     def _expire(self, now_us: int) -> bool:
         """What may not start any more is cancelled before anything starts; False: there is more of
@@ -618,4 +631,5 @@ def define(table: ShardTable, ref: QueueRef) -> int:
         settings.timeout_ms,
         settings.history_code,
         settings.soft_timeout_ms,
+        settings.limits,
     )

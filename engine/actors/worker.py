@@ -72,6 +72,10 @@ class Dispatcher(Protocol):
         """Jobs of the shard may have come back to their lanes."""
         ...
 
+    def roused(self, shard: Shard) -> None:
+        """Jobs have ended that held others back by a limit."""
+        ...
+
     def detach(self, worker: "WorkerActor") -> None: ...
 
 
@@ -246,6 +250,8 @@ class WorkerActor(Actor[bytes]):
         else:
             self._acknowledge(seq, b"")
         for shard in turn.shards:
+            if shard.table.rousing:
+                context.dispatcher.roused(shard)
             if turn.put_back:
                 context.dispatcher.touched(shard)
                 if due_us := shard.table.next_due_us():

@@ -16,6 +16,12 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.errors import InvalidInput
 from taskforge_server.engine.model.base import Id, Model, Name, Priority, Time, checked
 from taskforge_server.engine.model.deadletter import DeadLetterSettings
+from taskforge_server.engine.model.queuelimits import (
+    Concurrency,
+    Rate,
+    TableLimits,
+    table_limits,
+)
 from taskforge_server.engine.model.retry import RetryBudget, RetryPolicy
 from taskforge_server.engine.model.worker import WorkerType
 
@@ -77,6 +83,13 @@ class QueueSettings(Model, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = 3
     worker_types: WorkerTypes = ()
     retry_budget: RetryBudget | None = None
+    max_concurrency: Concurrency | None = None
+    max_concurrency_per_key: Concurrency | None = None
+    rate: Rate | None = None
+    rate_per_key: Rate | None = None
+    fair_keys: Annotated[
+        bool, msgspec.Meta(description="keys take turns; jobs without a key are one of them")
+    ] = False
     dead_letters: DeadLetterSettings = DeadLetterSettings()
 
     def validate(self) -> None:
@@ -86,6 +99,9 @@ class QueueSettings(Model, frozen=True, kw_only=True, forbid_unknown_fields=True
     def check_relations(self, path: str = "") -> None:
         """Rules of two fields; `path` leads the name of the field in the error."""
         self.retry_policy.check_relations(f"{path}retry_policy.")
+        for name, rate in (("rate", self.rate), ("rate_per_key", self.rate_per_key)):
+            if rate is not None:
+                rate.check_relations(f"{path}{name}.")
         if self.history == "none" and self.dead_letters != DeadLetterSettings():
             raise InvalidInput("no failed job is kept with history `none`", f"{path}dead_letters")
         soft, hard = self.soft_timeout, self.timeout
@@ -101,6 +117,17 @@ class QueueSettings(Model, frozen=True, kw_only=True, forbid_unknown_fields=True
     def soft_timeout_ms(self) -> int:
         """The same of the soft timeout."""
         return 0 if self.soft_timeout is None else max(1, round(self.soft_timeout * 1000))
+
+    @property
+    def limits(self) -> TableLimits | None:
+        """The limits as the shard table takes them."""
+        return table_limits(
+            self.max_concurrency,
+            self.max_concurrency_per_key,
+            self.rate,
+            self.rate_per_key,
+            self.fair_keys,
+        )
 
     @property
     def history_code(self) -> int:

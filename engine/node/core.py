@@ -31,7 +31,7 @@ from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import OutcomeUnknown, Unavailable
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.events import EventHub
-from taskforge_server.engine.node.timer import DueTimer
+from taskforge_server.engine.node.timer import DueTimer, QueueTimer
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.actor import Actor, Supervisor
 from taskforge_server.engine.runtime.clock import Clock
@@ -84,6 +84,7 @@ class Core:
             journal, lambda queue: queue.shard.give_up(), self.roster, clock.monotonic_us
         )
         self.due_timer = DueTimer(clock, self.shards.values, self._due, [self._expire])
+        self.token_timer: QueueTimer[QueueActor] = QueueTimer(clock, self.dispatcher.ready)
         # Not for secrets: it spreads retries.
         self.outcomes = Outcomes(
             self,
@@ -111,6 +112,7 @@ class Core:
             budgets=self.budgets,
             dead_letters=self.dead_letters,
             session=self.leases.session,
+            wake_at=self.token_timer.note,
         )
         self.logs = LogBook(clock, self.shards.get, self, self.counters)
         self.progress = ProgressBook(clock, self.shards.get, self.counters)
@@ -134,6 +136,7 @@ class Core:
 
     async def stop(self) -> None:
         self.due_timer.stop()
+        self.token_timer.stop()
         await self.supervisor.stop_all()
         for actor in self._actors.values():
             actor.close()
@@ -143,6 +146,8 @@ class Core:
         self.leases.sweep(list(self.shards.values()))
         for shard in self.shards.values():
             self.due_timer.note(shard.table.next_due_us())
+            if shard.table.rousing:
+                self.roused(shard)
 
     # ports of the actors
 
@@ -152,8 +157,16 @@ class Core:
     def free(self, worker: WorkerActor) -> None:
         self.dispatcher.free(worker)
 
+    def roused(self, shard: Shard) -> None:
+        """Jobs have ended that held others of their queue back by a limit."""
+        actors = self._actors_of.get(shard, {})
+        for index in shard.table.take_roused():
+            if (actor := actors.get(index)) is not None:
+                self.dispatcher.ready(actor)
+
     def touched(self, shard: Shard) -> None:
         """Jobs of the shard may have come back to their lanes."""
+        shard.table.take_roused()  # all of them hear of it
         for actor in self._actors_of.get(shard, {}).values():
             self.dispatcher.ready(actor)
 
@@ -304,6 +317,7 @@ class Core:
         if actor is not None:
             actor.update(ref)
             self.dispatcher.queue_changed(actor)
+            self.dispatcher.ready(actor)  # a limit may hold no more
             self.dispatcher.ready(actor)  # it may have been paused
         elif shard is not None:
             define(shard.table, ref)

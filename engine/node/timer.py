@@ -10,7 +10,9 @@ sleeps longer than DUE_TIMER_S_MAX.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.runtime.clock import Clock
@@ -79,3 +81,62 @@ class DueTimer:
                 if wake_us and (not next_us or wake_us < next_us):
                     next_us = wake_us
         self.note(next_us)
+
+
+Q = TypeVar("Q", bound=Hashable)
+
+
+class QueueTimer(Generic[Q]):
+    """Marks queues as ready when a bucket of theirs has a token.
+
+        noted (a queue, its earliest time) --that time--> ready(queue), which asks and notes again
+
+    A queue stands here once, at its earliest time; what was noted for later is passed over.
+    """
+
+    def __init__(self, clock: Clock, ready: Callable[[Q], None]) -> None:
+        self._clock = clock
+        self._ready = ready
+        self._times: dict[Q, int] = {}
+        self._heap: list[tuple[int, int, Q]] = []
+        self._notes = 0
+        self._armed_us = 0
+        self._handle: asyncio.TimerHandle | None = None
+
+    def note(self, queue: Q, at_us: int) -> None:
+        """The queue has a token then."""
+        known_us = self._times.get(queue)
+        if known_us is not None and known_us <= at_us:
+            return
+        self._times[queue] = at_us
+        self._notes += 1  # two of one time: in the order in which they came
+        heappush(self._heap, (at_us, self._notes, queue))
+        self._arm()
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = None
+
+    def _arm(self) -> None:
+        at_us = self._heap[0][0]
+        if self._handle is not None:
+            if self._armed_us <= at_us:
+                return
+            self._handle.cancel()
+        delay_s = max(0.0, (at_us - self._clock.now_us()) / 1e6)
+        self._armed_us = at_us
+        self._handle = asyncio.get_running_loop().call_later(
+            min(delay_s, limits.DUE_TIMER_S_MAX), self._fire
+        )
+
+    def _fire(self) -> None:
+        self._handle = None
+        now_us = self._clock.now_us()
+        while self._heap and self._heap[0][0] <= now_us:
+            at_us, _, queue = heappop(self._heap)
+            if self._times.get(queue) == at_us:
+                del self._times[queue]
+                self._ready(queue)
+        if self._heap:
+            self._arm()

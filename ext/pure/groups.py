@@ -125,7 +125,7 @@ class QueueLimits:
     def _clamped(self, tat_ns: int, rate: Rate) -> int:
         return min(tat_ns, self.clock_ns + rate.room_ns)
 
-    # --- groups -----------------------------------------------------------------------------------
+    # --- groups ---------------------------------------------------------------------------------
 
     def came(self, job: Job, members: Iterable[Job]) -> None:
         """The job waits or runs from now on; a group without a member before begins anew."""
@@ -143,9 +143,7 @@ class QueueLimits:
             self.tats.pop(key, None)
             return
         owing = [tat for tat in (self.tats.get(key, 0),) if tat > self.clock_ns]
-        idle = [
-            k for k, tat in self.tats.items() if tat > self.clock_ns and not has_members(k)
-        ]
+        idle = [k for k, tat in self.tats.items() if tat > self.clock_ns and not has_members(k)]
         if owing and len(idle) > self.limits.idle_max:
             least = min(self.tats[k] for k in idle)
             self.forgotten_ns = max(self.forgotten_ns, least)
@@ -178,7 +176,7 @@ class QueueLimits:
             return 0
         return rate.token_ns(self.tats.get(key, 0), self.floor_ns)
 
-    # --- questions, after a look --------------------------------------------------------------------
+    # --- questions, after a look ------------------------------------------------------------------
 
     def allowed(self, running: int) -> int:
         """How many jobs the limits of the queue itself let start."""

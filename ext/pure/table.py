@@ -44,7 +44,7 @@ import msgpack
 
 from taskforge_server.ext.pure import ids
 from taskforge_server.ext.pure.groups import Limits, QueueLimits
-from taskforge_server.ext.pure.tablefold import NO_PROJECT, Fold, check_change, check_move
+from taskforge_server.ext.pure.tablefold import NO_PROJECT, check_change, check_move
 from taskforge_server.ext.pure.tablejob import (
     FINAL,
     HISTORY_ALL,
@@ -102,6 +102,7 @@ from taskforge_server.ext.pure.tableparts import (
     split_tokens,
 )
 from taskforge_server.ext.pure.tablerows import split_rows
+from taskforge_server.ext.pure.tablewaiting import Waiting
 
 __all__ = [
     "NEVER_US",
@@ -122,7 +123,7 @@ JOBS_FRAME = 11
 NOTHING_YET = (-1, b"")
 
 
-class ShardTable(Fold):
+class ShardTable(Waiting):
     """The live jobs of one shard, the events that wait for the log, and what the tables miss."""
 
     def __init__(self, shard: int, seed: int) -> None:
@@ -188,9 +189,6 @@ class ShardTable(Fold):
             queue_id, project_id, name, timeout_ms, history, soft_timeout_ms
         )
         return index
-
-    def _check_queue(self, queue: int) -> None:
-        check_range("queue index", queue, 0, len(self._queues) - 1)
 
     def _check_worker(self, worker: int) -> None:
         check_range("worker index", worker, 0, len(self._workers) - 1)
@@ -269,52 +267,6 @@ class ShardTable(Fold):
                 Started(job.id, self._workers[worker], job.attempt + 1, now_us, deadline_us)
             )
         return (self._jobs_frame(queue, chosen), len(chosen)) if chosen else (b"", 0)
-
-    def _look(self, queue: int, now_us: int) -> QueueLimits | None:
-        """The limits of the queue, if it has any, told how late it is."""
-        limited = self._limits.get(queue)
-        if limited is None or not limited.limits.any:
-            return None
-        limited.look(now_us, self._floor_us)
-        return limited
-
-    def _startable(self, queue: int, types: frozenset[str] | None) -> list[Job]:
-        """The ready jobs whose groups may start one, in the order in which they would."""
-        ready = self._ready(queue, types)
-        limited = self._limits.get(queue)
-        if limited is None:
-            return sorted(ready, key=lambda job: job.order)
-        return limited.may_start(ready, list(self._in[queue, PROCESSING].values()))
-
-    def startable(self, queue: int, now_us: int) -> int:
-        self._check_queue(queue)
-        limited = self._look(queue, now_us)
-        most = len(self._startable(queue, None))
-        running = len(self._in[queue, PROCESSING])
-        return most if limited is None else min(most, limited.allowed(running))
-
-    def next_token_us(self, queue: int, now_us: int) -> int:
-        self._check_queue(queue)
-        pending = self._in[queue, PENDING].values()
-        limited = self._look(queue, now_us) if pending else None
-        return 0 if limited is None else limited.next_token_us(pending)
-
-    @property
-    def rousing(self) -> bool:
-        return bool(self._roused)
-
-    def take_roused(self) -> list[int]:
-        taken, self._roused = self._roused, []
-        return taken
-
-    def blocked(
-        self, queue: int, now_us: int, job_id: bytes | None = None
-    ) -> list[dict[str, Any]]:
-        self._check_queue(queue)
-        job = None if job_id is None else self._in[queue, PENDING].get(job_id)
-        limited = self._look(queue, now_us)
-        running = list(self._in[queue, PROCESSING].values())
-        return [] if limited is None else limited.blocking(running, job)
 
     def _timeout_ms(self, job: Job) -> int:
         return job.timeout_ms or self._queues[job.queue].timeout_ms
@@ -515,31 +467,9 @@ class ShardTable(Fold):
         job.watched = on
         return True
 
-    def ready(self, queue: int, types: frozenset[str] | None) -> int:
-        self._check_queue(queue)
-        return len(self._ready(queue, types))
-
-    def rests(self, queue: int) -> bool:
-        self._check_queue(queue)
-        first: dict[str, Job] = {}
-        for job in self._startable(queue, None):
-            first.setdefault(job.job_type, job)
-        return any(job.lease_lsn == self.gathering_lsn for job in first.values())
-
-    def _ready(self, queue: int, types: frozenset[str] | None) -> list[Job]:
-        lane = self._in[queue, PENDING].values()
-        return [job for job in lane if types is None or job.job_type in types]
-
     def _all_in(self, status: str) -> list[Job]:
         lanes = (self._in[queue, status] for queue in range(len(self._queues)))
         return [job for lane in lanes for job in lane.values()]
-
-    def counts(self, queue: int) -> tuple[int, int, int]:
-        self._check_queue(queue)
-        pending, scheduled, processing = (
-            len(self._in[queue, status]) for status in (PENDING, SCHEDULED, PROCESSING)
-        )
-        return pending, scheduled, processing
 
     def project_of(self, job_id: bytes) -> bytes | None:
         check_id("job_id", job_id)

@@ -181,12 +181,11 @@ class Fold:
             self._in[job.queue, status][job.id] = job
 
     def _left(self, job: Job, limited: QueueLimits, waits: bool) -> None:
-        """Out of the lane of its state: perhaps another job may start, or its group has no member."""
-        if job.status == PROCESSING:
+        """Out of the lane of its state: another job may start, or its group has no member."""
+        if job.status == PROCESSING and job.queue not in self._roused:
             running, pending = self._in[job.queue, PROCESSING], self._in[job.queue, PENDING]
             if limited.frees(job, list(running.values()), list(pending.values())):
-                if job.queue not in self._roused:
-                    self._roused.append(job.queue)
+                self._roused.append(job.queue)
         if job.status in (PENDING, PROCESSING) and not waits and not self._members(job):
             limited.went(job, lambda key: bool(self._members_of(job.queue, key)))
 

@@ -117,6 +117,7 @@ class EngineParts:
         self.refs: dict[bytes, QueueRef] = {}
         self.broken: list[QueueActor] = []
         self.due_us: list[int] = []
+        self.wakes_us: list[int] = []
         self.jitter = 0.5
         self.roster = Roster()
         self.dispatcher = Dispatcher(
@@ -141,6 +142,7 @@ class EngineParts:
             self.dependencies,
             self.vault,
             session=self.leases.session,
+            wake_at=lambda queue, at_us: self.wakes_us.append(at_us),
         )
         self.logs = LogBook(self.clock, self.shards.get, self, self.counters)
         self.progress = ProgressBook(self.clock, self.shards.get, self.counters)
@@ -172,6 +174,12 @@ class EngineParts:
 
     def detach(self, worker: WorkerActor) -> None:
         self.dispatcher.detach(worker)
+
+    def roused(self, shard: Shard) -> None:
+        indexes = shard.table.take_roused()
+        for actor in self.actors.values():
+            if actor.shard is shard and actor.index in indexes:
+                self.dispatcher.ready(actor)
 
     def touched(self, shard: Shard) -> None:
         for actor in self.actors.values():
@@ -251,10 +259,11 @@ class EngineParts:
         payload: bytes = b"{}",
         more: JobOptions | None = None,
         timeout_ms: int = 0,
+        group_key: str | None = None,
     ) -> "asyncio.Future[bytes]":
         batch = SubmitBatch()
         for _ in range(jobs):
-            options = pack_told({"more": more})
+            options = pack_told({"more": more, "group_key": group_key})
             batch.add(job_type, payload, priority, due_us, timeout_ms, max_attempts, options)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         queue.handle([Submit(batch, key, reply)])

@@ -20,6 +20,7 @@ from taskforge.client import (
     Progress,
     Queue,
     QueueSettings,
+    Rate,
     RetryBudget,
     RetryPolicy,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "Progress",
     "Queue",
     "QueueSettings",
+    "Rate",
     "Retry",
     "RetryBudget",
     "RetryPolicy",

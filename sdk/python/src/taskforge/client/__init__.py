@@ -18,6 +18,7 @@ from taskforge.client.models import (
     Queue,
     QueueCounts,
     QueueSettings,
+    Rate,
     RetryBudget,
     RetryPolicy,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Queue",
     "QueueCounts",
     "QueueSettings",
+    "Rate",
     "RetryBudget",
     "RetryPolicy",
     "Schedule",

@@ -143,6 +143,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     ref: str | None = None
     """Its name in the graph that it was submitted with."""
     unique_key: str | None = None
+    group_key: str | None = None
     retry_policy: RetryPolicy | None = None
     expires_at: datetime | None = None
     soft_timeout_s: float | None = None
@@ -241,6 +242,13 @@ class DeadLetterSettings(msgspec.Struct, frozen=True, kw_only=True, omit_default
     hook: DeadLetterHook | None = None
 
 
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs that start a second in the long run, and at once after a pause."""
+
+    per_s: float
+    burst: int = 1
+
+
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The settings of a queue; `timeout` in seconds. None: the server's default."""
 
@@ -254,6 +262,14 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """Only workers of these types get jobs; empty: of any."""
     retry_budget: RetryBudget | None = None
     dead_letters: DeadLetterSettings | None = None
+    max_concurrency: int | None = None
+    """Jobs that run at one time."""
+    max_concurrency_per_key: int | None = None
+    """The same of each group key."""
+    rate: Rate | None = None
+    rate_per_key: Rate | None = None
+    fair_keys: bool | None = None
+    """Group keys take turns."""
 
 
 class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
