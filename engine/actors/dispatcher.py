@@ -285,7 +285,8 @@ class Dispatcher(Actor[None]):
         if count:
             self._journal.dirty(stand.queue.shard)
             stand.since_us = now_us
-            if count < ready:
+            # Where limits hold, only a look of its own finds that nothing more may start.
+            if count < ready or stand.queue.limited:
                 stand.listed = True
                 self._turns.put(stand.queue.ref.project_id, stand, now_us)
         if count >= ready:

@@ -201,7 +201,7 @@ class QueueActor(Actor[Command]):
         """The queue's row changed."""
         self.ref = ref
         self.index = define(self.shard.table, ref)
-        self._limited = ref.settings.limits is not None
+        self.limited = ref.settings.limits is not None
 
     # commands
 
@@ -519,12 +519,12 @@ class QueueActor(Actor[Command]):
     # the dispatcher's side
 
     def ready_jobs(self) -> int:
-        """How many jobs could start now."""
+        """How many jobs could start now; before it says none, it sees to being asked again."""
         if self.shard.lost or self.ref.paused:
             return 0
         now_us = self._context.clock.now_us()
         count = self.shard.table.startable(self.index, now_us)
-        if not count and self._limited:
+        if not count and self.limited:
             self._await_token(now_us)
         return count
 
@@ -552,7 +552,7 @@ class QueueActor(Actor[Command]):
                 self._measure(self._probe)
         if count < most:
             self._come_back()
-            if self._limited:
+            if self.limited:
                 self._await_token(now_us)
         return count
 

@@ -317,8 +317,7 @@ class Core:
         if actor is not None:
             actor.update(ref)
             self.dispatcher.queue_changed(actor)
-            self.dispatcher.ready(actor)  # a limit may hold no more
-            self.dispatcher.ready(actor)  # it may have been paused
+            self.dispatcher.ready(actor)  # it may have been paused, or held back by a limit
         elif shard is not None:
             define(shard.table, ref)
 

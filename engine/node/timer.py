@@ -103,6 +103,10 @@ class QueueTimer(Generic[Q]):
         self._armed_us = 0
         self._handle: asyncio.TimerHandle | None = None
 
+    def __len__(self) -> int:
+        """How many queues wait for a token."""
+        return len(self._times)
+
     def note(self, queue: Q, at_us: int) -> None:
         """The queue has a token then."""
         known_us = self._times.get(queue)

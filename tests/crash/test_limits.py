@@ -16,7 +16,7 @@ from tests.support.processes import CrashWorker, until
 pytestmark = pytest.mark.timeout(600)
 
 QUEUE = "limited"
-JOBS = 90
+JOBS = 60
 KEYS = 4
 MOST, MOST_PER_KEY = 3, 1
 PROGRESS_S = 60.0
@@ -92,11 +92,11 @@ def test_never_more_at_once_than_allowed(ground: Ground, form: Form) -> None:
             ]
             client.submit_many(specs)
             workers = [arena.worker(node, "one"), arena.worker(node, "two")]
-            for _ in range(form.node_kills):
+            for _ in range(form.node_kills // 2):
                 ended(arena, workers, 5)
                 node.kill()
                 node.start()
-            for number in range(form.worker_kills):
+            for number in range(form.worker_kills // 2):
                 victim = workers[number % 2]
                 until(lambda v=victim: v.running(), "a handler runs", PROGRESS_S, arena.tails)
                 victim.kill()
