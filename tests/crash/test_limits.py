@@ -16,7 +16,7 @@ from tests.support.processes import CrashWorker, until
 pytestmark = pytest.mark.timeout(600)
 
 QUEUE = "limited"
-JOBS = 60
+JOBS = 30
 KEYS = 4
 MOST, MOST_PER_KEY = 3, 1
 PROGRESS_S = 60.0
@@ -57,11 +57,34 @@ def most_at_once(found: list[Span]) -> int:
     return most
 
 
-def ended(arena: Arena, workers: list[CrashWorker], jobs: int) -> None:
-    wanted = sum(worker.ran() for worker in workers) + jobs
+def jobs(portion: int) -> list[JobSpec[object]]:
+    return [
+        JobSpec(
+            "flaky" if place % 7 == 0 else "slow",
+            {"mark": f"slow-{place % KEYS}-{portion}-{place}"},
+            queue=QUEUE,
+            options={"group_key": f"key-{place % KEYS}"},
+        )
+        for place in range(JOBS)
+    ]
+
+
+def one_that_runs(arena: Arena, workers: list[CrashWorker]) -> CrashWorker:
+    found: list[CrashWorker] = []
+
+    def look() -> bool:
+        found[:] = [worker for worker in workers if worker.running()]
+        return bool(found)
+
+    until(look, "a handler runs", PROGRESS_S, arena.tails)
+    return found[0]
+
+
+def ended(arena: Arena, workers: list[CrashWorker], count: int) -> None:
+    wanted = sum(worker.ran() for worker in workers) + count
     until(
         lambda: sum(worker.ran() for worker in workers) >= wanted,
-        f"{jobs} more jobs",
+        f"{count} more jobs",
         PROGRESS_S,
         arena.tails,
     )
@@ -81,24 +104,16 @@ def test_never_more_at_once_than_allowed(ground: Ground, form: Form) -> None:
         with Client(node.url, API_KEY) as client:
             client.queues.create(QUEUE, settings=settings)
             arena.queues.append(QUEUE)
-            specs = [
-                JobSpec(
-                    "flaky" if place % 7 == 0 else "slow",
-                    {"mark": f"slow-{place % KEYS}-{place}"},
-                    queue=QUEUE,
-                    options={"group_key": f"key-{place % KEYS}"},
-                )
-                for place in range(JOBS)
-            ]
-            client.submit_many(specs)
             workers = [arena.worker(node, "one"), arena.worker(node, "two")]
-            for _ in range(form.node_kills // 2):
+            for number in range(form.node_kills // 2):
+                client.submit_many(jobs(number))
                 ended(arena, workers, 5)
                 node.kill()
                 node.start()
+                node.await_ready()
             for number in range(form.worker_kills // 2):
-                victim = workers[number % 2]
-                until(lambda v=victim: v.running(), "a handler runs", PROGRESS_S, arena.tails)
+                client.submit_many(jobs(form.node_kills + number))
+                victim = one_that_runs(arena, workers)
                 victim.kill()
                 deaths_ns.append(time.monotonic_ns())
                 victim.start()

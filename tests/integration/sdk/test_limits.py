@@ -100,7 +100,7 @@ async def test_limits_are_settings_that_hold_at_once(url: str) -> None:
         for job in jobs:
             await job.wait(timeout_s=20)
         assert begun == [0, 1, 2, 3]
-        assert (await client.jobs.get(jobs[0].id)).group_key == "ada"
+        assert (await client.get(jobs[0].id)).group_key == "ada"
         worker.stop()
         await working
 
