@@ -115,7 +115,7 @@ async def test_what_cannot_be_is_refused_by_its_field(url: str) -> None:
             await client.queues.create("x", settings=slow)
         assert refused.value.field == "settings.rate.burst"
         await client.queues.create("doors")
-        for key in ("", "x" * 256, "a\0b", "ü" * 200):
+        for key in ("", "x" * 256, "ü" * 200):
             with pytest.raises(InvalidInput) as refused:
                 await client.submit(behind_the_gate.configure(group_key=key), number=1)
             assert refused.value.field == "group_key"
