@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from bench import backlog, latency, report, tenants, throughput
+from bench import backlog, herd, latency, report, tenants, throughput
 from bench.figures import TARGETS, Measured, RawRun
 from bench.processes import BenchError
 from bench.stand import Stand
@@ -46,6 +46,7 @@ SCENARIOS = {
     "low_load": Scenario(latency.low_load, ("submit_to_start_p50", "submit_to_start_p99"), 20.0),
     "memory": Scenario(backlog.memory, ("memory_per_pending_job",), 0.0),
     "start": Scenario(backlog.start, ("start_first_dispatch", "start_all_resident"), 0.0),
+    "cron_herd": Scenario(herd.cron_herd, ("cron_herd_durable", "cron_herd_started"), 0.0),
     "noisy_tenant": Scenario(
         tenants.noisy_tenant, ("noisy_tenant_p50", "noisy_tenant_p99"), 20.0, True
     ),

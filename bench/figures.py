@@ -71,6 +71,12 @@ TARGETS = {
             "start_all_resident", "s", 4.0, 1.5, "less", "with 1,000,000 pending jobs in the tables"
         ),
         Target(
+            "cron_herd_durable", "s", 2.0, 1.0, "less", "10,000 schedules due in the same second"
+        ),
+        Target(
+            "cron_herd_started", "s", 2.0, 1.0, "less", "10,000 schedules due in the same second"
+        ),
+        Target(
             "noisy_tenant_p50",
             "ms",
             10.0,
