@@ -23,14 +23,14 @@ MAKE = f"""
             catch_up, window_s, overlap, jitter_s, decided_at)
         SELECT queue.project_id, queue.id, 'herd ' || n,
             to_char(tick.at AT TIME ZONE 'UTC', 'FMSS FMMI FMHH24 FMDD FMMM') || ' *', 'UTC',
-            '{{"job_type": "first", "priority": 0}}', jsonb_build_object('n', n),
+            '{{"job_type": "noop", "priority": 0}}', jsonb_build_object('path', '', 'n', n),
             'latest', 3600, 'skip', 0, clock_timestamp()
         FROM tick, job_queues queue, generate_series(1, {SCHEDULES}) n
         WHERE queue.name = '{QUEUE}'
         RETURNING id
     )
     SELECT tick.at, count(made.id) FROM tick, made GROUP BY tick.at
-"""  # noqa: S608 - of constants
+"""
 STARTED = """
     SELECT count(DISTINCT idempotency_key), count(*), min(created_at), max(created_at),
         max(started_at)
