@@ -266,3 +266,26 @@ async def test_a_row_that_waits_is_not_lost(postgres_bench: PostgresBench) -> No
     proxy.cut()
     proxy.heal()
     assert await append == {1}
+
+
+async def test_rows_that_belong_together_are_written_all_or_none(bench: Bench) -> None:
+    log, other = await bench.writer(), await bench.writer()
+    whole = frozenset({1, 2})
+    assert await log.append([row(1, 1), row(2, 1), row(3, 1)], whole) == {1, 2, 3}
+    await other.append([row(2, 2, "b", epoch=2)])
+    # One of them is another's now: the other one's row is not written, the third one's is.
+    assert await log.append([row(1, 2), row(2, 2), row(3, 2)], whole) == {3}
+    assert [r.lsn for r in await everything(log, 1)] == [1]
+    assert await log.append([row(1, 2)]) == {1}
+
+
+async def test_a_lost_reply_to_rows_that_belong_together(bench: Bench) -> None:
+    log = await bench.writer()
+    rows, whole = [row(1, 1), row(2, 1)], frozenset({1, 2})
+    await bench.lose_reply(log)
+    try:
+        mine = await log.append(rows, whole)
+    except Unavailable:
+        mine = await log.append(rows, whole)
+    assert mine == whole
+    assert await log.heads([1, 2]) == {1: (1, 1), 2: (1, 1)}

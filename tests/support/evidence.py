@@ -20,6 +20,8 @@ KINDS: dict[type, str] = {
     tablelog.Returned: "returned",
     tablelog.Cancelled: "cancelled",
     tablelog.Requeued: "requeued",
+    tablelog.Changed: "changed",
+    tablelog.Stopped: "stopped",
 }
 
 QUIET = """

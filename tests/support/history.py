@@ -157,8 +157,13 @@ class Run:
         )
 
 
-FINAL_KINDS = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
-ENDS_ATTEMPT = frozenset({"succeeded", "retried", "failed", "released", "returned"})
+FINAL_KINDS = {
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "stopped": "cancelled",
+}
+ENDS_ATTEMPT = frozenset({"succeeded", "retried", "failed", "released", "returned", "stopped"})
 SUCCESSES = frozenset({"succeeded"})
 FAILURES = frozenset({"retried", "failed", "returned"})
 

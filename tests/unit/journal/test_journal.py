@@ -223,3 +223,38 @@ async def test_a_lane_that_is_away_leaves_the_other_one_going_and_closes_the_doo
         await journal.settle()
         assert journal.available
     assert sorted(trace) == ["1@1", "2@1"]
+
+
+async def test_what_belongs_together_goes_in_one_append_however_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal_module.limits, "APPEND_BYTES_MAX", 1)
+    log = MemoryShardLog()
+    async with running(log) as journal:
+        shards = [Notes(number, journal, []) for number in range(4)]
+        for shard in shards:
+            shard.say("x")
+        journal.together(shards[1:])
+        await journal.settle()
+    assert log.appends == 1
+
+
+async def test_a_shard_takes_down_what_was_decided_with_it() -> None:
+    """Fenced in the log, or lost before its batch was taken: nothing of the others is written."""
+    log = MemoryShardLog()
+    trace: list[str] = []
+    async with running(log) as journal:
+        one, two, three = (Notes(number, journal, trace) for number in (1, 2, 3))
+        await log.append([LogRow(2, 1, 9, 1, b"another owner's "), LogRow(3, 1, 1, 1, b"mine" * 4)])
+        three.lsn = 1
+        for shard in (one, two, three):
+            shard.say("x")
+        journal.together([one, two])
+        await journal.settle()
+        assert sorted(trace) == ["1 fenced", "2 fenced", "3@2"]
+        trace.clear()
+        one.say("y")
+        journal.together([one, three])
+        await journal.settle()
+        assert trace == ["1 fenced"]
+    assert await said(log, 1) == []
