@@ -88,10 +88,10 @@ def _add(batch: SubmitBatch, job: GraphJob, ids: Sequence[bytes], *, keep: bool)
     if job.parents or job.others:
         edges = [Edge(ids[place], on_failure) for place, on_failure in job.parents]
         edges += job.others
-        options = with_parents(options, edges, due_us)
+        options = with_parents(options, edges, due_us, keep=keep)
         if not all(edge.done for edge in edges):
             due_us = NEVER_US
-    if keep:
+    elif keep:
         options = told_anew(options, keep=True)
     batch.add(
         job.job_type,

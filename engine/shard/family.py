@@ -10,6 +10,7 @@ What stands beside them passes through as it is, known or not.
 from collections.abc import Iterable
 from typing import Any
 
+import msgpack
 import msgspec
 
 from taskforge_server.engine.model.graph import Edge, Parents, packed
@@ -24,11 +25,13 @@ def parents_of(options: bytes | None) -> Parents | None:
     return read_told(options).more.parents if options and MARK in options else None
 
 
-def with_parents(options: bytes | None, edges: Iterable[Edge], not_before_us: int) -> bytes:
-    """The options of a job that waits for these."""
+def with_parents(
+    options: bytes | None, edges: Iterable[Edge], not_before_us: int, *, keep: bool = False
+) -> bytes:
+    """The options of a job that waits for these; and whose row stays."""
     told = list(edges)
     parents = Parents(packed(told), not_before_us)
-    return _rewritten(options, parents, sum(not edge.done for edge in told))
+    return _rewritten(options, parents, sum(not edge.done for edge in told), keep=keep)
 
 
 def without_parents(options: bytes | None) -> bytes:
@@ -41,12 +44,16 @@ def kept(options: bytes | None) -> bytes | None:
     return None if read_told(options).named.get("keep") else told_anew(options, keep=True)
 
 
-def _rewritten(options: bytes | None, parents: Parents | None, waiting_on: int) -> bytes:
-    named = dict(read_told(options).named)
+def _rewritten(
+    options: bytes | None, parents: Parents | None, waiting_on: int, *, keep: bool = False
+) -> bytes:
+    named: dict[str, Any] = msgpack.unpackb(options) if options else {}
     more: dict[str, Any] = msgspec.json.decode(named.get("more") or b"{}")
     more.pop("parents", None)
     if parents is not None:
         more["parents"] = parents
     named["more"] = msgspec.json.encode(more) if more else None
     named["waiting_on"] = waiting_on or None
+    if keep:
+        named["keep"] = True
     return pack_told(named) or b""
