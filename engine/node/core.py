@@ -86,13 +86,9 @@ class Core:
         self.due_timer = DueTimer(clock, self.shards.values, self._due, [self._expire])
         self.token_timer: QueueTimer[QueueActor] = QueueTimer(clock, self.dispatcher.ready)
         # Not for secrets: it spreads retries.
+        jitter = random.random
         self.outcomes = Outcomes(
-            self,
-            self.counters,
-            random.random,
-            self.vault,
-            budgets=self.budgets,
-            dead_letters=self.dead_letters,
+            self, self.counters, jitter, self.vault, self.budgets, self.dead_letters
         )
         self.dependencies = Dependencies(
             clock, journal, self.shards.get, self._freed, self.counters
