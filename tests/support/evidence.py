@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from taskforge_server.ext.pure import tablelog
-from tests.support.history import Event, ExecutionRow, JobRow, Run, read_client, read_handlers
+from tests.support.history import Call, Event, ExecutionRow, JobRow, Run, read_client, read_handlers
 
 KINDS: dict[type, str] = {
     tablelog.Submitted: "submitted",
@@ -32,9 +32,14 @@ SELECT NOT EXISTS (SELECT FROM jobs WHERE status IN ('pending', 'scheduled', 'pr
         WHERE shard_projection.lsn IS DISTINCT FROM log.head
     )
 """
-JOBS = "SELECT id::text, payload ->> 'mark', status, attempts, failed_reason FROM jobs"
+JOBS = """
+SELECT id::text, CASE WHEN idempotency_key LIKE 'cron %' THEN 'quick-' || idempotency_key
+    ELSE payload ->> 'mark' END, status, attempts, failed_reason
+FROM jobs
+"""
 EXECUTIONS = "SELECT job_id::text, attempt_number, status FROM job_executions"
 LOG = "SELECT shard, lsn, body FROM shard_log ORDER BY shard, lsn"
+TICK = "quick-cron "
 DATABASE_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
@@ -69,6 +74,9 @@ def gather(url: str, folder: Path) -> Run:
         run.lsns.setdefault(shard, []).append(lsn)
         run.events += events_of(shard, lsn, body)
     run.jobs = [JobRow(*row) for row in fetch(url, JOBS)]
+    for row in run.jobs:
+        if row.mark.startswith(TICK):  # asked for by a schedule
+            run.calls[row.mark] = Call(row.mark, (row.mark,), row.mark)
     run.executions = [ExecutionRow(*row) for row in fetch(url, EXECUTIONS)]
     return run
 

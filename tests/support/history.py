@@ -183,7 +183,9 @@ class Folded:
 
 def wanted_end(mark: str) -> tuple[str, str | None]:
     """Status and reason with which a job of this mark must end: `<task>-<rest>`."""
-    return ("failed", "not_retryable") if mark.startswith("doomed-") else ("succeeded", None)
+    if mark.startswith("doomed-"):
+        return "failed", "not_retryable"
+    return ("cancelled", None) if mark.startswith("never-") else ("succeeded", None)
 
 
 def check(run: Run) -> list[Violation]:
@@ -215,6 +217,8 @@ def _apply(jobs: dict[str, Folded], event: Event) -> str:
         return "" if job is None else "of a job that is there"
     if job is None:
         return "of a job that was never submitted"
+    if event.kind == "changed":
+        return ""
     if event.kind == "requeued":
         job.status, job.finals = "open", 0
         return ""
@@ -278,7 +282,9 @@ def _ends(run: Run, jobs: dict[str, Folded]) -> Iterator[Violation]:
         if (row.status, row.reason) != (status, reason):
             detail = f"{row.mark} is {row.status} ({row.reason}) after {row.attempts} attempts"
             yield Violation(Rule.UNFINISHED, row.job, detail)
-        elif (row.job, "ok" if status == "succeeded" else "fatal") not in ran:
+        elif status != "cancelled" and (
+            (row.job, "ok" if status == "succeeded" else "fatal") not in ran
+        ):
             yield Violation(Rule.RAN, row.job, f"{row.mark} is {row.status}, no handler ended so")
 
 
