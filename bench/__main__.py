@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from bench import backlog, herd, latency, report, tenants, throughput
+from bench import backlog, herd, keyed, latency, report, tenants, throughput
 from bench.figures import TARGETS, Measured, RawRun
 from bench.processes import BenchError
 from bench.stand import Stand
@@ -47,6 +47,7 @@ SCENARIOS = {
     "memory": Scenario(backlog.memory, ("memory_per_pending_job",), 0.0),
     "start": Scenario(backlog.start, ("start_first_dispatch", "start_all_resident"), 0.0),
     "cron_herd": Scenario(herd.cron_herd, ("cron_herd_durable", "cron_herd_started"), 0.0),
+    "limits": Scenario(keyed.limits, ("limits_ratio",), 10.0),
     "noisy_tenant": Scenario(
         tenants.noisy_tenant, ("noisy_tenant_p50", "noisy_tenant_p99"), 20.0, True
     ),

@@ -77,6 +77,14 @@ TARGETS = {
             "cron_herd_started", "s", 2.0, 1.0, "less", "10,000 schedules due in the same second"
         ),
         Target(
+            "limits_ratio",
+            "%",
+            70,
+            90,
+            "more",
+            "jobs/s of 1,000 queues with 100 keys each under limits, to the same without",
+        ),
+        Target(
             "noisy_tenant_p50",
             "ms",
             10.0,

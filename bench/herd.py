@@ -47,7 +47,7 @@ def cron_herd(stand: Stand, options: Options) -> dict[str, RawRun]:
     with stand.run() as run:
         run.node()
         run.api.create_queue(QUEUE)
-        run.worker(QUEUE, options.concurrency)
+        run.worker(QUEUE, concurrency=options.concurrency)
         tick, made = run.rows(MAKE)[0]
         tick_s = tick.timestamp()
         if made != SCHEDULES:

@@ -59,7 +59,7 @@ def low_load(stand: Stand, options: Options) -> dict[str, RawRun]:
     with stand.run() as run:
         run.node()
         run.api.create_queue(QUEUE)
-        worker = run.worker(QUEUE, options.concurrency)
+        worker = run.worker(QUEUE, concurrency=options.concurrency)
         await_worker(run)
         seen = _calls(run, options, "--every", EVERY_S)
         calls = len(seen["latencies_ns"])

@@ -173,10 +173,11 @@ class Run:
         self.until(lambda: self.api.status("/readyz") == 200, "the node to be ready", START_S)
 
     def worker(
-        self, queue: str, concurrency: int = 100, *, name: str = "worker", key: str = ""
+        self, *queues: str, concurrency: int = 100, name: str = "worker", key: str = ""
     ) -> Child:
         """The SDK's worker with the handlers of `bench.load.tasks`; of the project of the key."""
-        options = ["--queue", queue, "--concurrency", str(concurrency), "--log-level", "warning"]
+        options = [option for queue in queues for option in ("--queue", queue)]
+        options += ["--concurrency", str(concurrency), "--log-level", "warning"]
         command = [_script("taskforge-worker"), "bench.load.tasks", *options]
         return self.start(name, command, key)
 
@@ -290,6 +291,11 @@ class Api:
         status, reply = self.call("POST", "/v1/queues", body)
         if status != 201:
             raise BenchError(f"no queue: {status} {reply.decode()}")
+
+    def update_queue(self, name: str, **settings: object) -> None:
+        status, reply = self.call("PATCH", f"/v1/queues/{name}", {"settings": settings})
+        if status != 200:
+            raise BenchError(f"no change: {status} {reply.decode()}")
 
     def metrics(self) -> dict[str, float]:
         """Every metric without labels."""

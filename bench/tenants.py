@@ -29,7 +29,9 @@ def noisy_tenant(stand: Stand, options: Options) -> dict[str, RawRun]:
         run.node()
         run.api.create_queue(QUEUE, options.history)
         Api(run.port, key).create_queue(QUEUE)
-        quiet_worker = run.worker(QUEUE, options.concurrency, name="quiet_worker", key=key)
+        quiet_worker = run.worker(
+            QUEUE, concurrency=options.concurrency, name="quiet_worker", key=key
+        )
         _fill(run, options)
         seen, load = _calls_under_load(run, options, key)
         calls = len(seen["latencies_ns"])
@@ -58,7 +60,7 @@ def _fill(run: Run, options: Options) -> None:
 
 def _calls_under_load(run: Run, options: Options, key: str) -> tuple[dict[str, Any], RawRun]:
     """The quiet tenant's calls, and what the noisy one got done meanwhile."""
-    run.worker(QUEUE, options.concurrency)
+    run.worker(QUEUE, concurrency=options.concurrency)
     time.sleep(FULL_SPEED_S)
     calls = run.client(
         "calls",

@@ -52,7 +52,7 @@ def end_to_end(stand: Stand, options: Options, history: str) -> RawRun:
     with stand.run() as run:
         run.node()
         run.api.create_queue(QUEUE, history)
-        run.worker(QUEUE, options.concurrency)
+        run.worker(QUEUE, concurrency=options.concurrency)
         client = run.client(
             "batches",
             *("--queue", QUEUE, "--batch", options.batch, "--connections", options.connections),
