@@ -84,7 +84,9 @@ class Site:
         async with self.client.request(
             method, self.url + path, json=value, headers=sent
         ) as response:
-            return Answer(response.status, response.headers, await response.read())
+            endless = response.content_type == "text/event-stream"
+            read = response.content.readany if endless else response.read
+            return Answer(response.status, response.headers, await read())
 
     async def get(self, path: str, who: Person | str | None = None) -> Answer:
         return await self.call("GET", path, who)
