@@ -1,5 +1,6 @@
 """Unique keys against a naive model, live and rebuilt from the log: one holder of a key at most."""
 
+import os
 from typing import Any
 
 import msgpack
@@ -13,8 +14,10 @@ from taskforge_server.engine.errors import Overloaded, Unavailable
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.shard.unique import MARK_PREFIX, Ask, Outcome, Part
+from taskforge_server.engine.vault.sealing import DataKey, looks_sealed
+from taskforge_server.engine.vault.vault import Ring
 from taskforge_server.ext.table import ShardTable, SubmitBatch
-from tests.support.engine_parts import EngineParts
+from tests.support.engine_parts import PROJECT, EngineParts
 
 PERIOD_US = 60_000_000
 
@@ -187,6 +190,19 @@ def test_what_runs_is_not_replaced() -> None:
     assert ids == [bytes(16)]
     assert outcomes == {0: Outcome("rejected", first, "processing")}
     assert bench.job(first)["payload"] == b"{}"
+
+
+def test_a_payload_that_takes_the_place_of_another_is_sealed_for_that_job() -> None:
+    bench = Bench()
+    keys = Ring(PROJECT, encrypted=True)
+    keys.add(DataKey(b"1" * 16, 1, os.urandom(32)))
+    bench.parts.vault.replace([keys])
+    first, _ = bench.one("k", "waiting", payload=b'"before"')
+    assert bench.one("k", "waiting", "replace", b'"secret"') == (first, "replaced")
+    stored = bench.job(first)["payload"]
+    assert looks_sealed(stored)
+    assert keys.open(first, "payload", stored) == b'"secret"'
+    assert all(b"secret" not in body for _, _, body in bench.parts.journal.bodies)
 
 
 def test_jobs_of_one_request_meet_each_other() -> None:
