@@ -69,8 +69,7 @@ class Core:
         self.dead_letters = DeadLetterNews()
         self.shards: dict[int, Shard] = {}
         self.refs: dict[bytes, QueueRef] = {}
-        self.shard_listeners: list[Callable[[], None]] = []
-        """Told when a shard was adopted or dropped."""
+        self.shard_listeners: list[Callable[[], None]] = []  # told of shards that come and go
         self.sessions: set[WorkerActor] = set()
         self._arrivals: dict[int, asyncio.Future[None]] = {}
         self._failed = failed

@@ -41,7 +41,8 @@ def decided_s(arena: Arena) -> float:
 
 def killed_within_a_second_of_a_tick(node: Node, chance: random.Random) -> None:
     # A moment of the second in which a tick is being decided; any other would do as well.
-    time.sleep(1.0 - time.time() % 1.0 + chance.uniform(-0.01, 0.05))
+    moment_s = time.time() // 1 + 1 + chance.uniform(-0.01, 0.05)
+    until(lambda: time.time() >= moment_s, "the moment", every_s=0.001)
     node.kill()
     node.start()
     node.await_ready()
