@@ -60,7 +60,7 @@ def test_one_job_a_tick_whenever_the_owner_is_killed(ground: Ground, form: Form)
                 for name in SCHEDULES
             ]
         begun_s = decided_s(arena)
-        for _ in range(form.node_kills // 2):
+        for _ in range(form.node_kills // 4):
             killed_within_a_second_of_a_tick(node, chance)
         node.kill()
         for count in (1,):
