@@ -70,9 +70,12 @@ class DeadLetterUpkeep:
 
     async def run(self) -> None:
         """Submit hooks as long as the node lives."""
-        news = self._core.dead_letters
+        news, some = self._core.dead_letters, asyncio.Event()
+        news.wake = some.set
         while True:
-            await news.some.wait()
+            if not news.waiting:
+                some.clear()
+                await some.wait()
             now_us = self._core.clock.monotonic_us()
             for queue_id, lsn in list(news.waiting.items()):
                 if self._rests.get(queue_id, 0) > now_us:

@@ -6,7 +6,7 @@ Only queues with a hook are told of. What is noted here says where to look, noth
 a node that takes a shard over looks at all queues with hooks in it.
 """
 
-import asyncio
+from collections.abc import Callable
 
 
 class DeadLetterNews:
@@ -15,16 +15,15 @@ class DeadLetterNews:
     def __init__(self) -> None:
         self.waiting: dict[bytes, int] = {}
         """Queue -> the newest lsn at which a job of it failed."""
-        self.some = asyncio.Event()
+        self.wake: Callable[[], None] = lambda: None
+        """Called when there is something to look at."""
 
     def heard(self, queue_id: bytes, lsn: int) -> None:
         """A job of this queue failed at this lsn, or may have before."""
         self.waiting[queue_id] = max(lsn, self.waiting.get(queue_id, 0))
-        self.some.set()
+        self.wake()
 
     def done(self, queue_id: bytes, lsn: int) -> None:
         """All up to this lsn is seen to."""
         if self.waiting.get(queue_id, lsn + 1) <= lsn:
             del self.waiting[queue_id]
-        if not self.waiting:
-            self.some.clear()
