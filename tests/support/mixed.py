@@ -234,9 +234,9 @@ def _graphs(
         _, _, rest = mark.partition("-")
         ref, _, call = rest.partition("-")
         for parent in PARENTS.get(ref, ()):
-            end = ended.get(f"slow-{parent}-{call}")
-            if end is None or end > begin:
-                detail = f"began at {begin}, {parent} ended at {end}"
+            before = ended.get(f"slow-{parent}-{call}")
+            if before is None or before > begin:
+                detail = f"began at {begin}, {parent} ended at {before}"
                 yield Violation(Base.EFFECT_WITHOUT_CAUSE, mark, detail)
 
 
