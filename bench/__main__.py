@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from bench import backlog, herd, keyed, latency, report, tenants, throughput
+from bench import backlog, herd, keyed, latency, paging, report, tenants, throughput
 from bench.figures import TARGETS, Measured, RawRun
 from bench.processes import BenchError
 from bench.stand import Stand
@@ -45,9 +45,11 @@ SCENARIOS = {
     "sequential": Scenario(latency.sequential, ("single_submit_p50", "single_submit_p99"), 10.0),
     "low_load": Scenario(latency.low_load, ("submit_to_start_p50", "submit_to_start_p99"), 20.0),
     "memory": Scenario(backlog.memory, ("memory_per_pending_job",), 0.0),
-    "start": Scenario(backlog.start, ("start_first_dispatch", "start_all_resident"), 0.0),
     "cron_herd": Scenario(herd.cron_herd, ("cron_herd_durable", "cron_herd_started"), 0.0),
     "limits": Scenario(keyed.limits, ("limits_ratio",), 10.0),
+    "start": Scenario(backlog.start, ("start_first_dispatch", "start_ready"), 0.0),
+    "backlog_10m": Scenario(paging.backlog_10m, ("backlog_10m_memory", "backlog_10m_share"), 20.0),
+    "scheduled_10m": Scenario(paging.scheduled_10m, ("scheduled_10m_share",), 20.0),
     "noisy_tenant": Scenario(
         tenants.noisy_tenant, ("noisy_tenant_p50", "noisy_tenant_p99"), 20.0, True
     ),

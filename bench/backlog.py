@@ -28,6 +28,8 @@ OWNED_AT = """
 def pending(stand: Stand, options: Options) -> Iterator[tuple[Run, RawRun]]:
     """A node with so many pending jobs, all in the table; what it took in memory."""
     with stand.run() as run:
+        # What a job takes in memory is to be measured, so all of them stay there.
+        run.options["TASKFORGE_RESIDENT_JOBS_MAX"] = str(options.jobs)
         node = run.node()
         run.api.create_queue(QUEUE)
         time.sleep(QUIET_S)
@@ -79,8 +81,7 @@ def start(stand: Stand, options: Options) -> dict[str, RawRun]:
     """A node starts where a million jobs wait; a worker connects as soon as the port answers.
 
     Both figures count from the node's `owned` events, with which it takes the shards over, and
-    stand beside the same from the start of the process. All jobs are resident when the node says
-    that it is ready. PostgreSQL runs all the time.
+    stand beside the same from the start of the process. PostgreSQL runs all the time.
     """
     prepare_pending(stand, options)
     with stand.run(PENDING_TEMPLATE) as run:
@@ -89,18 +90,13 @@ def start(stand: Stand, options: Options) -> dict[str, RawRun]:
         run.node(wait=False)
         run.await_ready()
         ready_s = time.time()
-        metrics = run.api.metrics()
-        # The first jobs may have ended, and left memory, before the last ones came.
-        known = metrics["jobs_resident"] + metrics["jobs_succeeded_total"]
         run.until(lambda: run.api.metrics()["jobs_started_total"] > 0, "the first job", SETTLE_S)
         owned_s = run.rows(OWNED_AT)[0][0].timestamp()
         worker.stop()
         first_s = run.record()["first_ns"][0] / 1e9 + time.time() - time.monotonic()
-    if known < options.jobs:
-        raise BenchError(f"{known:.0f} jobs in memory or ended of {options.jobs}")
     return {
         "start_first_dispatch": _since(first_s, owned_s, begun_s) | {"jobs": options.jobs},
-        "start_all_resident": _since(ready_s, owned_s, begun_s) | {"jobs": options.jobs},
+        "start_ready": _since(ready_s, owned_s, begun_s) | {"jobs": options.jobs},
     }
 
 

@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 TEMPLATE = "bench_template"
 START_S = 60.0
+FILL_S = 1_200.0
 LOOK_S = 0.01
 POSTGRES_SETTINGS = (
     "server_version",
@@ -141,6 +142,8 @@ class Run:
         self.port = _free_port()
         self.api = Api(self.port, stand.api_key)
         self.parts: dict[str, Child] = {}
+        self.options: dict[str, str] = {}
+        """Of the node, as variables, beside those that every run gives it."""
         self._stack = ExitStack()
 
     def __enter__(self) -> "Run":
@@ -199,8 +202,12 @@ class Run:
         command += ["--port", str(self.port), "--key", key or self.stand.api_key]
         return self.start(name, command + [str(option) for option in options])
 
-    def rows(self, query: str) -> list[Any]:
-        return rows(self.url, query)
+    def rows(self, query: str, *arguments: object) -> list[Any]:
+        return rows(self.url, query, *arguments)
+
+    def fill(self, statement: str, *arguments: object) -> None:
+        """Write rows in bulk, and have the server know how many there are."""
+        _run(_fill(self.url, statement, arguments))
 
     def record(self, name: str = "worker") -> dict[str, list[int]]:
         """What the worker's handlers noted, after its end."""
@@ -248,15 +255,19 @@ class Run:
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith("TASKFORGE_")
         }
-        return kept | {
-            "TASKFORGE_POSTGRES_URL": self.url,
-            "TASKFORGE_REDIS_URL": self.stand.servers.redis_url,
-            "TASKFORGE_PORT": str(self.port),
-            "TASKFORGE_NODE_NAME": "bench",
-            "TASKFORGE_URL": f"http://127.0.0.1:{self.port}",
-            "TASKFORGE_API_KEY": key or self.stand.api_key,
-            RECORD_FILE_VARIABLE: str(self._record_path(process)),
-        }
+        return (
+            kept
+            | {
+                "TASKFORGE_POSTGRES_URL": self.url,
+                "TASKFORGE_REDIS_URL": self.stand.servers.redis_url,
+                "TASKFORGE_PORT": str(self.port),
+                "TASKFORGE_NODE_NAME": "bench",
+                "TASKFORGE_URL": f"http://127.0.0.1:{self.port}",
+                "TASKFORGE_API_KEY": key or self.stand.api_key,
+                RECORD_FILE_VARIABLE: str(self._record_path(process)),
+            }
+            | self.options
+        )
 
 
 class Api:
@@ -328,6 +339,15 @@ async def _prepare(url: str, api_key: str) -> None:
     connection = await connect(url, application_name="bench")
     try:
         await bootstrap(connection, limits.SHARDS_DEFAULT, api_key)
+    finally:
+        await connection.close()
+
+
+async def _fill(url: str, statement: str, arguments: Sequence[object]) -> None:
+    connection = await connect(url, application_name="bench", statement_timeout_s=FILL_S)
+    try:
+        await connection.execute(statement, *arguments, timeout=FILL_S)
+        await connection.execute("VACUUM ANALYZE jobs", timeout=FILL_S)
     finally:
         await connection.close()
 

@@ -217,6 +217,11 @@ class Config:
         byte_size(limits.MEMORY_BYTES_MIN),
         "submits are refused while the live jobs of this node take more memory",
     )
+    resident_jobs_max: int = option(
+        limits.RESIDENT_JOBS_DEFAULT,
+        integer(limits.RESIDENT_JOBS_MIN, limits.RESIDENT_JOBS_MAX),
+        "jobs of one type in one queue that wait in memory; those behind them wait in the tables",
+    )
     postgres_connections: int = option(
         8,
         integer(limits.POOL_CONNECTIONS_MIN, limits.POOL_CONNECTIONS_MAX),

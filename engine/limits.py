@@ -370,6 +370,25 @@ TCP_KEEPALIVE_COUNT: Final = 3
 PARTITIONS_AHEAD_DAYS: Final = 3
 """Today and three days: a node that is down over a weekend still finds its partitions."""
 
+RESIDENT_JOBS_MIN: Final = 4
+RESIDENT_JOBS_MAX: Final = 10_000_000
+RESIDENT_JOBS_DEFAULT: Final = 200_000
+"""Jobs of one type in one queue that wait in memory, some 50 MB; the others wait in the tables."""
+
+PAGE_JOBS_MAX: Final = 16_384
+"""Waiting jobs read at once: some 50 ms of the database, and a fifth of a second of a full node."""
+
+PAGERS_MAX: Final = 2
+PAGE_LOOK_S: Final = 0.02
+LET_GO_S: Final = 0.2
+"""Shards read at once; how often is looked for jobs that are to come, and for such that may go."""
+
+HORIZON_S: Final = 3_600.0
+"""Jobs that are due later than this wait in the tables."""
+
+REPLAY_ROWS: Final = 64
+"""Log rows for which the jobs that they name are asked for together."""
+
 LOAD_CHUNK_BYTES: Final = MIB
 """What the loader hands on at once: enough to amortise a call, small enough to yield between."""
 

@@ -9,6 +9,9 @@ cdef class Positions:
     cdef int reserve(self, uint32_t item) except -1
 
 
+cdef uint64_t select_rank(uint64_t* keys, uint32_t count, uint32_t rank) noexcept nogil
+
+
 cdef class Heap:
     cdef readonly uint32_t size
     cdef readonly uint32_t capacity
@@ -21,6 +24,9 @@ cdef class Heap:
     cdef bint peek_into(self, uint64_t* key, uint32_t* item) noexcept
     cpdef bint remove(self, uint32_t item) noexcept
     cpdef void clear(self) noexcept
+    cdef uint64_t key_at_rank(self, uint32_t rank) except? 0
+    cdef list items_from(self, uint64_t key)
+    cdef uint32_t count_until(self, uint64_t key) noexcept
     cdef int resize(self, uint32_t capacity) noexcept
     cdef void shrink(self) noexcept
 

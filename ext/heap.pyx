@@ -12,9 +12,9 @@ The arrays double when full and halve when less than a quarter is used, down to 
 """
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
 
 ITEMS_MAX = 1 << 28
 
@@ -56,6 +56,32 @@ cdef class Positions:
     def holds(self, uint32_t item) -> bool:
         """Whether a heap holds the item."""
         return item < self.capacity and self.at[item] != 0
+
+
+cdef uint64_t select_rank(uint64_t* keys, uint32_t count, uint32_t rank) noexcept nogil:
+    """The key of this rank; the keys are put in another order. Halves what is left each time, but
+    for keys that are chosen to prevent it."""
+    cdef int64_t low = 0, high = <int64_t>count - 1, i, j
+    cdef uint64_t pivot
+    while low < high:
+        pivot = keys[(low + high) >> 1]
+        i = low - 1
+        j = high + 1
+        while True:
+            i += 1
+            while keys[i] < pivot:
+                i += 1
+            j -= 1
+            while keys[j] > pivot:
+                j -= 1
+            if i >= j:
+                break
+            keys[i], keys[j] = keys[j], keys[i]
+        if <int64_t>rank <= j:
+            high = j
+        else:
+            low = j + 1
+    return keys[rank]
 
 
 @cython.final
@@ -153,6 +179,31 @@ cdef class Heap:
         cdef uint64_t key
         cdef uint32_t item
         return (key, item) if self.peek_into(&key, &item) else None
+
+    cdef uint64_t key_at_rank(self, uint32_t rank) except? 0:
+        """The key of the entry before which so many stand. Takes time in the order of the size."""
+        cdef uint64_t* keys
+        if rank >= self.size:
+            raise ValueError(f"rank {rank} of {self.size} entries")
+        keys = <uint64_t*>malloc(self.size * sizeof(uint64_t))
+        if keys == NULL:
+            raise MemoryError("ranks of a heap")
+        memcpy(keys, self.keys, self.size * sizeof(uint64_t))
+        cdef uint64_t key = select_rank(keys, self.size, rank)
+        free(keys)
+        return key
+
+    cdef list items_from(self, uint64_t key):
+        """The items of all entries whose key is not less, in no order."""
+        cdef uint32_t position
+        return [self.items[position] for position in range(self.size) if self.keys[position] >= key]
+
+    cdef uint32_t count_until(self, uint64_t key) noexcept:
+        """How many entries have a key that is not greater."""
+        cdef uint32_t position, count = 0
+        for position in range(self.size):
+            count += self.keys[position] <= key
+        return count
 
     cdef int resize(self, uint32_t capacity) noexcept:
         """Give both arrays this capacity. -1: no memory; then both still hold the entries."""

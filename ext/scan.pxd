@@ -151,3 +151,23 @@ cdef inline const unsigned char *scan_str(Scan *s, uint32_t *n) noexcept nogil:
         s.bad = True
         return NULL
     return scan_bytes(s, n[0])
+
+
+cdef inline void scan_skip(Scan *s) noexcept nogil:
+    """Past one value, whatever it is of nil, truth values, integers, texts, bytes and arrays."""
+    cdef uint64_t left = 1
+    cdef uint32_t n
+    cdef uint8_t c
+    while left and scan_has(s, 1):
+        left -= 1
+        c = s.p[0]
+        if c & 0xf0 == 0x90 or c == 0xdc or c == 0xdd:
+            left += scan_array(s)
+        elif c & 0xe0 == 0xa0 or 0xd9 <= c <= 0xdb:
+            scan_str(s, &n)
+        elif 0xc4 <= c <= 0xc6:
+            scan_bin(s, &n)
+        elif c == 0xc0 or c == 0xc2 or c == 0xc3:
+            s.p += 1
+        else:
+            scan_int(s)

@@ -18,6 +18,7 @@ cdef enum:
     F_LOADED = 16     # as its row says; events up to its lsn are in it already
     F_MORE = 32       # its options hold `more`
     F_KEEP = 64       # its row stays, whatever the history of its queue says
+    F_ROW_DUE = 128   # its row, as it was last written or read, says `scheduled`
 
 cdef enum:
     NONE = 0xffffffff

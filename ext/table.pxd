@@ -37,6 +37,11 @@ cdef class Lane:
     cdef uint16_t type
     cdef str name
     cdef Heap heap
+    # Jobs of the lane that are away, in the tables alone, stand behind this place: see `release`.
+    cdef uint64_t frontier      # no job behind this key starts; none is away: the greatest
+    cdef uint64_t place_hi, place_lo    # the id, and the priority, behind which they stand
+    cdef int place_priority
+    cdef Py_ssize_t read        # rows of the reading under way; -1: the lane is not read
 
 
 cdef class QueueState:
@@ -55,6 +60,7 @@ cdef class QueueState:
     cdef bint stale             # its limits have changed since
     cdef bint roused            # stands in the table's list of such
     cdef Groups groups          # None where keys do not matter
+    cdef int64_t away_pending, away_scheduled   # by their rows; negative until the rows are counted
 
     cdef Lane lane(self, uint16_t kind, str name, Positions positions)
 
@@ -98,10 +104,14 @@ cdef class ShardTable:
     cdef IdSource ids
     cdef uint64_t nonce_state
     cdef int64_t watermark
-    cdef uint64_t frontier      # while rows still come: no job behind this key starts
     cdef uint32_t away          # jobs in a projection under way that are not dirty
     cdef int64_t floor_us       # of what was started before, the limits know nothing
     cdef list roused            # queues in which the end of a job lets another one start
+    cdef readonly bint reading  # rows of jobs are being read: nothing leaves memory meanwhile
+    cdef list leaving           # slots to be freed when the reading is over
+    cdef readonly Py_ssize_t departures     # how many open jobs were let go
+    cdef int64_t due_place_us   # scheduled jobs that are away are due behind this time and id
+    cdef bytes due_place_id
     cdef list queues            # QueueState
     cdef dict queue_index
     cdef list type_names, type_texts
@@ -177,4 +187,10 @@ cdef class ShardTable:
     cdef int _event(self, Scan *s, int64_t lsn, int64_t base_us, list queues, list types,
                     list workers, bint apply) except -1
     cdef int _load_row(self, const unsigned char *p) except -1
+    # jobs that are away
+    cdef Lane _lane_of(self, QueueState q, int kind)
+    cdef Lane _lane_named(self, object queue, str job_type)
+    cdef int _read_on(self, Lane lane, int priority, uint64_t hi, uint64_t lo) except -1
+    cdef Py_ssize_t _bring(self, bytes data, int ordered, int64_t counted_lsn) except -1
+    cdef int _let_go(self, uint32_t slot, Job *job) except -1
     cdef int _running_attempt(self, Job *job, Attempt *run) except -1

@@ -70,7 +70,7 @@ class ControlService:
         dry_run: bool,
     ) -> Cancelled:
         """Cancel the open jobs of a page that match; InvalidInput for a wrong cursor."""
-        found, place = self._engine.open_jobs(
+        found, place = await self._engine.open_jobs(
             queue, _place(cursor), limits.CANCEL_PAGE_JOBS, limits.CANCEL_LOOKS_MAX
         )
         ids = [job[0] for job in found if wanted.matches(*job[1:])]
@@ -108,7 +108,9 @@ def _place(cursor: str | None) -> int:
     try:
         text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
         place = int(text.removeprefix(_CURSOR))
-        if not text.startswith(_CURSOR) or not 0 <= place < 2**48:
+        if not text.startswith(_CURSOR) or not (
+            0 <= place < 2**48 or 2**64 <= place < 2**64 + 2**128
+        ):
             raise ValueError(cursor)
     except ValueError:
         raise InvalidInput("not a cursor of this list", "cursor") from None

@@ -99,7 +99,7 @@ class Engine(Protocol):
         """The same for open jobs of one queue: how many are cancelled, how many were asked."""
         ...
 
-    def open_jobs(
+    async def open_jobs(
         self, queue: QueueRef, place: int, most: int, looks_max: int
     ) -> tuple[list[tuple[bytes, str, str, int, bytes | None]], int]:
         """Some open jobs of a queue: id, status, type, created_us, options; and the place to go on

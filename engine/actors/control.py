@@ -63,6 +63,8 @@ class Cancel:
     reply: Promise[Job]
     grace_us: int = round(limits.CANCEL_GRACE_S * 1e6)
     """How long the handler may take if it runs."""
+    departures: int = 0
+    """Those of the table, when the job was seen in memory."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,8 @@ class Change:
     reply: Promise[Job]
     due_us: int = -1
     priority: int = -1
+    departures: int = 0
+    """Those of the table, when the job was seen in memory."""
 
 
 def cancel(

@@ -232,7 +232,7 @@ class Dependencies:
         if self._look(parent_id):
             return
         shard = self._shard(shard_of(parent_id))
-        gone = status is None and shard is not None and not shard.table.loading
+        gone = status is None and shard is not None
         if status in FINAL or (gone and parent_id in self._missed):
             self._later.discard(parent_id)
             self._missed.discard(parent_id)

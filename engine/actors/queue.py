@@ -73,6 +73,8 @@ class Requeue:
     key: KeyedRequest | None = None
     repeated: bool = False
     """The key came before: nothing was done now."""
+    departures: int = 0
+    """Those of the table, when it was looked whether the job is in memory."""
 
 
 @dataclass(slots=True)
@@ -291,6 +293,7 @@ class QueueActor(Actor[Command]):
             case CancelMany():
                 self._cancel_many(command, now_us)
             case Change():
+                self._not_away(command.job_id, command.departures)
                 control.change(self.shard, command, now_us)
                 self._answer(command.job_id, command.reply)
             case Requeue():
@@ -413,6 +416,7 @@ class QueueActor(Actor[Command]):
     def _cancel(self, command: Cancel, now_us: int) -> None:
         shard = self.shard
         sessions = self._context.session
+        self._not_away(command.job_id, command.departures)
         said = control.cancel(shard, command.job_id, command.grace_us, now_us, sessions)
         self._context.counters.cancelled_jobs += said == control.CANCELLED
         job = shard.table.get(command.job_id)
@@ -437,7 +441,10 @@ class QueueActor(Actor[Command]):
     def _requeue(self, command: Requeue, now_us: int) -> None:
         table = self.shard.table
         job_id = command.job["id"]
-        job = table.get(job_id) or command.job
+        job = table.get(job_id)
+        if job is None:
+            self._not_away(job_id, command.departures)
+            job = command.job
         ring = self._context.vault.ring(self.ref.project_id)
         first, request = self._first(command.key, ring, now_us)
         if first is not None:
@@ -463,8 +470,8 @@ class QueueActor(Actor[Command]):
             command.repeated = True
             self._when_durable(first, Reply(command.reply, first.ids))
             return
-        if table.loading:
-            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is still being loaded")
+        for stored in command.jobs:
+            self._not_away(stored["id"], command.departures)
         jobs = [table.get(stored["id"]) or stored for stored in command.jobs]
         # All that may fail comes first: from here on there is no way back.
         jobs = [self._as_stored(job, ring) for job in jobs if job["status"] == "failed"]
@@ -501,6 +508,13 @@ class QueueActor(Actor[Command]):
             return job
         # From before the encryption; the log must not have it again.
         return job | {"payload": ring.seal(job["id"], "payload", job["payload"])}
+
+    def _not_away(self, job_id: bytes, departures: int) -> None:
+        """Unavailable where the job may wait in the tables alone: it is not here, and since
+        somebody looked some jobs were let go."""
+        table = self.shard.table
+        if table.departures != departures and table.peek(job_id) is None:
+            raise Unavailable(limits.UNAVAILABLE_RETRY_S)
 
     def _answer(self, job_id: bytes, reply: Promise[dict[str, Any]]) -> None:
         job = self.shard.table.get(job_id)

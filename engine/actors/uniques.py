@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from taskforge_server.engine import limits
-from taskforge_server.engine.errors import Unavailable, UniqueConflict
+from taskforge_server.engine.errors import UniqueConflict
 from taskforge_server.engine.model.joboptions import pack_told, read_told
 from taskforge_server.engine.shard.effects import Promise
 from taskforge_server.engine.shard.keys import KeyedRequest
@@ -45,8 +44,6 @@ class SubmitUnique:
 def decide(queue: "QueueActor", command: SubmitUnique, ring: Ring | None, now_us: int) -> bytes:
     """Submit what is new, and do to what is there what was asked; the ids."""
     shard = queue.shard
-    if shard.table.loading:
-        raise Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is still being loaded")
     queue.require_usage(_new_jobs(queue, command.parts, now_us), now_us)
     if any(part.ask is not None and part.ask.scope == "period" for part in command.parts):
         shard.unique.require_room(now_us)
@@ -121,8 +118,6 @@ def require_free(shard: Shard, job: dict[str, Any], now_us: int) -> None:
     key = told.named.get("unique_key")
     if key is None or told.more.unique != "unfinished":
         return
-    if shard.table.loading:
-        raise Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is still being loaded")
     holder = shard.unique.holder(job["queue_id"], key, now_us)
     if holder is not None and holder.job_id != job["id"]:
         raise UniqueConflict(holder.job_id)

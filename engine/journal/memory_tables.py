@@ -9,11 +9,12 @@ gate          writes of jobs wait until the event is set
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskforge_server.engine.journal.rounds import (
     COPY_HEADER,
     COPY_TRAILER,
+    ID_BYTES,
     Fenced,
     How,
     InDoubt,
@@ -23,7 +24,7 @@ from taskforge_server.engine.journal.rounds import (
     places,
 )
 from taskforge_server.engine.journal.rounds import watermarks as watermarks_of
-from taskforge_server.engine.journal.takeover import StoredKey
+from taskforge_server.engine.journal.takeover import Count, StoredKey
 from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.usage import StoredUsage, UsageRow
 from taskforge_server.ext.pure.tablerows import (
@@ -36,6 +37,7 @@ from taskforge_server.ext.pure.tablerows import (
 )
 
 OPEN = ("pending", "scheduled", "processing")
+WAITING = ("pending", "scheduled")
 
 Row = dict[str, Any]
 
@@ -163,6 +165,75 @@ class MemoryTables:
             yield encode_row(JOB_COLUMNS, row)
         yield COPY_TRAILER
 
+    def bound(self, shard: int) -> AsyncGenerator[bytes, None]:
+        rows = self._waiting(shard)
+        return _given(row for row in rows if row["options"] is not None or _held(row))
+
+    def named(self, ids: bytes) -> AsyncGenerator[bytes, None]:
+        each = {ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)}
+        return _given(
+            row for row in self.jobs.values() if row["id"] in each and row["status"] in WAITING
+        )
+
+    def of_queue(self, queue_id: bytes, after: bytes, rows_max: int) -> AsyncGenerator[bytes, None]:
+        rows = [row for row in self.jobs.values() if row["status"] in WAITING]
+        mine = [row for row in rows if row["queue_id"] == queue_id and row["id"] > after]
+        return _given(sorted(mine, key=lambda row: row["id"])[:rows_max])
+
+    def first_pages(self, shard: int, rows_max: int) -> AsyncGenerator[bytes, None]:
+        lanes: dict[tuple[bytes, str], list[Row]] = {}
+        for row in self._pending(shard):
+            lanes.setdefault((row["queue_id"], row["job_type"]), []).append(row)
+        return _given(row for rows in lanes.values() for row in rows[:rows_max])
+
+    def page(
+        self, shard: int, queue_id: bytes, job_type: str, place: tuple[int, bytes], rows_max: int
+    ) -> AsyncGenerator[bytes, None]:
+        rows = [
+            row
+            for row in self._pending(shard)
+            if (row["queue_id"], row["job_type"]) == (queue_id, job_type)
+            and (-row["priority"], row["id"]) > (-place[0], place[1])
+        ]
+        return _given(rows[:rows_max])
+
+    def due(
+        self, shard: int, place: tuple[int, bytes], until_us: int, rows_max: int
+    ) -> AsyncGenerator[bytes, None]:
+        rows = [
+            row
+            for row in self._waiting(shard)
+            if row["status"] == "scheduled"
+            and not _held(row)
+            and (row["scheduled_for"], row["id"]) > place
+            and row["scheduled_for"] <= until_us
+        ]
+        return _given(sorted(rows, key=lambda row: (row["scheduled_for"], row["id"]))[:rows_max])
+
+    async def counting(self, marks: Mapping[int, int]) -> Count:
+        counts: Counter[tuple[int, bytes, bytes, str]] = Counter(
+            (shard, row["queue_id"], row["project_id"], row["status"])
+            for shard, mark in marks.items()
+            for row in self._waiting(shard)
+            if row["lsn"] <= mark
+        )
+        keys = {key[:3] for key in counts}
+
+        async def count() -> list[Counted]:
+            return [
+                Counted(*key, counts[*key, "pending"], counts[*key, "scheduled"]) for key in keys
+            ]
+
+        return count
+
+    def _waiting(self, shard: int) -> list[Row]:
+        rows = self.jobs.values()
+        return [row for row in rows if row["shard"] == shard and row["status"] in WAITING]
+
+    def _pending(self, shard: int) -> list[Row]:
+        rows = [row for row in self._waiting(shard) if row["status"] == "pending"]
+        return sorted(rows, key=lambda row: (-row["priority"], row["id"]))
+
     async def usage_of(self, shard: int) -> list[StoredUsage]:
         return [StoredUsage(row, None) for key, row in self.usage.items() if key[0] == shard]
 
@@ -182,6 +253,29 @@ class MemoryTables:
 
     async def refused(self) -> dict[int, int]:
         return dict(Counter(row["shard"] for row in self.put_aside))
+
+
+class Counted(NamedTuple):
+    """How many jobs of a queue wait."""
+
+    shard: int
+    queue_id: bytes
+    project_id: bytes
+    pending: int
+    scheduled: int
+
+
+def _held(row: Row) -> bool:
+    return row["status"] == "scheduled" and row["scheduled_for"] is None
+
+
+async def _given(rows: Iterable[Row]) -> AsyncGenerator[bytes, None]:
+    """As COPY OUT gives them, one by one."""
+    encoded = [encode_row(JOB_COLUMNS, row) for row in rows]
+    yield COPY_HEADER
+    for row in encoded:
+        yield row
+    yield COPY_TRAILER
 
 
 def _jobs_copied(projection: Projection) -> bytes:

@@ -81,6 +81,7 @@ class Projector:
         self._early: list[tuple[ProjectionSource, Projection]] = []
         self._newest: Round | None = None
         self._rounds_begun = 0
+        self._hurried = False
         self._caught_up_s = time.monotonic()
         self.watermarks: dict[int, int] = {}
         """What is known to be in the tables, by shard."""
@@ -108,6 +109,10 @@ class Projector:
     def lag_s(self) -> float:
         """How old what the tables lack may be, leaving aside open jobs that settle."""
         return time.monotonic() - self._caught_up_s
+
+    def hurry(self) -> None:
+        """Let the next round have open jobs too that have not settled."""
+        self._hurried = True
 
     async def flush(self) -> None:
         """Return when everything that is durable now is in the tables, open jobs too."""
@@ -184,7 +189,8 @@ class Projector:
         self._flushes = []
         self._wake.clear()
         now_us = self._now_us()
-        settled_us = now_us if self._flushing else now_us - self._settle_us
+        settled_us = now_us if self._flushing or self._hurried else now_us - self._settle_us
+        self._hurried = False
         begun.taken, self._early = self._early, []
         sources = deque(self._sources.values())
         # Another one begins each time: a full round must not always leave out the same shards.

@@ -97,6 +97,8 @@ class PostgresTables:
         self._ready: dict[Link, Connection] = {}
         self.refused_rows = 0
         """Rows put aside since the start."""
+        self.refused_shards: set[int] = set()
+        """The shards that they were of."""
 
     async def write_executions(
         self, projections: Sequence[Projection], how: How, epochs: Mapping[int, int]
@@ -201,6 +203,7 @@ class PostgresTables:
         self, connection: Connection, shard: int, table: str, row: bytes, error: Exception
     ) -> None:
         self.refused_rows += 1
+        self.refused_shards.add(shard)
         log.error("table %s refused a row of shard %d: %s", table, shard, error)
         await connection.execute(sql("projection_error_add"), shard, table, row, str(error))
 

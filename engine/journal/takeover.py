@@ -3,23 +3,31 @@
     read heads ──► append `owned` at head + 1, epoch + 1 ──refused──► read heads again
                               │ ours: every earlier owner is fenced, in the tables too
                               ▼
-    watermark ──► running jobs ──► waiting jobs ──► log rows above the watermark ──► given away
-                        └── nothing above the watermark ──► given away ──► waiting jobs, bit by bit
+    watermark ──► running jobs ──► log rows above it, and the jobs that they name
+                  ──► waiting jobs that must be here, the first of the others ──► given away
 
 The tables are fenced first, then the watermark is read: an earlier owner writes no rows after that,
 and the table knows by the lsn of each row what is old. Rows of the log must be dense from watermark
 to head; a gap means that the log was damaged, and stops the takeover with its place.
 
-Where the tables know all that the log says, as after a stop in peace, the shard works as soon as
-the jobs that run and the first that wait are there. The others come in the order in which they
-start, and until they are there the table starts none behind them (`load(more=True)`).
+The shard works when the jobs that run and the first that wait are there. The others stay in the
+tables until it is their turn: they are away (ext/pure/tableaway.py), and the pager brings them. How
+many there are is counted meanwhile, in the tables as they were before the shard was given away.
 
 All shards of a call share the round trips for heads, appends, watermarks and the log; then one is
 brought up after the other, so that the first can work before the last is there.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -43,6 +51,10 @@ Told: TypeAlias = tuple[int, bytes, bytes, str]
 
 Submitted: TypeAlias = tuple[int, bytes, int, int]
 """lsn, queue, day since the epoch, how many `submitted` events"""
+
+ID_BYTES = 16
+LAST_ID = b"\xff" * ID_BYTES
+FIRST_PLACE = (0, bytes(ID_BYTES))
 
 
 class LogGapError(Exception):
@@ -72,8 +84,63 @@ class UnfinishedJobs(Protocol):
         ...
 
 
-class FencedTables(UnfinishedJobs, Protocol):
+class Waiting(Protocol):
+    """How many jobs of a queue wait, in the tables."""
+
+    @property
+    def shard(self) -> int: ...
+    @property
+    def queue_id(self) -> bytes: ...
+    @property
+    def project_id(self) -> bytes: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def scheduled(self) -> int: ...
+
+
+Count: TypeAlias = Callable[[], Awaitable[Sequence[Waiting]]]
+
+
+class WaitingJobs(Protocol):
+    """Some of the waiting jobs of the tables, as whole rows of binary COPY."""
+
+    def bound(self, shard: int) -> AsyncGenerator[bytes, None]:
+        """Those that must be in memory."""
+        ...
+
+    def named(self, ids: bytes) -> AsyncGenerator[bytes, None]:
+        """Those with these ids, 16 bytes each."""
+        ...
+
+    def of_queue(self, queue_id: bytes, after: bytes, rows_max: int) -> AsyncGenerator[bytes, None]:
+        """The next ones of a queue behind an id, by their ids."""
+        ...
+
+    def first_pages(self, shard: int, rows_max: int) -> AsyncGenerator[bytes, None]:
+        """Of each type in each queue the first pending ones, lane by lane as they start."""
+        ...
+
+    def page(
+        self, shard: int, queue_id: bytes, job_type: str, place: tuple[int, bytes], rows_max: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The next pending ones of a lane, behind a priority and an id."""
+        ...
+
+    def due(
+        self, shard: int, place: tuple[int, bytes], until_us: int, rows_max: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The next scheduled ones that are due up to then, behind a time and an id."""
+        ...
+
+
+class FencedTables(UnfinishedJobs, WaitingJobs, Protocol):
     """The tables, as they let in nobody but the newest owner of a shard."""
+
+    async def counting(self, marks: Mapping[int, int]) -> Count:
+        """How to count what waits in these shards, as the tables are now, of that which the log
+        says up to these lsns."""
+        ...
 
     async def fence(self, epochs: Mapping[int, int]) -> None:
         """Projections under an earlier epoch of these shards are refused from now on; one that was
@@ -92,7 +159,14 @@ class OwnedTable(Protocol):
     def adopt(self, head_lsn: int) -> None: ...
     def owned(self, node: str, epoch: int, now_us: int) -> None: ...
     def take_batch(self) -> tuple[int, int, bytes] | None: ...
-    def load(self, data: bytes, more: bool = False) -> int: ...
+    def load(self, data: bytes) -> int: ...
+    def begin_reading(self) -> None: ...
+    def end_reading(self, rows_max: int = 0) -> None: ...
+    def fault_in(self, data: bytes, counted_lsn: int = ...) -> int: ...
+    def page_in(self, data: bytes) -> int: ...
+    def due_in(self, data: bytes) -> int: ...
+    def due_read(self, until_us: int, job_id: bytes) -> None: ...
+    def missing(self, bodies: list[bytes]) -> bytes: ...
     def replay(self, lsn: int, body: bytes) -> int: ...
     def take_submitted(self) -> list[tuple[bytes, int, int]]: ...
     def collect(self, rows_max: int, settled_us: int) -> Projection | None: ...
@@ -120,6 +194,9 @@ class Taken(Generic[T]):
     """Edges that the log above the watermark speaks of, in the order of lsns."""
     early: Projection | None
     """Was collected from the table, and must be the first that the projector writes of it."""
+    counted: "asyncio.Future[Sequence[Waiting]]"
+    """How many jobs waited in the tables, of all shards that were taken with this one; the table
+    wants to know (`count_away`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +209,9 @@ class Taker(Generic[T]):
     now_us: Callable[[], int]
     new_table: Callable[[int], T]
     """An empty table for a shard, with the shard's queues defined: replay needs their history."""
-    grown: Callable[[int], None] = lambda shard: None
-    """Told of a shard that was given away already and has more jobs now."""
+    page_jobs: int = limits.PAGE_JOBS_MAX
+    """So many waiting jobs of each lane are here at first."""
+    horizon_us: int = round(limits.HORIZON_S * 1e6)
 
     async def take(self, shards: Iterable[int]) -> list[Taken[T]]:
         """All of `each`, when the last one is there."""
@@ -142,9 +220,6 @@ class Taker(Generic[T]):
     async def each(self, shards: Iterable[int]) -> AsyncGenerator[Taken[T], None]:
         """Own the shards at once, then give each one as soon as its table is at the log's head.
 
-        What waits behind the first jobs of a shard may still come after it was given: the next one
-        is asked for when the caller has it.
-
         Raises Unavailable when a busy owner wins every race for the next lsn; what was owned until
         then is ours by the log, and may be taken again.
         """
@@ -152,6 +227,7 @@ class Taker(Generic[T]):
         faultpoints.hit(faultpoints.IN_TAKEOVER)
         await self.tables.fence({shard: head.epoch for shard, head in heads.items()})
         marks = await self.tables.watermarks(list(heads))
+        counted = await self._counting(marks)
         async with aclosing(self.log.read_all(marks)) as rows:
             tail = Tail(rows)
             for shard, head in heads.items():
@@ -161,26 +237,72 @@ class Taker(Generic[T]):
                     loaded += table.load(chunk)
                     await asyncio.sleep(0)
                 keys = list(await self.tables.keys(shard))
-                async with aclosing(self.tables.unfinished(shard, running=False)) as waiting:
-                    known = marks[shard] == head.lsn - 1
-                    async for chunk in waiting:
-                        loaded += table.load(chunk, more=known)
-                        if known:
-                            break
-                        await asyncio.sleep(0)
-                    replayed = await _replay(table, tail, marks[shard], head.lsn)
-                    yield _taken(table, head, loaded, keys, replayed)
-                    if known:
-                        await self._load_others(table, waiting)
+                replayed = await self._replay(table, tail, marks[shard], head.lsn)
+                loaded += await self._load_first(table)
+                yield _taken(table, head, loaded, keys, replayed, counted)
 
-    async def _load_others(self, table: T, waiting: AsyncIterator[bytes]) -> None:
-        """Load what waits behind the first jobs, while these are served."""
-        async for chunk in waiting:
-            table.load(chunk, more=True)
-            self.grown(table.shard)
+    async def _counting(self, marks: Mapping[int, int]) -> "asyncio.Future[Sequence[Waiting]]":
+        """Begin to count; the tables may change from now on."""
+        count = await self.tables.counting(marks)
+        counted = asyncio.ensure_future(count())
+        counted.add_done_callback(_seen)
+        return counted
+
+    async def _load_first(self, table: T) -> int:
+        """Load the jobs that must be here, and of the others those that come first; how many."""
+        shard, rows_max = table.shard, self.page_jobs
+        until_us = self.now_us() + self.horizon_us
+        loaded = due = 0
+        table.begin_reading()
+        async for chunk in self.tables.bound(shard):
+            loaded += table.fault_in(chunk)
             await asyncio.sleep(0)
-        table.load(b"")
-        self.grown(table.shard)
+        async for chunk in self.tables.first_pages(shard, rows_max):
+            loaded += table.page_in(chunk)
+            await asyncio.sleep(0)
+        table.due_read(*FIRST_PLACE)
+        async for chunk in self.tables.due(shard, FIRST_PLACE, until_us, rows_max):
+            due += table.due_in(chunk)
+            await asyncio.sleep(0)
+        if due < rows_max:
+            table.due_read(until_us, LAST_ID)
+        table.end_reading(rows_max)
+        return loaded + due
+
+    async def _replay(self, table: T, tail: "Tail", mark: int, head_lsn: int) -> "Replayed":
+        """Replay what lies between watermark and head.
+
+        Some rows at a time: the jobs that they name and that wait in the tables come first."""
+        expected_lsn = mark + 1
+        found = Replayed()
+        portion: list[LogRow] = []
+        async for row in tail.of(table.shard):
+            if row.lsn > head_lsn:
+                continue  # somebody took the shard from us; our next append will tell
+            if row.lsn != expected_lsn:
+                raise LogGapError(table.shard, expected_lsn, row.lsn)
+            expected_lsn += 1
+            portion.append(row)
+            if len(portion) == limits.REPLAY_ROWS or row.lsn == head_lsn:
+                await self._bring_named(table, portion, mark)
+                for one in portion:
+                    found.events += table.replay(one.lsn, one.body)
+                    found.submitted += [(one.lsn, *counted) for counted in table.take_submitted()]
+                    if MARK in one.body:
+                        found.told += _edges_in(one)
+                portion.clear()
+        if expected_lsn <= head_lsn:
+            raise LogGapError(table.shard, expected_lsn, 0)
+        return found
+
+    async def _bring_named(self, table: T, rows: Iterable[LogRow], mark: int) -> None:
+        ids = table.missing([row.body for row in rows])
+        step = ID_BYTES * limits.PAGE_JOBS_MAX
+        for start in range(0, len(ids), step):
+            table.begin_reading()
+            async for chunk in self.tables.named(ids[start : start + step]):
+                table.fault_in(chunk, mark)
+            table.end_reading()
 
     async def _own(self, shards: Sequence[int]) -> dict[int, LogRow]:
         """Our `owned` row of each shard, durable."""
@@ -214,6 +336,7 @@ def _taken(
     loaded: int,
     keys: list[StoredKey],
     replayed: "Replayed",
+    counted: "asyncio.Future[Sequence[Waiting]]",
 ) -> Taken[T]:
     # Keys of the log are in no other place of the table than what it wants projected.
     early = table.collect(1, 0)
@@ -229,7 +352,14 @@ def _taken(
         submitted=replayed.submitted,
         told=replayed.told,
         early=early,
+        counted=counted,
     )
+
+
+def _seen(counted: "asyncio.Future[Sequence[Waiting]]") -> None:
+    """Whoever has a shard of it looks at it; there may be none."""
+    if not counted.cancelled():
+        counted.exception()
 
 
 class Tail:
@@ -257,25 +387,6 @@ class Replayed:
     events: int = 0
     submitted: list[Submitted] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
-
-
-async def _replay(table: OwnedTable, tail: Tail, mark: int, head_lsn: int) -> Replayed:
-    """Replay what lies between watermark and head."""
-    expected_lsn = mark + 1
-    found = Replayed()
-    async for row in tail.of(table.shard):
-        if row.lsn > head_lsn:
-            continue  # somebody took the shard from us; our next append will tell
-        if row.lsn != expected_lsn:
-            raise LogGapError(table.shard, expected_lsn, row.lsn)
-        found.events += table.replay(row.lsn, row.body)
-        found.submitted += [(row.lsn, *counted) for counted in table.take_submitted()]
-        if MARK in row.body:
-            found.told += _edges_in(row)
-        expected_lsn += 1
-    if expected_lsn <= head_lsn:
-        raise LogGapError(table.shard, expected_lsn, 0)
-    return found
 
 
 def _edges_in(row: LogRow) -> list[Told]:

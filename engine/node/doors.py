@@ -40,6 +40,7 @@ from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.admission import Admission
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.events import Follower
+from taskforge_server.engine.node.pager import Pager, may_be_away
 from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.effects import Join, Reply
 from taskforge_server.engine.shard.keys import KeyedRequest
@@ -53,7 +54,9 @@ log = logging.getLogger(__name__)
 
 Job = dict[str, Any]
 
-TOKEN_BYTES = 24
+TOKEN_BYTES, ID_BYTES = 24, 16
+AWAY_PLACE = 1 << 64
+"""Places from here on are ids of jobs that are away."""
 FEATURES = ["extend"]
 """What workers may send beyond the first protocol."""
 
@@ -68,11 +71,13 @@ class Doors:
         find_queue: Callable[[bytes, bytes], Awaitable[QueueRef]],
         lease_ttl_s: float,
         heartbeat_s: float,
+        pager: Pager,
     ) -> None:
         """`find_queue` reads a queue by project and id; NotFound."""
         self._core = core
         self._admission = admission
         self._find_queue = find_queue
+        self._pager = pager
         self._lease_ttl_s = lease_ttl_s
         self._heartbeat_s = heartbeat_s
         self._waiters = 0
@@ -137,8 +142,9 @@ class Doors:
         """A job that waits is cancelled, or was already; one that runs is asked to end within the
         grace time. NotFound when it is not in memory, Conflict."""
         reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        command = Cancel(job_id, reply, round(grace_s * 1e6))
-        return await self.command(self._waiting(job_id, project_id), command, reply)
+        job = await self._waiting(job_id, project_id)
+        command = Cancel(job_id, reply, round(grace_s * 1e6), self._departures(job_id))
+        return await self.command(job, command, reply)
 
     async def cancel_many(
         self, queue: QueueRef, job_ids: list[bytes], grace_s: float
@@ -152,20 +158,26 @@ class Doors:
         except ShardLost as error:
             raise lost(error) from error
 
-    def open_jobs(
+    async def open_jobs(
         self, queue: QueueRef, place: int, most: int, looks_max: int
     ) -> tuple[list[tuple[bytes, str, str, int, bytes | None]], int]:
         """Up to `most` open jobs of a queue (id, status, type, created_us, options), and the place
-        to go on from, -1: none is left. Unavailable while not all of them are here."""
+        to go on from, -1: none is left. First those in memory, then those that are away, which come
+        here by it."""
         actor = self._core.queue(queue)
-        table = actor.shard.table
-        if table.loading:
-            raise _loading()
-        ids, following = table.open_jobs(actor.index, place, most, looks_max)
+        shard, table = actor.shard, actor.shard.table
+        if place < AWAY_PLACE:
+            ids, following = table.open_jobs(actor.index, place, most, looks_max)
+            if following < 0 and may_be_away(shard):
+                following = AWAY_PLACE
+        else:
+            after = (place - AWAY_PLACE).to_bytes(ID_BYTES)
+            ids = await self._pager.bring_some(shard, queue.id, after, most)
+            following = AWAY_PLACE + int.from_bytes(ids[-1]) if len(ids) == most else -1
         found = []
         for job_id in ids:
-            peeked = table.peek(job_id)
-            assert peeked is not None
+            if (peeked := table.peek(job_id)) is None:
+                continue  # it left again
             status, _, job_type, created_us, options = peeked
             found.append((job_id, status, job_type, created_us, options))
         return found, following
@@ -176,18 +188,31 @@ class Doors:
         """A job that waits is told when it is due, or its priority; NotFound when it is not in
         memory, Conflict."""
         reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        command = Change(job_id, reply, due_us, priority)
-        return await self.command(self._waiting(job_id, project_id), command, reply)
+        job = await self._waiting(job_id, project_id)
+        command = Change(job_id, reply, due_us, priority, self._departures(job_id))
+        return await self.command(job, command, reply)
 
-    def _waiting(self, job_id: bytes, project_id: bytes) -> Job:
-        """The job in memory; NotFound."""
+    def _departures(self, job_id: bytes) -> int:
+        return self._shard(job_id).table.departures
+
+    async def _waiting(self, job_id: bytes, project_id: bytes) -> Job:
+        """The job, in memory now; NotFound."""
         shard = self._shard(job_id)
-        job = shard.table.get(job_id)
-        if job is None and shard.table.loading:
-            raise _loading()
+        job = await self.bring(shard, job_id)
         if job is None or job["project_id"] != project_id:
             raise NotFound("no such job is waiting", "job_id")
         return job
+
+    async def bring(self, shard: Shard, job_id: bytes) -> Job | None:
+        """The job, in memory now if it waits; None: it does not wait, nor is it otherwise here."""
+        while True:
+            departures = shard.table.departures
+            await self._pager.bring(shard, job_id)
+            if shard.lost:
+                raise moved()
+            job = shard.table.get(job_id)
+            if job is not None or shard.table.departures == departures:
+                return job
 
     async def requeue(self, job: Job) -> Job:
         """A failed or cancelled job runs again; Conflict."""
@@ -199,7 +224,9 @@ class Doors:
         if self._admission.draining:
             raise Unavailable(limits.UNAVAILABLE_RETRY_S, "this node is stopping")
         reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        command = Requeue(job, reply, key)
+        shard = self._shard(job["id"])
+        await self.bring(shard, job["id"])
+        command = Requeue(job, reply, key, departures=shard.table.departures)
         return await self.command(job, command, reply), command.repeated
 
     async def requeue_many(
@@ -261,10 +288,9 @@ class Doors:
             return
         loop = asyncio.get_running_loop()
         over_s = loop.time() + timeout_s
-        while (job := shard.table.get(job_id)) is None:
-            if not shard.table.loading or loop.time() >= over_s:
-                return
-            await asyncio.sleep(limits.SWEEP_S)
+        job = await self.bring(shard, job_id)
+        if job is None:
+            return
         if job["status"] in FINAL:
             await _durable(shard, job["lsn"])
             return
@@ -347,10 +373,10 @@ class Doors:
         self._core.update(queue)
 
     def queue_counts(self, queue: QueueRef) -> tuple[int, int, int]:
-        """Pending, scheduled, processing; Unavailable while not all of them are here."""
+        """Pending, scheduled, processing; Unavailable while they are still being counted."""
         actor = self._core.queue(queue)
-        if actor.shard.table.loading:
-            raise _loading()
+        if not actor.shard.counted:
+            raise _counting()
         return actor.shard.table.counts(actor.index)
 
     # workers
@@ -521,8 +547,8 @@ def moved() -> Unavailable:
     return Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is moving: try again")
 
 
-def _loading() -> Unavailable:
-    return Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is still being loaded")
+def _counting() -> Unavailable:
+    return Unavailable(limits.UNAVAILABLE_RETRY_S, "the jobs of the shard are still being counted")
 
 
 def _each(tokens: bytes) -> list[bytes]:

@@ -57,7 +57,15 @@ class GraphDoors:
         asked: list[bytes] = []
         touched: dict[Shard, None] = {}
         for start in range(0, len(job_ids), HELD_AT_ONCE):
-            for job_id in job_ids[start : start + HELD_AT_ONCE]:
+            part = job_ids[start : start + HELD_AT_ONCE]
+            await asyncio.gather(
+                *(
+                    self._doors.bring(shard, job_id)
+                    for job_id in part
+                    if (shard := self._core.shards.get(shard_of(job_id))) is not None
+                )
+            )
+            for job_id in part:
                 shard = self._core.shards.get(shard_of(job_id))
                 job = None if shard is None else shard.table.get(job_id)
                 if shard is None or job is None:
@@ -86,7 +94,7 @@ class GraphDoors:
         rows = await self._rows.statuses(job_ids, project_id)
         for job_id in job_ids:
             shard = self._core.shards.get(shard_of(job_id))
-            here = shard is not None and not shard.table.loading
+            here = shard is not None
             # An open row without a job in memory: it is loaded, or has just come.
             open_row = job_id in rows and rows[job_id] not in FINAL
             foreign = shard_of(job_id) >= self._shards
@@ -115,9 +123,7 @@ class GraphDoors:
         shard = self._core.shards.get(shard_of(job_id))
         if shard is None:
             raise moved()
-        job = shard.table.get(job_id)
-        if job is None and shard.table.loading:
-            raise moved()
+        job = await self._doors.bring(shard, job_id)
         if job is None or job["project_id"] != project_id:
             raise NotFound("no such job is waiting", "job_id", code="job_not_found")
         if len(self._core.shards) < self._shards:

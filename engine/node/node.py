@@ -49,6 +49,7 @@ from taskforge_server.engine.node.joblogs import LogNews, LogWriter
 from taskforge_server.engine.node.keynews import KeyNews
 from taskforge_server.engine.node.masterkeys import master_keys_of
 from taskforge_server.engine.node.ownership import Ownership
+from taskforge_server.engine.node.pager import Pager, page_jobs
 from taskforge_server.engine.node.plans import Plans
 from taskforge_server.engine.node.projectkeys import ProjectKeyring
 from taskforge_server.engine.node.queuenews import QueueNews
@@ -137,6 +138,7 @@ class Node:
         await start(Part("projector", self._start_projector, self._stop_projector))
         await start(Part("journal", self._start_journal, self._stop_journal))
         await start(Part("actors", self._start_core, self.core.stop))
+        await start(Part("pager", self._start_pager, self._stop_pager))
         await start(Part("cluster", self.cluster.start, self.cluster.stop))
         await start(Part("roster", self.roster_news.read_all, None))
         await start(Part("encryption", self.keyring.start, None))
@@ -173,8 +175,6 @@ class Node:
         reasons = self.admission.closed()
         if missing := len(self.ownership.missing):
             reasons.append(f"{missing} shards are not here")
-        if loading := len(self.ownership.loading):
-            reasons.append(f"{loading} shards are still being loaded")
         if self._failure.done():
             reasons.append("the node has failed")
         return reasons
@@ -236,6 +236,7 @@ class Node:
             config.lease_ttl_s,
             clock.now_us,
         )
+        stored = self._build_pager()
         self.doors = NodeDoors(self)
         self.graphs = GraphDoors(
             self.core, self.doors, self.admission, self.job_rows, config.shards
@@ -252,11 +253,11 @@ class Node:
             self.log,
             Taker(
                 self.log,
-                StoredJobs(self.pool, clock, self.keyring.read),
+                stored,
                 self.node_id,
                 clock.now_us,
                 self.core.new_table,
-                self.core.grown,
+                page_jobs(config.resident_jobs_max),
             ),
             self.cluster,
             self._read_queues,
@@ -278,6 +279,21 @@ class Node:
         self.dead_letter_upkeep = DeadLetterUpkeep(
             self.core, self.dead_letters, self.doors, self.find_queue
         )
+
+    def _build_pager(self) -> StoredJobs:
+        """The pager, and what it reads."""
+        stored = StoredJobs(
+            self.pool, self.clock, self.keyring.read, lambda: self._connect("counting")
+        )
+        self.pager = Pager(
+            self.core,
+            stored,
+            self.config.resident_jobs_max,
+            lambda: self.admission.resident_bytes > self.config.memory_bytes_max // 2,
+            lambda: self.tables.refused_shards,
+            self.projector.hurry,
+        )
+        return stored
 
     async def _read_queues(self) -> Iterable[QueueRef]:
         await self.allowances.read_owners()
@@ -342,6 +358,13 @@ class Node:
 
     async def _start_core(self) -> None:
         self.core.start()
+
+    async def _start_pager(self) -> None:
+        self._background.start("pager", self.pager.run())
+
+    async def _stop_pager(self) -> None:
+        await self._background.stop("pager")
+        await self.pager.stop()
 
     async def _take_shards(self) -> None:
         await self.ownership.take_all(range(self.config.shards))
@@ -501,15 +524,20 @@ class NodeDoors(Doors):
     def __init__(self, node: Node) -> None:
         config = node.config
         super().__init__(
-            node.core, node.admission, node.find_queue, config.lease_ttl_s, config.heartbeat_s
+            node.core,
+            node.admission,
+            node.find_queue,
+            config.lease_ttl_s,
+            config.heartbeat_s,
+            node.pager,
         )
         self._node = node
 
-    def _waiting(self, job_id: bytes, project_id: bytes) -> dict[str, Any]:
+    async def _waiting(self, job_id: bytes, project_id: bytes) -> dict[str, Any]:
         """As in `Doors`; an id of a shard that there is not is nobody's, here or elsewhere."""
         if shard_of(job_id) >= self._node.config.shards:
             raise NotFound("no such job is waiting", "job_id")
-        return super()._waiting(job_id, project_id)
+        return await super()._waiting(job_id, project_id)
 
     async def requeue_once(
         self, job: dict[str, Any], key: KeyedRequest | None

@@ -13,7 +13,7 @@ times in a row stops the node, for then something is wrong that no further try m
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -25,7 +25,7 @@ from taskforge_server.engine.journal.journal import Journal
 from taskforge_server.engine.journal.log import ShardLog
 from taskforge_server.engine.journal.projector import Projector
 from taskforge_server.engine.journal.rounds import TableSource
-from taskforge_server.engine.journal.takeover import Taken, Taker
+from taskforge_server.engine.journal.takeover import Taken, Taker, Waiting
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.model.subscription import month_of
 from taskforge_server.engine.node.core import Core
@@ -91,6 +91,7 @@ class Ownership:
         self._stopped = False
         self._sources: dict[Shard, TableSource] = {}
         self._retaking: dict[int, asyncio.Task[None]] = {}
+        self._counting: set[asyncio.Task[None]] = set()
         self.wanted: frozenset[int] = frozenset()
         """The shards that should be ours."""
 
@@ -100,9 +101,9 @@ class Ownership:
         return sorted(self.wanted - self._core.shards.keys())
 
     @property
-    def loading(self) -> list[int]:
-        """Shards that work already, while some of their jobs are still to come."""
-        return [number for number, shard in self._core.shards.items() if shard.table.loading]
+    def counting(self) -> list[int]:
+        """Shards that work already, while their jobs in the tables are counted."""
+        return [number for number, shard in self._core.shards.items() if not shard.counted]
 
     async def take_all(self, shards: Iterable[int]) -> None:
         """Take these shards over, some at once; queues of a shard are served when it is there."""
@@ -130,33 +131,44 @@ class Ownership:
     async def stop(self) -> None:
         """Take nothing any more."""
         self._stopped = True
-        for task in self._retaking.values():
+        tasks = [*self._retaking.values(), *self._counting]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._retaking.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _refresh(self) -> None:
         for ref in await self._read_queues():
             self._core.refs[ref.id] = ref
 
     async def _take(self, shards: Iterable[int]) -> None:
-        given: list[Shard] = []
+        async with self._turns, aclosing(self._taker.each(shards)) as takes:
+            async for taken in takes:
+                known = self._core.refs.keys()
+                if any(queue_id not in known for _, queue_id, _, _ in taken.submitted):
+                    await self._refresh()  # queues that were made while we came
+                shard = self._adopt(taken, await self._read_usage(taken.table.shard))
+                counting = asyncio.create_task(self._count(shard, taken.counted))
+                self._counting.add(counting)
+                counting.add_done_callback(self._counting.discard)
+
+    async def _count(self, shard: Shard, counted: "asyncio.Future[Sequence[Waiting]]") -> None:
+        """Tell the table how many jobs wait elsewhere."""
         try:
-            async with self._turns, aclosing(self._taker.each(shards)) as takes:
-                async for taken in takes:
-                    known = self._core.refs.keys()
-                    if any(queue_id not in known for _, queue_id, _, _ in taken.submitted):
-                        await self._refresh()  # queues that were made while we came
-                    given.append(self._adopt(taken, await self._read_usage(taken.table.shard)))
-        except BaseException:
-            # A shard of which some jobs did not come must not go on without them. What it decided
-            # meanwhile may become durable.
-            for shard in given:
-                if shard.table.loading:
-                    shard.give_up()
-            raise
+            counts = await asyncio.shield(counted)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the number is not known
+            log.warning("the waiting jobs of shard %d were not counted: %s", shard.number, error)
+            shard.give_up()
+            return
+        for waiting in counts:
+            if waiting.shard == shard.number:
+                shard.table.count_away(
+                    waiting.queue_id, waiting.project_id, waiting.pending, waiting.scheduled
+                )
+        shard.counted = True
 
     def _adopt(self, taken: Taken[ShardTable], stored: Iterable[StoredUsage]) -> Shard:
         shard = Shard(taken.table.shard, taken.table, taken.epoch, self._on_lost)
+        shard.counted = False
         self._restore_usage(shard, taken, stored)
         for project_id, key, body_hash, ids, at_us in taken.keys:
             if key.startswith(MARK_PREFIX):
@@ -210,10 +222,10 @@ class Ownership:
         # Lost while it is being taken again: who takes it sees that it is not here.
         if self._stopped or shard.number not in self.wanted:
             return
-        if shard.number not in self._retaking:
+        retaking = self._retaking.get(shard.number)
+        if retaking is None or retaking.done():
             task = asyncio.create_task(self._retake(shard), name=f"retake {shard.number}")
             self._retaking[shard.number] = task
-            task.add_done_callback(lambda _: self._retaking.pop(shard.number, None))
 
     async def _retake(self, lost: Shard) -> None:
         number, tries, owner = lost.number, 0, ""

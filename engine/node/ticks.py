@@ -14,14 +14,12 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from taskforge_server.engine import limits
 from taskforge_server.engine.actors.schedulebook import Plan
 from taskforge_server.engine.errors import (
     CallerError,
     EnvironmentalError,
     ShardLost,
     TaskForgeError,
-    Unavailable,
 )
 from taskforge_server.engine.model.job import UNFINISHED
 from taskforge_server.engine.model.queue import QueueRef
@@ -151,8 +149,6 @@ class TickDecider:
             shard = self._core.shards.get(shard_of(job_id))
             job = None if shard is None else shard.table.get(job_id)
             if job is None:
-                if shard is not None and shard.table.loading:
-                    raise Unavailable(limits.UNAVAILABLE_RETRY_S, "the shard is being loaded")
                 elsewhere.append(job_id)
             elif job["status"] in UNFINISHED:
                 found.add(job_id)

@@ -21,6 +21,7 @@ BETWEEN_COMPLETION_AND_ACK: Final = "between_completion_and_ack"
 IN_PROJECTOR_TRANSACTION: Final = "in_projector_transaction"
 IN_TAKEOVER: Final = "in_takeover"
 AFTER_TICK_BEFORE_ROW: Final = "after_tick_before_row"
+IN_PAGE: Final = "in_page"
 
 NAMES: Final = frozenset(
     {
@@ -30,6 +31,7 @@ NAMES: Final = frozenset(
         IN_PROJECTOR_TRANSACTION,
         IN_TAKEOVER,
         AFTER_TICK_BEFORE_ROW,
+        IN_PAGE,
     }
 )
 

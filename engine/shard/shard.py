@@ -42,6 +42,7 @@ class Shard:
         "_on_taken",
         "_watchers",
         "cancels",
+        "counted",
         "edges",
         "epoch",
         "expiries",
@@ -73,6 +74,8 @@ class Shard:
         self.listener: Callable[[Shard, int, bytes], None] | None = None
         """Hears of each log row, once it is durable; None while nobody follows."""
         self.edges = ShardEdges()
+        self.counted = True
+        """How many jobs are away is known: after a takeover it is a moment later."""
         self.lost = False
         self.lost_lsn = 0
         """What was durable for sure when the shard was lost."""

@@ -1,15 +1,17 @@
-"""What a new owner of a shard reads before it replays the tail of the log.
+"""What the owner of a shard reads of the tables: when it takes the shard over, and later on.
 
-    unfinished jobs    binary COPY OUT in chunks of whole rows: those that run, then those that
-                       wait, in the order in which they start
+    unfinished jobs    all of a shard that run, or all that wait
+    waiting jobs       some of them: the first of each lane, the next of one, those that come due,
+                       those that are named, those that must be in memory; and how many there are
     idempotency keys   younger than their retention
     watermark          the lsn up to which the log is in the tables
 
-Nothing here is decoded: the shard table reads the rows as they come from the server.
+Jobs come as binary COPY OUT in chunks of whole rows. Nothing here is decoded: the shard table reads
+the rows as they come from the server.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from taskforge_server.engine.store.pool import Lent
 from taskforge_server.engine.store.statements import sql
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 CHUNKS_WAITING_MAX = 2
 
 
@@ -31,9 +34,43 @@ class RememberedKey(NamedTuple):
     created_us: int
 
 
-async def unfinished_jobs(connection: Lent, shard: int, running: bool) -> AsyncIterator[bytes]:
-    """Rows of binary COPY in the order of the columns of `jobs`, priority 9 first, then by id: of
-    the jobs that run, or of those that wait.
+class Waiting(NamedTuple):
+    """How many jobs of a queue wait, in the tables."""
+
+    shard: int
+    queue_id: bytes
+    project_id: bytes
+    pending: int
+    scheduled: int
+
+
+def unfinished_jobs(connection: Lent, shard: int, running: bool) -> AsyncGenerator[bytes, None]:
+    """The jobs that run, or those that wait, priority 9 first, then by id."""
+    return copied(connection, "jobs_unfinished", shard, running)
+
+
+def jobs_page(
+    connection: Lent,
+    shard: int,
+    queue_id: bytes,
+    job_type: str,
+    place: tuple[int, bytes],
+    rows_max: int,
+) -> AsyncGenerator[bytes, None]:
+    """The next pending jobs of a lane behind a place, as they start."""
+    return copied(connection, "jobs_page", shard, queue_id, job_type, *place, rows_max)
+
+
+def jobs_due(
+    connection: Lent, shard: int, place: tuple[int, bytes], until_us: int, rows_max: int
+) -> AsyncGenerator[bytes, None]:
+    """The next jobs that are due up to a time, behind a place."""
+    due_us, job_id = place
+    return copied(connection, "jobs_due", shard, moment(due_us), job_id, moment(until_us), rows_max)
+
+
+async def copied(connection: Lent, statement: str, *args: object) -> AsyncGenerator[bytes, None]:
+    """Rows of binary COPY in the order of the columns of `jobs`.
 
     A chunk holds whole rows; the first begins with the header of the format, the last ends with its
     trailer. The connection is busy until the iterator is at its end or closed.
@@ -51,9 +88,8 @@ async def unfinished_jobs(connection: Lent, shard: int, running: bool) -> AsyncI
     async def copy() -> None:
         try:
             await connection.copy_from_query(
-                sql("jobs_unfinished"),
-                shard,
-                running,
+                sql(statement),
+                *args,
                 output=take,
                 format="binary",
                 timeout=limits.BULK_TIMEOUT_S,
@@ -63,7 +99,7 @@ async def unfinished_jobs(connection: Lent, shard: int, running: bool) -> AsyncI
         finally:
             await chunks.put(None)
 
-    copying = asyncio.create_task(copy(), name=f"load shard {shard}")
+    copying = asyncio.create_task(copy(), name=f"read {statement}")
     try:
         while (chunk := await chunks.get()) is not None:
             yield chunk
@@ -74,6 +110,19 @@ async def unfinished_jobs(connection: Lent, shard: int, running: bool) -> AsyncI
                 chunks.get_nowait()
             copying.cancel()
             await asyncio.gather(copying, return_exceptions=True)
+
+
+async def waiting_counts(connection: Lent, marks: Mapping[int, int]) -> list[Waiting]:
+    """What waits in these shards, of that which the log up to their marks says."""
+    rows = await connection.fetch(
+        sql("jobs_away_count"), list(marks), list(marks.values()), timeout=limits.BULK_TIMEOUT_S
+    )
+    return [Waiting(*row) for row in rows]
+
+
+def moment(time_us: int) -> datetime:
+    """A time as the driver takes it; what lies beyond its years is its last one."""
+    return EPOCH + timedelta(microseconds=min(time_us, LAST_US))
 
 
 async def idempotency_keys(connection: Lent, shard: int, now_us: int) -> list[RememberedKey]:

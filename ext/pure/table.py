@@ -36,7 +36,6 @@ Choices that the interface leaves open:
 - `SubmitBatch.bytes_total` counts payloads and options; an empty list of tags is a NULL column.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -44,6 +43,7 @@ import msgpack
 
 from taskforge_server.ext.pure import ids
 from taskforge_server.ext.pure.groups import Limits, QueueLimits
+from taskforge_server.ext.pure.tableaway import Pages
 from taskforge_server.ext.pure.tablefold import NO_PROJECT, check_change, check_move
 from taskforge_server.ext.pure.tablejob import (
     FINAL,
@@ -120,24 +120,19 @@ DAY_US = 86_400_000_000
 SLOT_BYTES = 160  # what a slot counts in bytes_resident
 JOBS_FRAME = 11
 
-NOTHING_YET = (-1, b"")
 
 
-class ShardTable(Waiting):
+class ShardTable(Pages, Waiting):
     """The live jobs of one shard, the events that wait for the log, and what the tables miss."""
 
     def __init__(self, shard: int, seed: int) -> None:
         super().__init__(shard, seed)
-        self.shard = shard
         self.committed_lsn = 0
         self.gathering_lsn = 1
         self._nonces = Nonces(seed ^ GOLDEN)
         self._gathered: list[Event] = []
-        self._under_way: deque[Projection] = deque()
         self._counted: list[tuple[bytes, int, int]] = []
         self._watermark = 0
-        # While rows are still to come: the order up to which jobs may start.
-        self._frontier: tuple[int, bytes] | None = None
 
     @property
     def jobs_resident(self) -> int:
@@ -248,11 +243,12 @@ class ShardTable(Waiting):
         limited = self._look(queue, now_us)
         if limited is not None:
             most = min(most, limited.allowed(len(self._in[queue, PROCESSING])))
+        frontier = self._frontier(queue, types)
         while len(chosen) < most and (ready := self._startable(queue, types)):
             job = ready[0]
             if job.lease_lsn == self.gathering_lsn:
                 break
-            if self._frontier is not None and job.order > self._frontier:
+            if frontier is not None and job.order > frontier:
                 break
             if job.job_type not in names:
                 if len(names) == FRAME_TYPES_MAX:
@@ -471,6 +467,14 @@ class ShardTable(Waiting):
         lanes = (self._in[queue, status] for queue in range(len(self._queues)))
         return [job for lane in lanes for job in lane.values()]
 
+    def counts(self, queue: int) -> tuple[int, int, int]:
+        self._check_queue(queue)
+        pending, scheduled, processing = (
+            max(0, len(self._in[queue, status]) + self._away_in(queue, status))
+            for status in (PENDING, SCHEDULED, PROCESSING)
+        )
+        return pending, scheduled, processing
+
     def project_of(self, job_id: bytes) -> bytes | None:
         check_id("job_id", job_id)
         job = self._jobs.get(job_id)
@@ -573,11 +577,7 @@ class ShardTable(Waiting):
 
     # --- the tables -----------------------------------------------------------------------------
 
-    @property
-    def loading(self) -> bool:
-        return self._frontier is not None
-
-    def load(self, data: bytes, more: bool = False) -> int:
+    def load(self, data: bytes) -> int:
         rows = read_job_rows(data)
         known = self._jobs.keys() & {row["id"] for row in rows}
         if known or len({row["id"] for row in rows}) != len(rows):
@@ -590,9 +590,6 @@ class ShardTable(Waiting):
             job = job_of_row(row, queue, worker)
             self._floor_us = max(self._floor_us, job.started_us)
             self._add(job, job.status)
-        self._frontier = None
-        if more:
-            self._frontier = job.order if rows else NOTHING_YET
         return len(rows)
 
     def collect(self, rows_max: int, settled_us: int) -> Projection | None:
@@ -658,6 +655,7 @@ class ShardTable(Waiting):
                 continue
             jobs.add(job.row(queue, self._worker_id(job), self.shard), job.may_exist)
             job.may_exist = True
+            job.row_status = job.status
             attempts += job.held
             job.held.clear()
             if job.status == PROCESSING and queue.history >= HISTORY_FAILED:
@@ -673,7 +671,10 @@ class ShardTable(Waiting):
         for job_id, lsn in p._jobs:
             job = self._jobs.get(job_id)
             if job is not None and job.lsn == lsn and job.status in FINAL:
-                del self._jobs[job_id]
+                if self.reading:
+                    self._leaving.append(job_id)
+                else:
+                    del self._jobs[job_id]
 
 
 def _take_committed(waiting: list[tuple[int, Any]], committed_lsn: int) -> list[Any]:

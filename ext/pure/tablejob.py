@@ -184,6 +184,7 @@ class Job:
     # What the tables know.
     row_lsn: int = 0  # lsn of the row that it was loaded from
     may_exist: bool = False  # a row of it may stand in `jobs`
+    row_status: str = ""  # what that row said when it was last written or read
     attempt_may_exist: bool = False  # a row of the running attempt may stand in `job_executions`
     held: list[Attempt] = field(default_factory=list)  # attempts kept only if the job ends badly
     watched: bool = False
@@ -307,6 +308,7 @@ def job_of_row(row: dict[str, Any], queue: int, worker: int) -> Job:
         lease_lsn=row["lease_lsn"] or 0,
         deadline_us=row["deadline_at"] or 0,
         row_lsn=row["lsn"],
+        row_status=row["status"],
         may_exist=True,
         attempt_may_exist=True,
     )

@@ -72,12 +72,5 @@ class Waiting(Fold):
         running = list(self._in[queue, PROCESSING].values())
         return [] if limited is None else limited.blocking(running, job)
 
-    def counts(self, queue: int) -> tuple[int, int, int]:
-        self._check_queue(queue)
-        pending, scheduled, processing = (
-            len(self._in[queue, status]) for status in (PENDING, SCHEDULED, PROCESSING)
-        )
-        return pending, scheduled, processing
-
     def _check_queue(self, queue: int) -> None:
         check_range("queue index", queue, 0, len(self._queues) - 1)

@@ -1,14 +1,14 @@
 """Projection, takeover and replay, over the tables in Postgres and their twin in memory."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import msgpack
 import pytest
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Unavailable
 from taskforge_server.engine.journal.check import check
 from taskforge_server.engine.journal.checked_tables import PostgresCheckedTables
@@ -29,11 +29,13 @@ from taskforge_server.engine.journal.rounds import (
 from taskforge_server.engine.journal.statements import sql
 from taskforge_server.engine.journal.tables import PostgresTables
 from taskforge_server.engine.journal.takeover import (
+    Count,
     FencedTables,
     LogGapError,
     StoredKey,
     Taken,
     Taker,
+    Waiting,
 )
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
 from taskforge_server.engine.store import loader
@@ -64,6 +66,47 @@ class StoredTables:
         async with self._turn:
             async for chunk in loader.unfinished_jobs(self._connection, shard, running):
                 yield chunk
+
+    def bound(self, shard: int) -> AsyncGenerator[bytes, None]:
+        return self._copied("jobs_bound", shard)
+
+    def named(self, ids: bytes) -> AsyncGenerator[bytes, None]:
+        return self._copied("jobs_named", [ids[at : at + 16] for at in range(0, len(ids), 16)])
+
+    def of_queue(self, queue_id: bytes, after: bytes, rows_max: int) -> AsyncGenerator[bytes, None]:
+        return self._copied("jobs_of_queue", queue_id, after, rows_max)
+
+    def first_pages(self, shard: int, rows_max: int) -> AsyncGenerator[bytes, None]:
+        return self._copied("jobs_first_pages", shard, rows_max)
+
+    async def page(
+        self, shard: int, queue_id: bytes, job_type: str, place: tuple[int, bytes], rows_max: int
+    ) -> AsyncGenerator[bytes, None]:
+        where = (shard, queue_id, job_type, place, rows_max)
+        async with self._turn:
+            async for chunk in loader.jobs_page(self._connection, *where):
+                yield chunk
+
+    async def due(
+        self, shard: int, place: tuple[int, bytes], until_us: int, rows_max: int
+    ) -> AsyncGenerator[bytes, None]:
+        async with self._turn:
+            async for chunk in loader.jobs_due(self._connection, shard, place, until_us, rows_max):
+                yield chunk
+
+    async def _copied(self, statement: str, *args: object) -> AsyncGenerator[bytes, None]:
+        async with self._turn:
+            async for chunk in loader.copied(self._connection, statement, *args):
+                yield chunk
+
+    async def counting(self, marks: Mapping[int, int]) -> Count:
+        async with self._turn:
+            counted = await loader.waiting_counts(self._connection, marks)
+
+        async def count() -> Sequence[Waiting]:
+            return counted
+
+        return count
 
     async def keys(self, shard: int) -> Sequence[StoredKey]:
         async with self._turn:
@@ -172,9 +215,9 @@ async def write(
 
 
 def taker(
-    storage: Storage, node: str = "node", grown: Callable[[int], None] = lambda shard: None
+    storage: Storage, node: str = "node", page_jobs: int = limits.PAGE_JOBS_MAX
 ) -> Taker[ShardTable]:
-    return Taker(storage.log, storage.reader, node, lambda: START_US, new_table, grown)
+    return Taker(storage.log, storage.reader, node, lambda: START_US, new_table, page_jobs)
 
 
 # --- the writer ---------------------------------------------------------------------------------
@@ -360,36 +403,69 @@ async def test_the_new_owner_knows_what_the_old_one_knew(storage: Storage) -> No
         await follower.commit(storage.log)
 
 
-async def test_a_shard_in_peace_works_before_all_its_jobs_are_there(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The jobs that run are there at once, and no job overtakes one that is still to come."""
-    monkeypatch.setattr("taskforge_server.engine.limits.LOAD_CHUNK_BYTES", 1)
+async def test_a_shard_works_when_its_first_jobs_are_there(storage: Storage) -> None:
+    """The jobs that run are there, and no job overtakes one that waits in the tables."""
     old = Life(new_table(1))
-    # More than the buffers between server and client hold, so that it comes bit by bit.
-    ids = old.submit(300, b'"' + b"x" * 8192 + b'"')
-    urgent = old.submit(1, priority=9)
+    ids = old.submit(9)
+    (urgent,) = old.submit(1, priority=9)
     running = old.start(1)
     await old.commit(storage.log)
     await write(storage, [everything(old.table)], How.FAST)
-    seen: list[int] = []
-    taker_ = taker(storage, grown=lambda shard: seen.append(shard))
-    async with aclosing(taker_.each([1])) as shards:
-        taken = await anext(shards)
-        table = taken.table
-        new = Life(table)
-        assert table.loading
-        assert table.running(new.worker) == running
-        assert table.jobs_resident < len(ids)
-        (late,) = new.submit(1)
-        started = {token[:16] for token in new.start(1_000)} - set(urgent)
-        assert started < set(ids)
-        assert await anext(shards, None) is None
-    assert not table.loading
-    assert seen.count(1) > 1
-    everything_else = {token[:16] for token in new.start(1_000)} - set(urgent)
-    assert everything_else == {*ids, late}
-    assert table.get(late)["started_us"] >= max(table.get(one)["started_us"] for one in ids)
+    (taken,) = await taker(storage, page_jobs=3).take([1])
+    table, new = taken.table, Life(taken.table)
+    assert running[0][:16] == urgent
+    assert table.running(new.worker) == running
+    assert {job["id"] for job in table.snapshot()} == {urgent, *ids[:3]}
+    (late,) = new.submit(1)
+    assert {token[:16] for token in new.start(1_000)} == {urgent, *ids[:3]}
+    for waiting in await taken.counted:
+        table.count_away(*(waiting.queue_id, waiting.project_id, waiting.pending, 0))
+    assert table.counts(new.queue)[0] == 7
+    (lane,) = table.short(1)
+    table.begin_reading()
+    place = table.place(lane[0], lane[2])
+    async for chunk in storage.reader.page(1, lane[1], lane[2], place, 10):
+        table.page_in(chunk)
+    table.end_reading(10)
+    assert {token[:16] for token in new.start(6)} == {urgent, *ids}
+    assert {token[:16] for token in new.start(1_000)} == {urgent, *ids, late}
+    assert table.short(1) == []
+
+
+async def test_what_the_log_says_of_jobs_that_wait_in_the_tables(storage: Storage) -> None:
+    """A new owner reads the jobs that the tail names, wherever they stand in their lanes."""
+    (old,) = await taker(storage).take([1])
+    life = Life(old.table, old.epoch)
+    ids = life.submit(8)
+    await life.commit(storage.log)
+    await project(storage, old)
+    life.table.cancelled(ids[6], "no", START_US)
+    life.table.change(ids[7], START_US, priority=9)
+    await life.commit(storage.log)
+    (new,) = await taker(storage, page_jobs=2).take([1])
+    jobs = {job["id"]: job["status"] for job in new.table.snapshot()}
+    assert jobs == {**dict.fromkeys((ids[0], ids[1], ids[7]), "pending"), ids[6]: "cancelled"}
+    follower = Life(new.table, new.epoch)
+    assert follower.start(10)[0][:16] == ids[7]
+    for waiting in await new.counted:
+        new.table.count_away(*(waiting.queue_id, waiting.project_id, waiting.pending, 0))
+    assert sum(new.table.counts(follower.queue)) == 7
+
+
+async def test_scheduled_jobs_beyond_the_horizon_are_not_read(storage: Storage) -> None:
+    old = Life(new_table(1))
+    near, far = old.submit(1, due_us=START_US + 1_000_000), old.submit(2, due_us=START_US * 2)
+    await old.commit(storage.log)
+    await write(storage, [everything(old.table)], How.FAST)
+    (new,) = await taker(storage).take([1])
+    assert [job["id"] for job in new.table.snapshot()] == near
+    place = new.table.due_place()
+    assert place is not None
+    new.table.begin_reading()
+    async for chunk in storage.reader.due(1, place, START_US * 3, 10):
+        new.table.due_in(chunk)
+    new.table.end_reading()
+    assert {job["id"] for job in new.table.snapshot()} == {*near, *far}
 
 
 async def test_what_is_replayed_is_projected_again_without_harm(storage: Storage) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.actors.ports import Hello
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import NotFound
@@ -18,6 +19,7 @@ from taskforge_server.engine.node.admission import Admission
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.doors import Doors
 from taskforge_server.engine.node.ownership import Ownership
+from taskforge_server.engine.node.pager import Pager, page_jobs
 from taskforge_server.engine.runtime.clock import Clock, VirtualClock
 from taskforge_server.ext.table import SubmitBatch
 from tests.support.engine_parts import PROJECT, TTL_S, KeptOutlet
@@ -51,6 +53,7 @@ class MemoryNode:
         clock: Clock | None = None,
         name: str = "node",
         tables: MemoryTables | None = None,
+        resident_jobs_max: int = limits.RESIDENT_JOBS_DEFAULT,
     ) -> None:
         self.log = log
         self.clock = clock or VirtualClock()
@@ -63,7 +66,8 @@ class MemoryNode:
         self.admission = Admission(
             MEMORY_BYTES_MAX, UNPROJECTED_MAX, lambda: self.journal.available, self.core.counters
         )
-        self.doors = Doors(self.core, self.admission, self._find, TTL_S, TTL_S / 3)
+        self.pager = Pager(self.core, self.tables, resident_jobs_max)
+        self.doors = Doors(self.core, self.admission, self._find, TTL_S, TTL_S / 3, self.pager)
         self.refs = refs
         self.ownership = Ownership(
             name,
@@ -71,7 +75,14 @@ class MemoryNode:
             self.journal,
             self.projector,
             log,
-            Taker(log, self.tables, name, self.clock.now_us, self.core.new_table, self.core.grown),
+            Taker(
+                log,
+                self.tables,
+                name,
+                self.clock.now_us,
+                self.core.new_table,
+                page_jobs(resident_jobs_max),
+            ),
             self.others,
             self._queues,
             self.failed.append,
@@ -102,6 +113,7 @@ class MemoryNode:
     ) -> None:
         assert self._task is not None
         await self.ownership.stop()
+        await self.pager.stop()
         self._task.cancel()
         self._looks.cancel()
         await asyncio.gather(self._task, self._looks, return_exceptions=True)

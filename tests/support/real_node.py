@@ -60,6 +60,7 @@ async def running_node(
 async def kill(node: Node) -> None:
     """Let the node end as by SIGKILL: nothing is written out, connections break off."""
     await node._background.stop()
+    await node.pager.stop()
     await node.ownership.stop()
     await node.core.supervisor.stop_all()
     await node.clock.stop()

@@ -204,7 +204,7 @@ class StubEngine:
             await self.cancel(job_id, queue.project_id, grace_s)
         return len(job_ids), 0
 
-    def open_jobs(
+    async def open_jobs(
         self, queue: QueueRef, place: int, most: int, looks_max: int
     ) -> tuple[list[tuple[bytes, str, str, int, bytes | None]], int]:
         ids, following = self.table.open_jobs(self._index(queue), place, most, looks_max)

@@ -25,6 +25,7 @@ json_texts = st.sampled_from([b"null", b"{}", b'{"n":1}', b'"' + b"x" * 300 + b'
 errors = st.sampled_from([b"{}", b'{"type":"ValueError","message":"no"}'])
 reasons = st.sampled_from(["error", "timeout", "quarantined"])
 picks = st.integers(0, 10_000)
+few = st.integers(0, 4)
 ages_us = st.sampled_from([0, 3_000_000, 1_000_000_000])
 
 
@@ -94,9 +95,15 @@ class Model:
     jobs: dict[bytes, ModelJob] = field(default_factory=dict)
 
     def start(
-        self, queue: int, types: frozenset[str] | None, most: int, lease: bytes = b""
+        self,
+        queue: int,
+        types: frozenset[str] | None,
+        most: int,
+        lease: bytes = b"",
+        here: set[bytes] | None = None,
     ) -> list[bytes]:
-        """The ids to start: always the greatest priority, then the earliest submitted.
+        """The ids to start: always the greatest priority, then the earliest submitted; only of
+        those that are `here`, if it is given.
 
         Ids ascend in the order of submission; that is checked where they are given. A job that has
         had this lease already ends the row.
@@ -107,6 +114,7 @@ class Model:
             if job.queue == queue
             and job.status == "pending"
             and (types is None or job.job_type in types)
+            and (here is None or job_id in here)
         }
         started: list[bytes] = []
         while ready and len(started) < most:
@@ -126,8 +134,9 @@ class Model:
         job = self.jobs.get(token[:16])
         return job if job and job.status == "processing" and job.token == token else None
 
-    def due(self, now_us: int) -> list[int]:
-        due = [j for j in self.jobs.values() if j.status == "scheduled" and j.due_us <= now_us]
+    def due(self, now_us: int, here: set[bytes]) -> list[int]:
+        jobs = [job for job_id, job in self.jobs.items() if job_id in here]
+        due = [job for job in jobs if job.status == "scheduled" and job.due_us <= now_us]
         for job in due:
             job.status = "pending"
         return sorted({job.queue for job in due})
@@ -186,7 +195,27 @@ calls = st.one_of(
     *call(4, "write", age_us=ages_us),
     *call(1, "fold_of_the_log_is_the_live_state"),
     *call(1, "recovery_finds_the_live_state", applied=st.integers(0, 2), file=st.booleans()),
-    *call(3, "crash", lost=st.integers(0, 2), applied=st.integers(0, 2), half=st.booleans()),
+    *call(
+        3,
+        "crash",
+        lost=st.integers(0, 2),
+        applied=st.integers(0, 2),
+        half=st.booleans(),
+        first=st.none() | few,
+    ),
+    *call(
+        10,
+        "release",
+        pick=picks,
+        keep=st.sampled_from([0, 0, 1, 3]),
+        most=st.sampled_from([99, 1]),
+        written=st.booleans(),
+    ),
+    *call(2, "release_scheduled", after_us=delays_us),
+    *call(4, "begin_reading", pick=picks, ahead=st.booleans()),
+    *call(5, "end_reading", rows_max=st.integers(1, 4), cut=st.booleans()),
+    *call(2, "read_due", rows_max=few),
+    *call(2, "bring", pick=picks),
 )
 
 

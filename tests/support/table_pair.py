@@ -22,14 +22,22 @@ from taskforge_server.ext.pure.tablerows import (
     split_rows,
 )
 
-COUNTERS = ("jobs_resident", "unprojected", "committed_lsn", "gathering_lsn", "gathered_events")
+COUNTERS = (
+    "jobs_resident",
+    "unprojected",
+    "committed_lsn",
+    "gathering_lsn",
+    "gathered_events",
+    "departures",
+    "reading",
+)
 ROW_PARTS: dict[str, Columns] = {
     "jobs_copy": JOB_COLUMNS,
     "jobs_merge": JOB_COLUMNS,
     "executions_copy": EXECUTION_COLUMNS,
     "executions_merge": EXECUTION_COLUMNS,
 }
-UNORDERED = frozenset({"running", "expired"})
+UNORDERED = frozenset({"running", "expired", "short", "crowded"})
 
 
 def read_rows(columns: Columns, data: bytes) -> list[dict[str, Any]]:
@@ -225,6 +233,11 @@ class Tables:
         ]
         data = b"".join(open_rows)
         return SIGNATURE + bytes(8) + data + b"\xff\xff" if file else data
+
+    def open_rows(self, *statuses: str) -> list[Row]:
+        """Rows in these states, in the order in which their jobs start."""
+        rows = [row for row in self.jobs.values() if row.values["status"] in statuses]
+        return sorted(rows, key=lambda row: (-row.values["priority"], row.values["id"]))
 
     @staticmethod
     def _rows(columns: Columns, data: bytes) -> list[Row]:

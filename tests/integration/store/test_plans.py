@@ -41,10 +41,32 @@ async def filled(filled_url: str, request: pytest.FixtureRequest) -> AsyncIterat
     await connection.close()
 
 
-async def test_load(filled: Connection) -> None:
-    plan = await _explain(filled, "jobs_unfinished", "smallint, boolean", 3, False)
-    assert _indexes(plan) == {"shard_priority_id"}
-    assert _rows_read(plan) == JOBS_PER_QUEUE // UNFINISHED_EVERY
+PENDING, SCHEDULED = "shard_queue_id_job_type_expr_id", "shard_scheduled_for_id"
+FIRST = (FIRST_ID, datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC))
+
+
+async def test_jobs_that_wait(filled: Connection) -> None:
+    """Each way to them has its index, and reads what it returns."""
+    waiting = JOBS_PER_QUEUE // UNFINISHED_EVERY
+    kind = await filled.fetchval("SELECT job_type FROM jobs LIMIT 1")
+    types = "smallint, uuid, varchar, integer, uuid, integer"
+    args = (3, (3).to_bytes(16), kind, 9, FIRST_ID, 4)
+    plan = await _explain(filled, "jobs_page", types, *args)
+    assert _indexes(plan) == {PENDING}
+    assert _rows_read(plan) <= waiting
+    plan = await _explain(filled, "jobs_first_pages", "smallint, integer", 3, 100)
+    assert _indexes(plan) == {PENDING}
+    assert _rows_read(plan) <= 3 * waiting
+    first, low, high = FIRST
+    plan = await _explain(
+        filled,
+        "jobs_due",
+        "smallint, timestamptz, uuid, timestamptz, integer",
+        *(3, low, first, high, 10),
+    )
+    assert _indexes(plan) <= {SCHEDULED}
+    plan = await _explain(filled, "jobs_bound", "smallint", 3)
+    assert all(name.startswith("shard_idx") for name in _indexes(plan))
 
 
 async def test_one_job(filled: Connection) -> None:
@@ -119,6 +141,8 @@ def _literal(value: Any) -> str:
         return f"'{value.hex()}'"
     if isinstance(value, list):
         return "'{" + ",".join(entry.hex() for entry in value) + "}'"
+    if isinstance(value, str):
+        return f"'{value}'"
     return str(value) if isinstance(value, int) else f"'{value.isoformat()}'"
 
 
@@ -148,7 +172,7 @@ def _indexes(plan: Any) -> set[str]:
 
 
 def _short(name: str) -> str:
-    for known in ("shard_priority_id", "queue_id_id", "job_id", "pkey"):
+    for known in (PENDING, SCHEDULED, "queue_id_id", "job_id", "pkey"):
         if known in name:
             return known
     return name

@@ -42,10 +42,11 @@ from tests.support.table_model import (
     is_marked,
     picks,
 )
+from tests.support.table_pages import PageRules, bring_first, bring_named
 from tests.support.table_pair import Pair, Projections, RefusedError, Tables, assert_same_jobs
 
 
-class TableMachine(RuleBasedStateMachine):
+class TableMachine(PageRules, RuleBasedStateMachine):
     """Random commands to both tables. The state of a run after a crash is that of its log."""
 
     subject: ModuleType = pure
@@ -67,6 +68,7 @@ class TableMachine(RuleBasedStateMachine):
         self.ids: list[bytes] = []
         self.ids_before = 0  # how many were given before the last crash
         self.finished: dict[bytes, dict[str, Any]] = {}
+        self.read = None
 
     @rule(call=calls)
     def do(self, call: Call) -> None:
@@ -140,8 +142,10 @@ class TableMachine(RuleBasedStateMachine):
             queue = next((q for q in range(4) if self.model.start(q, None, 1)), queue)
         lease = self.pair.oracle.gathering_lsn.to_bytes(8, "big")
         expected = self.model.start(queue, types, most, lease)
+        bounded = self.bounded(queue, types)
         frame, count = self.pair.call("start", queue, types, worker, most, now_us)
-        assert count == len(expected)
+        assert count == len(expected) or (bounded and count < len(expected))
+        expected = expected[:count]
         if not count:
             assert frame == b""
             return
@@ -207,6 +211,7 @@ class TableMachine(RuleBasedStateMachine):
 
     def change(self, pick: int, told: dict[str, Any], step_us: int) -> None:
         job_id = self.job_id(pick, "pending", "scheduled", "processing")
+        self.fault_in(job_id)
         now_us = self.tick(step_us)
         told = dict(told)
         for name in ("due_us", "deadline_us"):
@@ -264,6 +269,7 @@ class TableMachine(RuleBasedStateMachine):
     def requeue(self, pick: int, step_us: int) -> None:
         """From memory while it is there, otherwise as it ended."""
         job_id = self.job_id(pick, "failed", "cancelled")
+        self.fault_in(job_id)
         snapshot = self.pair.oracle.get(job_id) or self.finished.get(job_id)
         if snapshot is None:
             return
@@ -295,13 +301,16 @@ class TableMachine(RuleBasedStateMachine):
     def due(self, step_us: int, parts: bool) -> None:
         """All at once, or those of each time by themselves: which of one time go first is open."""
         now_us = self.tick(step_us)
-        jobs = [job for job in self.model.jobs.values() if job.status == "scheduled"]
+        here = self.here
+        known = [job for job_id, job in self.model.jobs.items() if job_id in here]
+        jobs = [job for job in known if job.status == "scheduled"]
         times = sorted(job.due_us for job in jobs if job.due_us <= now_us)
         for time_us in sorted(set(times)) if parts else []:
             count = times.count(time_us)
-            assert self.pair.call("due", now_us, count) == (count, self.model.due(time_us))
+            queues = self.model.due(time_us, here)
+            assert self.pair.call("due", now_us, count) == (count, queues)
         left = len(jobs) if not parts else 0
-        queues = self.model.due(now_us)
+        queues = self.model.due(now_us, here)
         assert self.pair.call("due", now_us, left) == (0 if parts else len(times), queues)
 
     def watch(self, pick: int, on: bool) -> None:
@@ -328,7 +337,7 @@ class TableMachine(RuleBasedStateMachine):
             for status in ("pending", "scheduled", "processing")
         ]
         assert self.pair.call("counts", queue) == tuple(counts)
-        ready = len(self.model.start(queue, types, len(jobs)))
+        ready = len(self.model.start(queue, types, len(jobs), here=self.here))
         assert self.pair.call("ready", queue, types) == ready
         assert self.pair.call("rests", queue) == self.rests(queue)
         self.pair.call("running", worker)
@@ -362,7 +371,8 @@ class TableMachine(RuleBasedStateMachine):
     def rests(self, queue: int) -> bool:
         """Whether the first job of some type was started in the batch that gathers."""
         lease = self.pair.oracle.gathering_lsn.to_bytes(8, "big")
-        first = (self.model.start(queue, frozenset({name}), 1) for name in TYPES)
+        here = self.here
+        first = (self.model.start(queue, frozenset({name}), 1, here=here) for name in TYPES)
         return any(ids and self.model.jobs[ids[0]].token == ids[0] + lease for ids in first)
 
     # --- the log and the tables -----------------------------------------------------------------
@@ -392,10 +402,7 @@ class TableMachine(RuleBasedStateMachine):
         before = {job["id"]: job for job in self.pair.oracle.snapshot()}
         self.tables.apply(projections.oracle)
         self.pair.projected(projections)
-        for job_id in before.keys() - {job["id"] for job in self.pair.oracle.snapshot()}:
-            assert before[job_id]["status"] in FINAL
-            self.finished[job_id] = before[job_id]
-            del self.model.jobs[job_id]
+        self.freed(before)
 
     def write(self, age_us: int) -> None:
         """All the way into the tables."""
@@ -410,13 +417,25 @@ class TableMachine(RuleBasedStateMachine):
         self.take_batch()
         self.committed(behind=0, take=False)
 
-    def recovered(self, tables: Tables, log: dict[int, bytes], file: bool = False) -> Pair:
+    def recovered(
+        self, tables: Tables, log: dict[int, bytes], file: bool = False, first: int | None = None
+    ) -> Pair:
+        """With `first` only so many jobs of each lane come, besides those that the log names."""
         pair = self.fresh_pair()
-        pair.call("load", tables.unfinished(file))
-        for lsn, body in log.items():
-            if lsn > tables.watermark:
+        if first is None:
+            pair.call("load", tables.unfinished(file))
+        else:
+            pair.call("load", b"".join(row.data for row in tables.open_rows("processing")))
+        tail = {lsn: body for lsn, body in log.items() if lsn > tables.watermark}
+        for at in range(0, len(tail), 3):  # by portions
+            portion = [*tail.items()][at : at + 3]
+            if first is not None:
+                bring_named(pair, tables, [body for _, body in portion])
+            for lsn, body in portion:
                 pair.call("replay", lsn, body)
                 pair.call("take_submitted")
+        if first is not None:
+            bring_first(pair, tables, first)
         pair.call("adopt", max([*log, tables.watermark]))
         marked = {job_id for job_id, _ in pair.call("take_marked")}
         assert marked == {job["id"] for job in pair.oracle.snapshot() if is_marked(job)}
@@ -425,12 +444,13 @@ class TableMachine(RuleBasedStateMachine):
 
     def all_due(self, other: Pair) -> None:
         """Due jobs wait in their lanes on both sides: that they are due is no event."""
-        self.model.due(self.latest_us)
+        self.model.due(self.latest_us, self.here)
         self.pair.call("due", self.latest_us, len(self.ids))
         other.call("due", self.latest_us, len(self.ids))
 
     def fold_of_the_log_is_the_live_state(self) -> None:
         """No key may differ; the fold also knows jobs that ended and were freed."""
+        self.everything_here()
         self.settle_log()
         fold = self.recovered(Tables(watermark=self.first_lsn - 1), self.log)
         self.all_due(fold)
@@ -451,6 +471,7 @@ class TableMachine(RuleBasedStateMachine):
 
     def recovery_finds_the_live_state(self, applied: int, file: bool) -> None:
         """Unfinished jobs, whether or not projections under way had come through."""
+        self.everything_here()
         self.settle_log()
         tables = copy.deepcopy(self.tables)
         for projections in self.under_way[:applied]:
@@ -462,7 +483,7 @@ class TableMachine(RuleBasedStateMachine):
         assert_same_jobs("recovery", live, found)
         self.same_order(new)
 
-    def crash(self, lost: int, applied: int, half: bool) -> None:
+    def crash(self, lost: int, applied: int, half: bool, first: int | None) -> None:
         """The table is gone, with what was gathered and maybe rows that were not known durable.
 
         Some projections under way had come through, of the next one perhaps its executions.
@@ -479,11 +500,12 @@ class TableMachine(RuleBasedStateMachine):
         # Nobody heard of what was not durable: its leases may be named anew.
         self.tokens = [t for t in self.tokens if int.from_bytes(t[16:], "big") <= head]
         self.seed += 1  # a table that is built anew has a seed of its own
-        self.pair = self.recovered(self.tables, self.log)
+        self.read = None
+        self.pair = self.recovered(self.tables, self.log, first=first)
         self.ids_before = len(self.ids)
         self.finished = {i: job for i, job in self.finished.items() if job["lsn"] <= head}
         self.model = Model()
-        for job in self.pair.oracle.snapshot():
+        for job in self.known_after_crash():
             token = job["id"] + job["lease_lsn"].to_bytes(8, "big")
             self.model.jobs[job["id"]] = ModelJob(
                 queue=job["queue_id"][0],
@@ -494,12 +516,23 @@ class TableMachine(RuleBasedStateMachine):
                 token=token,
             )
 
+    def known_after_crash(self) -> list[dict[str, Any]]:
+        """What memory has, and what only the tables have."""
+        jobs: list[dict[str, Any]] = self.pair.oracle.snapshot()
+        here = {job["id"] for job in jobs}
+        rows = [row.values for row in self.tables.open_rows("pending", "scheduled")]
+        away = [
+            row | {"due_us": row["scheduled_for"] or 0} for row in rows if row["id"] not in here
+        ]
+        return jobs + [row | {"lease_lsn": 0} for row in away]
+
     # --- what always holds ----------------------------------------------------------------------
 
     def teardown(self) -> None:
         """At the end everything is written, and the tables know what memory knows."""
         if not hasattr(self, "pair"):
             return
+        self.everything_here()
         self.settle_log()
         while (projections := self.pair.collect(1000, FOREVER_US)) is not None:
             self.under_way.append(projections)
@@ -547,8 +580,13 @@ class TableMachine(RuleBasedStateMachine):
         assert started == ([job["attempts"]] if running else [])
 
 
-def run(subject: ModuleType, examples: int, steps: int = 60) -> None:
-    machine = type("Machine", (TableMachine,), {"subject": subject})
+def run(
+    subject: ModuleType,
+    examples: int,
+    steps: int = 60,
+    base: type[TableMachine] = TableMachine,
+) -> None:
+    machine = type("Machine", (base,), {"subject": subject})
     run_state_machine_as_test(
         machine,
         settings=settings(

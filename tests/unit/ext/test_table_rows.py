@@ -385,24 +385,123 @@ class TestLoad:
         twin.table.load(bench.project().jobs_copy)
         assert [t[:16] for t in twin.start()] == [job_ids[i] for i in (1, 3, 0, 2)]
 
-    def test_nothing_overtakes_rows_that_are_still_to_come(self, impl: ModuleType) -> None:
+    def test_nothing_overtakes_jobs_that_are_away(self, impl: ModuleType) -> None:
         bench = Bench(impl)
         job_ids = bench.submit({"priority": 5}, {"priority": 5}, {"priority": 1})
         rows = bench.project().jobs_copy
         first, second, third = (rows[start:end] for start, end in impl.split_rows(rows))
         twin = Bench(impl)
-        twin.table.load(b"", True)
-        assert twin.table.loading
+        twin.table.begin_reading()
+        twin.table.page_in(first)
+        twin.table.end_reading(1)
+        twin.table.count_away(QUEUE, PROJECT, 3, 0)
+        assert (twin.table.counts(0), twin.table.away_jobs) == ((3, 0, 0), 2)
         (late,) = twin.submit({"priority": 5}, now_us=NOW_US + 1_000_000)
-        assert twin.start() == []
-        twin.table.load(first, True)
         (urgent,) = twin.submit({"priority": 9}, now_us=NOW_US + 2_000_000)
         assert [t[:16] for t in twin.start()] == [urgent, job_ids[0]]
-        twin.table.load(second, True)
+        assert twin.start() == []
+        assert twin.table.short(1) == [(0, QUEUE, "mail")]
+        twin.table.begin_reading()
+        assert twin.table.place(0, "mail") == (5, job_ids[0])
+        twin.table.page_in(second)
         assert [t[:16] for t in twin.start()] == [job_ids[1]]
-        twin.table.load(third)
-        assert not twin.table.loading
+        twin.table.page_in(third)
+        twin.table.end_reading(3)
+        assert twin.table.short(1) == []
         assert [t[:16] for t in twin.start()] == [late, job_ids[2]]
+
+    def test_workers_of_other_types_do_not_wait_for_jobs_that_are_away(
+        self, impl: ModuleType
+    ) -> None:
+        bench = Bench(impl)
+        bench.submit({"job_type": "mail"}, {"job_type": "mail"})
+        bench.project()
+        assert bench.table.release(0, "mail", 0, 10) == 2
+        (other,) = bench.submit({"job_type": "resize"})
+        assert bench.start(types=frozenset({"mail"})) == []
+        assert bench.start() == []
+        assert [t[:16] for t in bench.start(types=frozenset({"resize"}))] == [other]
+
+    def test_jobs_that_must_stay(self, impl: ModuleType) -> None:
+        """Watched, told something, changed since, under a projection, due by the clock alone."""
+        bench = Bench(impl)
+        more = msgpack.packb({"more": b"{}"})
+        watched, told, _, due, plain = bench.submit(
+            {}, {"options": more}, {}, {"due_us": NOW_US + 1}, {}
+        )
+        bench.table.watch(watched, True)
+        bench.project()
+        bench.table.due(NOW_US + 2, 10)
+        (changed,) = bench.submit()
+        assert bench.table.release(0, "mail", 0, 10) == 2
+        here = {job["id"] for job in bench.table.snapshot()}
+        assert here == {watched, told, due, changed}
+        bench.commit()
+        under_way = bench.collect()
+        assert bench.table.release(0, "mail", 0, 10) == 0
+        bench.table.projected(under_way)
+        assert bench.table.release(0, "mail", 0, 10) == 1
+        assert bench.table.get(plain) is None
+        assert bench.table.counts(0) == (6, 0, 0)
+
+    def test_what_ends_while_rows_are_read_stays_until_they_have_come(
+        self, impl: ModuleType
+    ) -> None:
+        """Its row, read before it ended, must not bring it back."""
+        bench = Bench(impl)
+        (job_id,) = bench.submit()
+        stale = bench.project().jobs_copy
+        bench.table.begin_reading()
+        with pytest.raises(ValueError, match="nothing leaves"):
+            bench.table.release(0, "mail", 0, 10)
+        (token,) = bench.start()
+        bench.table.succeed(token, NOW_US)
+        bench.project()
+        assert bench.job(job_id)["status"] == "succeeded"
+        assert bench.table.fault_in(stale) == 1
+        bench.table.end_reading()
+        assert bench.table.get(job_id) is None
+        assert bench.table.counts(0) == (0, 0, 0)
+        with pytest.raises(ValueError, match="no rows"):
+            bench.table.fault_in(stale)
+
+    def test_scheduled_jobs_leave_and_come_in_the_order_of_their_time(
+        self, impl: ModuleType
+    ) -> None:
+        bench = Bench(impl)
+        late, early, _ = bench.submit(*({"due_us": NOW_US + n} for n in (300, 200, 100)))
+        rows = bench.project().jobs_copy
+        by_id = {row["id"]: row for row in read_rows(JOB_COLUMNS, rows)}
+        assert by_id.keys() >= {late, early}
+        each = [rows[start:end] for start, end in impl.split_rows(rows)]
+        assert bench.table.release_scheduled(NOW_US + 100) == 2
+        assert bench.table.counts(0) == (0, 3, 0)
+        assert bench.table.due_place() == (NOW_US + 100, b"\xff" * 16)
+        assert bench.table.due_at(0) == NOW_US + 100
+        bench.table.begin_reading()
+        assert bench.table.due_in(each[1]) == 1
+        assert bench.table.due_place() == (NOW_US + 200, early)
+        bench.table.due_read(2**63 - 1, b"\xff" * 16)
+        bench.table.end_reading()
+        assert bench.table.due_place() is None
+        assert bench.table.next_due_us() == NOW_US + 100
+
+    def test_jobs_that_log_rows_name(self, impl: ModuleType) -> None:
+        bench = Bench(impl)
+        known, gone, _ = bench.submit({}, {}, {"due_us": NOW_US + 10})
+        bench.project()
+        tokens = bench.start()
+        (new,) = bench.submit()
+        first = bench.commit()
+        bench.table.succeed(b"".join(tokens), NOW_US)
+        bench.table.cancelled(new, "no", NOW_US)
+        bench.table.keyed(PROJECT, "key", b"h" * 32, new, NOW_US)
+        second = bench.commit()
+        twin = Bench(impl)
+        assert twin.table.missing([first, second]) == known + gone
+        assert twin.table.missing([second]) == known + gone + new
+        with pytest.raises(impl.BodyError):
+            twin.table.missing([second[:-1]])
 
     def test_new_ids_are_above_loaded_ones(self, impl: ModuleType) -> None:
         bench = Bench(impl)

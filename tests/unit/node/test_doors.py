@@ -259,6 +259,7 @@ async def test_a_shard_with_broken_state_is_rebuilt_from_its_log() -> None:
         node.core.queue(MAIL).index = 99
         await node.worker(MAIL)
         await until(lambda: node.core.shards.get(1) not in (None, broken))
+        await until(lambda: node.core.shards and not node.ownership.counting)
         await until(lambda: node.doors.queue_counts(MAIL) == (0, 0, 1))
         found = await node.doors.job(ids)
         assert found is not None

@@ -1,15 +1,16 @@
-"""Shards that are lost, or whose takeover fails, while some of their jobs are still to come."""
+"""Shards that are lost while they are read, or before it is known how many jobs wait elsewhere."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import pytest
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import OutcomeUnknown, Unavailable
+from taskforge_server.engine.errors import Unavailable
 from taskforge_server.engine.journal.memory import MemoryShardLog
 from taskforge_server.engine.journal.memory_tables import MemoryTables
+from taskforge_server.engine.journal.takeover import Count, Waiting
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
 from tests.support.engine_node import MemoryNode, jobs
 from tests.support.engine_parts import PROJECT
@@ -18,32 +19,36 @@ MAIL = QueueRef(b"m" * 16, PROJECT, "mail", 0, QueueSettings(), 1)
 
 
 class SlowTables(MemoryTables):
-    """Tables that give the waiting jobs of a shard bit by bit, when they are told to."""
+    """Tables that read and count the waiting jobs of a shard when they are told to."""
 
     def __init__(self) -> None:
         super().__init__()
         self.go_on = asyncio.Event()
         self.go_on.set()
-        self.failing = False
+        self.slow = self.failing = False
         self.readers = self.readers_most = 0
 
     async def unfinished(self, shard: int, running: bool) -> AsyncGenerator[bytes, None]:
-        if running:
-            async for chunk in super().unfinished(shard, running):
-                yield chunk
-            return
         self.readers += 1
         self.readers_most = max(self.readers, self.readers_most)
         try:
-            first = True
             async for chunk in super().unfinished(shard, running):
+                if self.slow:
+                    await self.go_on.wait()
                 yield chunk
-                await self.go_on.wait()
-                if self.failing and not first:
-                    raise RuntimeError("the rows do not come")
-                first = False
         finally:
             self.readers -= 1
+
+    async def counting(self, marks: Mapping[int, int]) -> Count:
+        counted = await super().counting(marks)
+
+        async def count() -> Sequence[Waiting]:
+            await self.go_on.wait()
+            if self.failing:
+                raise Unavailable
+            return await counted()
+
+        return count
 
 
 async def until(holds: Callable[[], object]) -> None:
@@ -72,7 +77,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "RETAKE_PAUSE_S", 0.0)
 
 
-async def test_a_shard_that_is_lost_again_while_it_is_loaded_is_taken_again() -> None:
+async def test_a_shard_that_is_lost_again_while_it_is_counted_is_taken_again() -> None:
     log, tables = MemoryShardLog(), SlowTables()
     await node_with_jobs(log, tables, 3)
     async with MemoryNode(log, refs=(MAIL,), tables=tables) as node:
@@ -83,68 +88,51 @@ async def test_a_shard_that_is_lost_again_while_it_is_loaded_is_taken_again() ->
         first.give_up()
         await until(lambda: node.core.shards.get(1) not in (None, first))
         second = node.core.shards[1]
-        assert node.ownership.loading == [1]
+        assert node.ownership.counting == [1]
         second.give_up()
         tables.go_on.set()
         await until(lambda: node.core.shards.get(1) not in (None, second))
-        await until(lambda: not node.ownership.loading)
+        await until(lambda: not node.ownership.counting)
         assert node.doors.queue_counts(MAIL) == (3, 0, 0)
         assert node.failed == []
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_what_a_shard_decided_before_its_loading_failed_is_in_doubt() -> None:
-    """It may become durable: who asked must not be told that nothing was done."""
+async def test_a_shard_whose_jobs_cannot_be_counted_is_taken_again() -> None:
     log, tables = MemoryShardLog(), SlowTables()
     await node_with_jobs(log, tables, 3)
-    node = MemoryNode(log, refs=(MAIL,), tables=tables)
-    node.core.start()
-    journal = asyncio.create_task(node.journal.run())
-    projector = asyncio.create_task(node.projector.run())
     tables.go_on.clear()
-    taking = asyncio.create_task(node.ownership.take_all((1,)))
-    await until(lambda: node.ownership.loading)
-    log.gate.clear()
-    submit = asyncio.create_task(node.doors.submit(MAIL, jobs()))
-    await log.waiting.wait()
-    tables.failing = True
-    tables.go_on.set()
-    with pytest.raises(RuntimeError):
-        await taking
-    assert node.ownership.missing == [1]
-    with pytest.raises(OutcomeUnknown):
-        await submit
-    log.gate.set()
-    await node.journal.settle()
-    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("retake")]
-    for task in (journal, projector):
-        task.cancel()
-    await asyncio.gather(journal, projector, return_exceptions=True)
-    await node.core.stop()
+    async with MemoryNode(log, refs=(MAIL,), tables=tables) as node:
+        first = node.core.shards[1]
+        tables.failing = True
+        tables.go_on.set()
+        await until(lambda: first.lost)
+        tables.failing = False
+        await until(lambda: not node.ownership.missing and not node.ownership.counting)
+        assert node.doors.queue_counts(MAIL) == (3, 0, 0)
 
 
-async def test_what_rests_on_all_jobs_of_a_shard_waits_until_they_are_there() -> None:
+async def test_what_rests_on_all_jobs_of_a_shard_waits_until_they_are_counted() -> None:
     """A queue that looks empty for a moment must not be deleted; a wait must not end early."""
     log, tables = MemoryShardLog(), SlowTables()
-    ids = await node_with_jobs(log, tables, 3)
-    async with MemoryNode(log, refs=(MAIL,), tables=tables) as node:
+    ids = await node_with_jobs(log, tables, 6)
+    async with MemoryNode(log, refs=(MAIL,), tables=tables, resident_jobs_max=4) as node:
         task = asyncio.create_task(node.projector.run())
         await node.projector.flush()
         tables.go_on.clear()
         node.core.shards[1].give_up()
-        await until(lambda: node.ownership.loading)
+        await until(lambda: node.ownership.counting)
         last = ids[-16:]
+        assert node.core.shards[1].table.get(last) is None
         with pytest.raises(Unavailable):
             node.doors.queue_counts(MAIL)
-        with pytest.raises(Unavailable):
-            await node.doors.cancel(last, PROJECT)
         waiting = asyncio.create_task(node.doors.wait_finished(last, 60.0))
-        await asyncio.sleep(0)
+        await until(lambda: node.core.shards[1].table.get(last))
         assert not waiting.done()
         tables.go_on.set()
-        await until(lambda: not node.ownership.loading)
-        assert node.doors.queue_counts(MAIL) == (3, 0, 0)
+        await until(lambda: not node.ownership.counting)
+        assert node.doors.queue_counts(MAIL) == (6, 0, 0)
         await node.doors.cancel(last, PROJECT)
         await waiting
         task.cancel()
@@ -177,14 +165,14 @@ async def test_many_lost_shards_do_not_ask_for_more_connections_than_there_are()
         task = asyncio.create_task(node.projector.run())
         await node.projector.flush()
         tables.go_on.clear()
-        tables.readers_most = 0
+        tables.slow, tables.readers_most = True, 0
         for shard in list(node.core.shards.values()):
             shard.give_up()
         await until(lambda: tables.readers == limits.TAKEOVERS_AT_ONCE_MAX)
         for _ in range(1000):
             await asyncio.sleep(0)
         tables.go_on.set()
-        await until(lambda: not node.ownership.missing and not node.ownership.loading)
+        await until(lambda: not node.ownership.missing and not node.ownership.counting)
         assert tables.readers_most == limits.TAKEOVERS_AT_ONCE_MAX
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

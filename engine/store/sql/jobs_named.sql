@@ -1,0 +1,8 @@
+-- Waiting jobs by their ids; the ids are the partition key.
+SELECT
+    id, queue_id, project_id, job_type, payload, status, priority, scheduled_for, created_at,
+    updated_at, started_at, finished_at, shard, lsn, lease_lsn, worker_id, attempts, crashes,
+    max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
+    unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns, options, keep
+FROM jobs
+WHERE id = ANY ($1::uuid[]) AND status IN ('pending', 'scheduled')
