@@ -126,6 +126,8 @@ class RequeueMany:
     key: KeyedRequest | None = None
     repeated: bool = False
     """The key came before: nothing was done now."""
+    departures: int = 0
+    """Those of the table, when it was looked whether the jobs are in memory."""
 
 
 Command = (

@@ -242,7 +242,10 @@ class Doors:
         tail; or what the key got when it came first, and then True."""
         self._admission.check()
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        command = RequeueMany(jobs, first_us, interval_us, tail, reply, key)
+        shard = self._core.queue(queue).shard
+        await asyncio.gather(*(self.bring(shard, job["id"]) for job in jobs))
+        departures = shard.table.departures
+        command = RequeueMany(jobs, first_us, interval_us, tail, reply, key, departures=departures)
         self.send(self._core.queue(queue), command)
         try:
             return await reply, command.repeated

@@ -121,7 +121,6 @@ SLOT_BYTES = 160  # what a slot counts in bytes_resident
 JOBS_FRAME = 11
 
 
-
 class ShardTable(Pages, Waiting):
     """The live jobs of one shard, the events that wait for the log, and what the tables miss."""
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from taskforge_server.ext.pure.groups import QueueLimits
 from taskforge_server.ext.pure.tablefold import Fold
-from taskforge_server.ext.pure.tablejob import PENDING, PROCESSING, SCHEDULED, Job
+from taskforge_server.ext.pure.tablejob import PENDING, PROCESSING, Job
 from taskforge_server.ext.pure.tableparts import check_range
 
 

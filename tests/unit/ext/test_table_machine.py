@@ -352,6 +352,7 @@ class TableMachine(PageRules, RuleBasedStateMachine):
             for job_id, job in self.model.jobs.items()
             if job.queue == queue and job.status not in FINAL
         }
+        opened &= self.here
         assert walked == [opened, opened]
         self.pair.call("executions", job_id)
         token = self.token(pick)
