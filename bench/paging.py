@@ -43,7 +43,7 @@ def backlog_10m(stand: Stand, options: Options) -> dict[str, RawRun]:
     jobs = options.jobs * TIMES
     with stand.run(filled(stand, "pending", jobs)) as run:
         node = run.node()
-        run.worker(QUEUE, options.concurrency)
+        run.worker(QUEUE, concurrency=options.concurrency)
         run.until(lambda: succeeded(run) > 0, "the first job to succeed", FIRST_JOB_S)
         time.sleep(WARM_UP_S)
         found = sample(run, node, options)
@@ -68,7 +68,7 @@ def scheduled_10m(stand: Stand, options: Options) -> dict[str, RawRun]:
         start_s = time.monotonic() - begun_s
         time.sleep(IDLE_S)
         idle = rss_bytes(node.pid)
-        run.worker(QUEUE, options.concurrency)
+        run.worker(QUEUE, concurrency=options.concurrency)
         client = run.client(
             "batches",
             *("--queue", QUEUE, "--batch", options.batch, "--connections", options.connections),
