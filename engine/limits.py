@@ -471,6 +471,15 @@ counts as so many."""
 PROJECT_WEIGHT_MAX: Final = 1_000
 """How much more a project may get than another one."""
 
+WHY_JOBS_MAX: Final = 1_000
+WHY_LOOKS_MAX: Final = 20_000
+WHY_ROWS_MAX: Final = 10_000
+"""What is looked at in memory, and in the tables, to count the jobs ahead of one: some 5 ms."""
+
+WHY_NAMES_MAX: Final = 20
+WHY_ERROR_CHARS_MAX: Final = 500
+"""Names of workers, types and parents in a reason, and what it repeats of an error."""
+
 START_RATE_S: Final = 10.0
 START_RATE_FORGOTTEN_S: Final = 600.0
 """Over how long the rate of a queue's starts is seen; slower than one job in the longer time is no

@@ -13,6 +13,7 @@ from taskforge_server.api.rest import (
     schedules,
     subscriptions,
     tenants,
+    why,
     workers,
 )
 from taskforge_server.api.rest.routes import Route
@@ -289,6 +290,7 @@ ROUTES = (
     *jobevents.ROUTES,
     *graphs.ROUTES,
     *schedules.ROUTES,
+    *why.ROUTES,
     *WORKER_ROUTES,
     *workers.ROUTES,
     *audit.ROUTES,

@@ -11,6 +11,7 @@ from taskforge_server.api.service.submission import Checker
 from taskforge_server.engine.errors import Conflict, NotFound
 from taskforge_server.engine.model.job import FINAL, JobStatus
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.model.why import Explanation
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.shard.unique import Outcome
 from taskforge_server.engine.store.job_queries import JobFilter
@@ -104,6 +105,16 @@ class JobService:
         if stored is None:
             raise _not_found()
         return stored
+
+    async def why(self, project_id: bytes, job_id: bytes) -> Explanation:
+        """Why the job is not running; NotFound."""
+        job, executions = await self.get(project_id, job_id)
+        queue = await self._catalog.any(project_id, job["queue_id"])
+        found = await self.engine.why(queue, job, executions)
+        if found.counts_rows:
+            ahead = await self._jobs.ahead(project_id, job)
+            found = await self.engine.why(queue, job, executions, ahead)
+        return found
 
     async def wait(
         self, project_id: bytes, job_id: bytes, timeout_s: float

@@ -20,6 +20,7 @@ from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.events import Told
 from taskforge_server.engine.model.execution import LogLevel, LogLine
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
+from taskforge_server.engine.model.why import Explanation
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.shard.unique import Outcome, Part
 from taskforge_server.engine.store.job_queries import JobFilter
@@ -53,6 +54,17 @@ class Engine(Protocol):
 
     async def job(self, job_id: bytes) -> tuple[JobDict, list[JobDict]] | None:
         """The job and the executions in the owner's memory; None: ask the tables."""
+        ...
+
+    async def why(
+        self,
+        queue: QueueRef,
+        job: JobDict,
+        executions: Sequence[JobDict],
+        ahead: int | None = None,
+    ) -> Explanation:
+        """Why a job that is not over is not running; `ahead` as the tables have it, where the
+        explanation asks for it."""
         ...
 
     async def wait_finished(self, job_id: bytes, timeout_s: float) -> None:
@@ -238,6 +250,10 @@ class JobReader(Protocol):
     ) -> list[JobDict]:
         """Those of these that are the project's, without payloads; results and errors as far as so
         many bytes hold them, the others `output_omitted`."""
+        ...
+
+    async def ahead(self, project_id: bytes, job: JobDict) -> int:
+        """How many jobs of its queue and type start before it, up to a bound."""
         ...
 
     async def executions(self, job_id: bytes) -> list[JobDict]:

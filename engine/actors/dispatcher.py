@@ -159,6 +159,11 @@ class Dispatcher(Actor[None]):
         """What part of the node's work the project gets, in relation to others."""
         self._turns.weigh(project_id, weight)
 
+    def asking(self, queue: QueueActor) -> list[tuple[Worker, bool]]:
+        """Who is attached for the queue, and whether jobs of it go there."""
+        stand = self._stands.get(queue)
+        return [] if stand is None else list(stand.asking.items())
+
     # who is there
 
     def attach(self, worker: Worker, queues: list[QueueActor]) -> None:

@@ -37,10 +37,12 @@ from taskforge_server.engine.errors import (
 )
 from taskforge_server.engine.model.job import FINAL
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.model.why import Explanation
 from taskforge_server.engine.node.admission import Admission
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.events import Follower
 from taskforge_server.engine.node.pager import Pager, may_be_away
+from taskforge_server.engine.node.why import explain
 from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.effects import Join, Reply
 from taskforge_server.engine.shard.keys import KeyedRequest
@@ -370,6 +372,12 @@ class Doors:
     def follow_project(self, project_id: bytes, after: str | None) -> Follower:
         """The same of all jobs of a project that this node decides about."""
         return self._core.events.follow(project_id, after)
+
+    async def why(
+        self, queue: QueueRef, job: Job, executions: Sequence[Job], ahead: int | None = None
+    ) -> Explanation:
+        """Why a job is not running; `ahead` as the tables have it, where memory was not enough."""
+        return explain(self._core, queue, job, executions, ahead)
 
     def queue_changed(self, queue: QueueRef) -> None:
         """The queue was made, or its row changed."""

@@ -13,7 +13,7 @@ A node that is killed instead loses nothing: the next start takes the shards ove
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -27,7 +27,7 @@ from taskforge_server.engine.cluster.port import Cluster
 from taskforge_server.engine.cluster.rates import RateLimiter, RedisBuckets
 from taskforge_server.engine.cluster.redis import RedisCluster
 from taskforge_server.engine.config import Config
-from taskforge_server.engine.errors import ConfigError, NotFound, TaskForgeError
+from taskforge_server.engine.errors import ConfigError, LimitReached, NotFound, TaskForgeError
 from taskforge_server.engine.journal.journal import Journal
 from taskforge_server.engine.journal.link import Connection
 from taskforge_server.engine.journal.postgres import PostgresShardLog
@@ -36,6 +36,7 @@ from taskforge_server.engine.journal.tables import PostgresTables
 from taskforge_server.engine.journal.takeover import Taker
 from taskforge_server.engine.journal.trimmer import Trimmer
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.model.why import Explanation
 from taskforge_server.engine.node.adapters import DatabaseTime, StoredJobs
 from taskforge_server.engine.node.admission import Admission
 from taskforge_server.engine.node.allowances import AllowanceUpkeep
@@ -584,6 +585,22 @@ class NodeDoors(Doors):
     async def organization_workers(self, organization_id: bytes) -> int:
         """How many workers of the organisation are connected, here and elsewhere."""
         return len(await self._node.worker_count.connected(organization_id))
+
+    async def why(
+        self,
+        queue: QueueRef,
+        job: dict[str, Any],
+        executions: Sequence[dict[str, Any]],
+        ahead: int | None = None,
+    ) -> Explanation:
+        """As in `Doors`; a plan that allows no more workers is a reason, too."""
+        found = await super().why(queue, job, executions, ahead)
+        if "no_worker" in found.codes:
+            try:
+                await self._node.worker_count.require_room(queue.project_id, b"")
+            except LimitReached as reached:
+                found.add("worker_limit", reached.message)
+        return found
 
     async def attach_worker(
         self, hello: Hello, project_id: bytes, queues: Iterable[QueueRef], outlet: Outlet

@@ -19,6 +19,7 @@ from taskforge_server.engine.store.cursors import JOBS, after_id, id_cursor
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
 from taskforge_server.engine.store.tenancy import tenant
+from taskforge_server.ext.ids import shard_of
 from taskforge_server.ext.table import NEVER_US
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,6 +62,22 @@ class JobQueries:
             if row is None:
                 return None
             return job_of(row), await _executions(connection, job_id)
+
+    async def ahead(self, project_id: bytes, job: JobDict, most: int = limits.WHY_ROWS_MAX) -> int:
+        """How many rows of the job's queue and type start before it, as far as they are counted;
+        rows follow what is so by a moment."""
+        async with tenant(self._pool, project_id=project_id) as connection:
+            found: int = await connection.fetchval(
+                sql("jobs_ahead"),
+                shard_of(job["id"]),
+                job["queue_id"],
+                job["job_type"],
+                limits.PRIORITY_MAX - job["priority"],
+                job["id"],
+                project_id,
+                most,
+            )
+        return found
 
     async def some(self, project_id: bytes, job_ids: Sequence[bytes]) -> dict[bytes, JobDict]:
         """Those of these jobs that the project has, by their ids."""

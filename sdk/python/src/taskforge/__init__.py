@@ -21,8 +21,10 @@ from taskforge.client import (
     Queue,
     QueueSettings,
     Rate,
+    Reason,
     RetryBudget,
     RetryPolicy,
+    Why,
 )
 from taskforge.context import Context
 from taskforge.errors import (
@@ -89,6 +91,7 @@ __all__ = [
     "Queue",
     "QueueSettings",
     "Rate",
+    "Reason",
     "Retry",
     "RetryBudget",
     "RetryPolicy",
@@ -100,6 +103,7 @@ __all__ = [
     "Task",
     "TaskForgeError",
     "Unauthenticated",
+    "Why",
     "WorkerRefused",
     "task",
 ]

@@ -19,8 +19,10 @@ from taskforge.client.models import (
     QueueCounts,
     QueueSettings,
     Rate,
+    Reason,
     RetryBudget,
     RetryPolicy,
+    Why,
 )
 from taskforge.client.schedules import Schedule
 from taskforge.client.workers import Assignment, WorkerInfo
@@ -47,8 +49,10 @@ __all__ = [
     "QueueCounts",
     "QueueSettings",
     "Rate",
+    "Reason",
     "RetryBudget",
     "RetryPolicy",
     "Schedule",
+    "Why",
     "WorkerInfo",
 ]

@@ -23,6 +23,7 @@ from taskforge.client.models import (
     LogLine,
     Queue,
     QueueSettings,
+    Why,
 )
 from taskforge.client.schedules import AsyncSchedules
 from taskforge.client.waiting import HasId, Wait
@@ -85,6 +86,10 @@ class AsyncJobHandle(Generic[R]):
         return await self._client.change(
             self.id, priority=priority, scheduled_for=scheduled_for, delay_s=delay_s
         )
+
+    async def why(self) -> Why:
+        """Why the job is not running: position, limits, workers, times."""
+        return await self._client.why(self.id)
 
     async def run_now(self) -> Job:
         """Let the job start at once, if it is scheduled; Conflict when it does not wait."""
@@ -258,6 +263,7 @@ class AsyncClient(AsyncCaller):
 
     change = async_method(calls.change)
     run_now = async_method(calls.run_now)
+    why = async_method(calls.why)
 
     async def retry(self, job_id: str) -> Job:
         """Run a job again that failed or was cancelled; else Conflict."""

@@ -22,6 +22,7 @@ from taskforge.client.models import (
     LogLine,
     Queue,
     QueueSettings,
+    Why,
 )
 from taskforge.client.schedules import Schedules
 from taskforge.client.waiting import HasId, Wait
@@ -77,6 +78,10 @@ class JobHandle(Generic[R]):
         return self._client.change(
             self.id, priority=priority, scheduled_for=scheduled_for, delay_s=delay_s
         )
+
+    def why(self) -> Why:
+        """Why the job is not running: position, limits, workers, times."""
+        return self._client.why(self.id)
 
     def run_now(self) -> Job:
         """Let the job start at once, if it is scheduled; Conflict when it does not wait."""
@@ -239,6 +244,7 @@ class Client(Caller):
 
     change = method(calls.change)
     run_now = method(calls.run_now)
+    why = method(calls.why)
 
     def retry(self, job_id: str) -> Job:
         """Run a job again that failed or was cancelled; else Conflict."""

@@ -44,6 +44,7 @@ _read_submitted = msgspec.json.Decoder(models.Submitted).decode
 _read_job = msgspec.json.Decoder(models.Job).decode
 _read_jobs = msgspec.json.Decoder(models.Page[models.Job]).decode
 _read_logs = msgspec.json.Decoder(models.Page[models.LogLine]).decode
+_read_why = msgspec.json.Decoder(models.Why).decode
 _read_cancelled = msgspec.json.Decoder(models.CancelledJobs).decode
 _read_queue = msgspec.json.Decoder(models.Queue).decode
 _read_queues = msgspec.json.Decoder(models.Page[models.Queue]).decode
@@ -305,6 +306,11 @@ def change(
     given = {"priority": priority, "scheduled_for": when, "delay_s": delay_s}
     body = _to_json({name: value for name, value in given.items() if value is not None})
     return Call("PATCH", job_path(job_id), _job, body)
+
+
+def why(job_id: str) -> Call[models.Why]:
+    """Why a job is not running: position, limits, workers, times."""
+    return Call("GET", f"{job_path(job_id)}/why", lambda reply: _read_why(checked(reply).body))
 
 
 def run_now(job_id: str) -> Call[models.Job]:

@@ -207,6 +207,29 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True):
     missed: int | None = None
 
 
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that keeps a job from running: a code for programs, a sentence for people."""
+
+    code: str
+    message: str
+    details: dict[str, Any] = {}
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job is not running; what weighs most is the first reason."""
+
+    job_id: str
+    status: JobStatus
+    running: bool
+    reasons: list[Reason] = []
+    estimated_start_at: datetime | None = None
+    """By how fast jobs of the queue started lately; None: nobody can say."""
+
+    @property
+    def codes(self) -> list[str]:
+        return [reason.code for reason in self.reasons]
+
+
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):
     """A line that a handler logged. `number` counts from 1 in each attempt; one that is missing was
     dropped."""
