@@ -27,11 +27,15 @@ ID_BYTES = 16
 DEFAULT_SETTINGS = QueueSettings()
 
 WORKER_LOST = error_json("worker_lost", "the worker went away while it ran this job")
-NEVER_ARRIVED = error_json("given_back", "the worker's connection broke before the job arrived")
-GIVEN_BACK = error_json("given_back", "the worker stopped before it ended this job")
+GIVEN_BACK_TYPE = "given_back"
+SNOOZED_TYPE = "snoozed"
+"""Errors of attempts that were put back, which are no failures."""
+
+NEVER_ARRIVED = error_json(GIVEN_BACK_TYPE, "the worker's connection broke before the job arrived")
+GIVEN_BACK = error_json(GIVEN_BACK_TYPE, "the worker stopped before it ended this job")
 OUT_OF_GRACE = error_json("cancelled", "the handler did not end within its grace time")
 TIMED_OUT = error_json("timeout", "the attempt took longer than its timeout")
-SNOOZED = error_json("snoozed", "the handler put the job off")
+SNOOZED = error_json(SNOOZED_TYPE, "the handler put the job off")
 CANCEL_REASON = "handler"
 """Of a job that its handler cancelled; what the handler said of it is the job's last error."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.actors.outcomes import GIVEN_BACK_TYPE, SNOOZED_TYPE
 from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import Unavailable
@@ -141,9 +142,9 @@ def _scheduled(
 
 
 def _failed_last(job: Job, executions: Sequence[Job]) -> bool:
-    if executions:
-        return bool(executions[-1]["status"] == "failed")
-    return bool(job["attempt"] > job["crashes"] + job["returns"])
+    """The last attempt failed, and was not given back."""
+    error = _error(executions[-1]["error"] if executions else job["last_error"])
+    return error is None or error.get("type") not in (GIVEN_BACK_TYPE, SNOOZED_TYPE)
 
 
 def _error(text: bytes | None) -> dict[str, str] | None:
@@ -259,10 +260,7 @@ def _pending(
 
 
 def _limits(found: Explanation, actor: QueueActor, job: Job, now_us: int) -> None:
-    blocked = getattr(actor.shard.table, "blocked", None)
-    if blocked is None:
-        return
-    for limit in blocked(actor.index, now_us, job["id"]):
+    for limit in actor.shard.table.blocked(actor.index, now_us, job["id"]):
         refill_at = _time(limit["refill_us"])
         found.add(
             "limit",

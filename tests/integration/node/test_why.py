@@ -49,6 +49,7 @@ class Site:
     hand: Hand
     client: AsyncClient
     queue: QueueRef
+    url: str
 
     async def worker(self, credit: int = 1) -> tuple[WorkerActor, KeptOutlet]:
         return await self.hand.worker(self.queue, credit=credit)
@@ -65,11 +66,12 @@ async def site(postgres_url: str) -> AsyncIterator[Site]:
     async with running_node(postgres_url, lease_ttl_s=60.0) as node:
         server = api_of(node)
         port = await server.start("127.0.0.1", 0)
-        async with AsyncClient(f"http://127.0.0.1:{port}", KEY) as client:
+        url = f"http://127.0.0.1:{port}"
+        async with AsyncClient(url, KEY) as client:
             policy = RetryPolicy(max_attempts=3, base_delay=3600.0, max_delay=3600.0, jitter="none")
             await client.queues.create("mail", settings=QueueSettings(retry_policy=policy))
             queue = (await node.queues.get(project_id, "mail")).ref()
-            yield Site(node, Hand(node, project_id), client, queue)
+            yield Site(node, Hand(node, project_id), client, queue, url)
         await server.stop(1.0)
 
 
@@ -245,6 +247,20 @@ async def test_what_holds_for_the_queue_and_the_node(
     assert not worker.ended
 
 
+async def test_limits(site: Site) -> None:
+    _, outlet = await site.worker(credit=10)
+    await site.client.queues.update("mail", settings=QueueSettings(max_concurrency=1))
+    first = await site.client.submit(send)
+    await tokens(outlet, 1)
+    second = await site.client.submit(send)
+    why = await second.why()
+    assert why.codes == ["limit"]
+    details = why.reasons[0].details
+    assert (details["limit"], details["max"], details["running"]) == ("max_concurrency", 1, 1)
+    assert details["holders"] == [first.id]
+    assert why.estimated_start_at is None, "whoever holds it ends when it ends"
+
+
 async def test_a_job_that_nothing_keeps_starts(site: Site) -> None:
     await site.worker(credit=5)
     actor = site.node.core.queue(site.queue)
@@ -295,7 +311,7 @@ async def test_the_examples_of_the_guides_run(site: Site, name: str, said: str) 
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(ROOT / "docs" / "examples" / f"{name}.py"),
-        env=kept | {"TASKFORGE_URL": site.client.url, "TASKFORGE_API_KEY": KEY},
+        env=kept | {"TASKFORGE_URL": site.url, "TASKFORGE_API_KEY": KEY},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
