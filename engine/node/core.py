@@ -79,9 +79,7 @@ class Core:
         self._retired: dict[bytes, QueueActor] = {}
         self.supervisor = Supervisor(self._given_up, clock.monotonic_us)
         self.roster = Roster()
-        self.dispatcher = Dispatcher(
-            journal, lambda queue: queue.shard.give_up(), self.roster, clock.monotonic_us
-        )
+        self.dispatcher = Dispatcher(journal, _give_up, self.roster, clock.monotonic_us)
         self.due_timer = DueTimer(clock, self.shards.values, self._due, [self._expire])
         self.token_timer: QueueTimer[QueueActor] = QueueTimer(clock, self.dispatcher.ready)
         # Not for secrets: it spreads retries.
@@ -377,3 +375,8 @@ class Core:
         """Wait until no connected worker has unfinished jobs."""
         while any(worker.outstanding for worker in self.sessions):  # noqa: ASYNC110 - rare, bounded
             await asyncio.sleep(limits.SWEEP_S)
+
+
+def _give_up(queue: QueueActor) -> None:
+    """The queue's table fails: its shard is rebuilt from the log."""
+    queue.shard.give_up()

@@ -134,7 +134,7 @@ def _scheduled(
             f"attempt {job['attempt']} failed; the next one begins in {left_s:.0f} s",
             due_at=at,
             attempt=job["attempt"],
-            error=_error(job["last_error"]),
+            error=_error(job["output"]),
         )
     else:
         message = f"it was given back, and goes on in {left_s:.0f} s"
@@ -143,7 +143,7 @@ def _scheduled(
 
 def _failed_last(job: Job, executions: Sequence[Job]) -> bool:
     """The last attempt failed, and was not given back."""
-    error = _error(executions[-1]["error"] if executions else job["last_error"])
+    error = _error(executions[-1]["error"] if executions else job["output"])
     return error is None or error.get("type") not in (GIVEN_BACK_TYPE, SNOOZED_TYPE)
 
 
