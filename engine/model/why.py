@@ -32,7 +32,7 @@ CODES: Final = {
     "worker_limit": "the organisation's plan allows no more workers",
     "no_credit": "all workers of its type have as many jobs as they asked for",
     "jobs_ahead": "other jobs of its queue and type start first",
-    "loading": "the jobs of its shard are still being loaded",
+    "loading": "the jobs of its shard are still being counted",
     "elsewhere": "the shard of its queue is not on this node",
     "node_draining": "this node stops",
     "keys_missing": "the project's keys have not been read yet",

@@ -26,6 +26,7 @@ from taskforge_server.engine.model.joboptions import Told, read_told
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.model.why import BLOCKERS, Explanation
 from taskforge_server.engine.node.core import Core
+from taskforge_server.engine.node.pager import may_be_away
 from taskforge_server.ext.ids import shard_of, uuid_text
 from taskforge_server.ext.table import NEVER_US
 
@@ -238,8 +239,8 @@ def _pending(
     """What stands before a job that could start."""
     table = actor.shard.table
     _limits(found, actor, job, now_us)
-    if table.loading:
-        found.add("loading", "the jobs of its shard are still being loaded", shard=table.shard)
+    if not actor.shard.counted:
+        found.add("loading", "the jobs of its shard are still being counted", shard=table.shard)
     waiting = table.counts(actor.index)[0]
     counted = _count_ahead(actor, job)
     exact = counted is not None
@@ -276,10 +277,11 @@ def _limits(found: Explanation, actor: QueueActor, job: Job, now_us: int) -> Non
 def _count_ahead(actor: QueueActor, job: Job) -> int | None:
     """Jobs of its queue and type that start first; None: too many to look at."""
     table = actor.shard.table
-    if table.ready(actor.index, frozenset((job["job_type"],))) <= 1:
+    here = table.ready(actor.index, frozenset((job["job_type"],)))
+    if here <= 1 and not may_be_away(actor.shard):
         return 0
     ids, more = table.open_jobs(actor.index, 0, limits.WHY_JOBS_MAX, limits.WHY_LOOKS_MAX)
-    if more >= 0 or table.loading:
+    if more >= 0 or may_be_away(actor.shard):
         return None
     mine, count = (-job["priority"], job["id"]), 0
     for job_id in ids:
