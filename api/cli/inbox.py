@@ -30,7 +30,9 @@ ProjectId = Annotated[
     str, typer.Argument(help="The project's id.", metavar="PROJECT", callback=an_id)
 ]
 Role = Annotated[
-    str, typer.Argument(help="A role of the database server that applications log in as.")
+    str, typer.Argument(
+        help="A role of the database server that applications log in as.", metavar="ROLE"
+    )
 ]
 Ids = Annotated[
     list[str], typer.Argument(help="Ids, as `taskforge inbox refused` shows them.", metavar="ID…")

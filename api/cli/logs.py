@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def logs(
-    job_id: Annotated[str, typer.Argument(help="The job's id.")],
+    job_id: Annotated[str, typer.Argument(help="The job's id.", metavar="JOB")],
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
     ] = False,

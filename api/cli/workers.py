@@ -20,8 +20,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-WorkerId = Annotated[str, typer.Argument(help="The worker's id, as `list` shows it.")]
-Queue = Annotated[str, typer.Argument(help="Name or id of a queue.")]
+WorkerId = Annotated[str, typer.Argument(help="The worker's id, as `list` shows it.", metavar="WORKER")]
+Queue = Annotated[str, typer.Argument(help="Name or id of a queue.", metavar="QUEUE")]
 
 
 @app.command("list")

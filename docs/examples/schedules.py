@@ -9,7 +9,7 @@ from taskforge.worker import Worker
 reported = asyncio.Event()
 
 
-@task(queue="reports")
+@task(queue="digests")
 async def report(kind: str) -> str:
     reported.set()
     return f"{kind} report"
@@ -17,7 +17,7 @@ async def report(kind: str) -> str:
 
 async def main() -> None:
     async with AsyncClient() as client:
-        await client.queues.create("reports")
+        await client.queues.create("digests")
         worker = Worker(tasks=[report])
         working = asyncio.create_task(worker.serve())
 
@@ -52,7 +52,7 @@ async def main() -> None:
         print(paused.paused, paused.next_at)
         await client.schedules.resume("often")
         await client.schedules.update("often", cron="@hourly")
-        print([schedule.name async for schedule in client.schedules.list(queue="reports")])
+        print([schedule.name async for schedule in client.schedules.list(queue="digests")])
 
         for name in ("nightly", "often"):
             await client.schedules.delete(name)

@@ -18,7 +18,7 @@ from tests.support.reference import ROOT
 KEY = api_key_text(bytes(32))
 PROGRAM = ROOT / "docs" / "examples" / "schedules.py"
 SAID = """\
-reports 30 2 * * * skip latest
+digests 30 2 * * * skip latest
 2026-03-28T01:30:00+00:00
 2026-03-29T01:00:00+00:00
 2026-03-30T00:30:00+00:00
