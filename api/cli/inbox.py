@@ -30,9 +30,10 @@ ProjectId = Annotated[
     str, typer.Argument(help="The project's id.", metavar="PROJECT", callback=an_id)
 ]
 Role = Annotated[
-    str, typer.Argument(
+    str,
+    typer.Argument(
         help="A role of the database server that applications log in as.", metavar="ROLE"
-    )
+    ),
 ]
 Ids = Annotated[
     list[str], typer.Argument(help="Ids, as `taskforge inbox refused` shows them.", metavar="ID…")

@@ -46,7 +46,9 @@ ProjectId = Annotated[str, typer.Argument(help="The id of a project.", metavar="
 
 @keys.command()
 def new(
-    name: Annotated[str, typer.Argument(help="What the key is called, such as the year.", metavar="NAME")],
+    name: Annotated[
+        str, typer.Argument(help="What the key is called, such as the year.", metavar="NAME")
+    ],
 ) -> None:
     """Print a fresh master key, for `master_keys` or the file that `master_key_file` names.
 

@@ -20,7 +20,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-WorkerId = Annotated[str, typer.Argument(help="The worker's id, as `list` shows it.", metavar="WORKER")]
+WorkerId = Annotated[
+    str, typer.Argument(help="The worker's id, as `list` shows it.", metavar="WORKER")
+]
 Queue = Annotated[str, typer.Argument(help="Name or id of a queue.", metavar="QUEUE")]
 
 
