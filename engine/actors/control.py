@@ -143,7 +143,7 @@ def change(shard: Shard, command: Change, now_us: int) -> None:
     if command.due_us >= 0:
         if job["due_us"] >= NEVER_US:
             raise Conflict("it waits for other jobs, not for a time", code="job_not_changeable")
-        if 0 < told.more.expires_us <= command.due_us:
+        if not job["attempt"] and 0 < told.more.expires_us <= command.due_us:
             raise Conflict("it would expire before it is due", code="job_not_changeable")
     table.change(command.job_id, now_us, due_us=command.due_us, priority=command.priority)
 
@@ -184,6 +184,8 @@ def expire(shard: Shard, now_us: int, counters: Counters) -> int:
         peeked = shard.table.peek(job_id)
         if peeked is None or peeked[0] not in ("pending", "scheduled") or peeked[1]:
             continue  # it ended, or was started in time
+        if not 0 < read_told(peeked[4]).more.expires_us <= now_us:
+            continue  # it was cancelled in time, and runs again
         shard.table.cancelled(job_id, EXPIRED, now_us)
         ended.append(job_id)
     counters.cancelled_jobs += len(ended)

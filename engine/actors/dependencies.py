@@ -25,6 +25,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
+from math import inf
 from typing import Protocol
 
 from taskforge_server.engine import limits
@@ -86,6 +87,8 @@ class Dependencies:
         self._missed: set[bytes] = set()
         self._verdicts: deque[tuple[bytes, Verdict]] = deque()
         self._rounds: list[bytes] = []
+        self._child_rounds: list[bytes] = []
+        self._sweep_s = inf
         self._wake = asyncio.Event()
         self._working = False
 
@@ -161,14 +164,16 @@ class Dependencies:
 
     async def run(self) -> None:
         """Look and decide until cancelled."""
+        self._sweep_s = asyncio.get_running_loop().time() + limits.PARENTS_SWEEP_S
         while True:
             try:
-                async with asyncio.timeout(limits.PARENTS_SWEEP_S):
+                async with asyncio.timeout_at(self._sweep_s):
                     await self._wake.wait()
             except TimeoutError:
-                self.sweep()
+                pass  # time for a sweep
             self._wake.clear()
             try:
+                self._sweep_in_time()
                 await self.work()
             except TaskForgeError as error:
                 log.warning("parents cannot be looked at now: %s", error)
@@ -196,14 +201,30 @@ class Dependencies:
                     self._found(parent_id, statuses.get(parent_id))
             self._decide()
             await asyncio.sleep(0)
+            self._sweep_in_time()
+
+    def _sweep_in_time(self) -> None:
+        """A sweep when it is time, however much is heard in between."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._sweep_s:
+            self._sweep_s = now_s + limits.PARENTS_SWEEP_S
+            self.sweep()
 
     def sweep(self) -> None:
-        """Parents that could not be watched, some of all others in turn, and what children know."""
+        """Parents that could not be watched, some of all others in turn, and what children know;
+        children that were cancelled or expired while they waited are forgotten."""
         self.look(list(self._later))
         if not self._rounds:
             self._rounds = list(self.waiting.parents)
         self.look(self._rounds[-limits.PARENTS_SWEEP_MAX :])
         del self._rounds[-limits.PARENTS_SWEEP_MAX :]
+        if not self._child_rounds:
+            self._child_rounds = list(self.waiting.children)
+        for child_id in self._child_rounds[-limits.PARENTS_SWEEP_MAX :]:
+            child = self.waiting.children.get(child_id)
+            if child is not None and not _waits(child):
+                self._forget(child_id)
+        del self._child_rounds[-limits.PARENTS_SWEEP_MAX :]
         for child_id in list(islice(self.waiting.changed, limits.PARENTS_LOOK_MAX)):
             self._write(self.waiting.children[child_id])
 
@@ -307,6 +328,11 @@ class Dependencies:
         self._counters.cancelled_jobs += 1
         shard.ended((child.id,))
         self._journal.dirty(shard)
+
+
+def _waits(child: Child) -> bool:
+    peeked = child.shard.table.peek(child.id)
+    return peeked is not None and peeked[0] in ("pending", "scheduled")
 
 
 class SeenParents:

@@ -61,11 +61,14 @@ def add_parents(shard: Shard, dependencies: Dependencies, told: Told, now_us: in
     before = parents_of(job["options"])
     was_held = job["due_us"] == NEVER_US and before is not None
     not_before_us = before.not_before_us if was_held and before else job["due_us"]
-    held = not all(edge.done for edge in edges)
+    if not all(edge.done for edge in edges):
+        due_us = NEVER_US
+    else:  # the last open edge was satisfied just now: what was to free the job finds it free
+        due_us = max(now_us, not_before_us) if was_held else -1
     table.change(
         job_id,
         now_us,
-        due_us=NEVER_US if held else -1,
+        due_us=due_us,
         options=with_parents(job["options"], edges, not_before_us),
     )
     job = table.get(job_id)

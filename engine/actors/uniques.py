@@ -115,8 +115,8 @@ def _replaced(old: bytes | None, new: bytes | None) -> bytes:
 def require_free(shard: Shard, job: dict[str, Any], now_us: int) -> None:
     """A job that shall run again would hold its key: Conflict if another one does."""
     told = read_told(job["options"])
-    key = told.named.get("unique_key")
-    if key is None or told.more.unique != "unfinished":
+    key, scope = told.named.get("unique_key"), told.more.unique
+    if key is None or not (scope == "unfinished" or (scope == "waiting" and not job["attempt"])):
         return
     holder = shard.unique.holder(job["queue_id"], key, now_us)
     if holder is not None and holder.job_id != job["id"]:

@@ -24,7 +24,8 @@ class ExpiryBook:
         self._times: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._times)
+        """Entries, those of jobs that were told another time since among them."""
+        return len(self._heap)
 
     def see(self, job_id: bytes, told: Told) -> None:
         expires_us = told.more.expires_us
@@ -59,7 +60,7 @@ class ExpiryBook:
                 del self._times[job_id]
         self._heap = [(expires_us, job_id) for job_id, expires_us in self._times.items()]
         heapify(self._heap)
-        self.crowded = max(CROWDED_MIN, 2 * len(self._times))
+        self.crowded = max(CROWDED_MIN, 2 * len(self._heap))
 
 
 class CancelBook:

@@ -19,7 +19,7 @@ UNIQUE_PERIODS_MAX keys of periods in a shard, beyond which such a submit is ref
 """
 
 import hashlib
-from collections import deque
+from collections import OrderedDict
 from typing import Any, Literal, NamedTuple
 
 from taskforge_server.engine import limits
@@ -38,6 +38,8 @@ MARK_PREFIX = "unique "
 """With its space it is no Idempotency-Key of a caller."""
 
 _LOOKS = 2
+_ROOM_US = 1_000_000
+"""A full book is looked through once in this time: that takes some 10 ms."""
 _UNTIL_BYTES = 8
 ID_BYTES = 16
 
@@ -90,7 +92,8 @@ class UniqueBook:
         self._held: dict[str, bytes] = {}
         # mark -> (job, until)
         self._periods: dict[str, tuple[bytes, int]] = {}
-        self._turns: deque[str] = deque()
+        self._turns: OrderedDict[str, None] = OrderedDict()
+        self._room_us = 0
 
     def __len__(self) -> int:
         return len(self._held) + len(self._periods)
@@ -138,6 +141,9 @@ class UniqueBook:
     def require_room(self, now_us: int) -> None:
         """Overloaded: too many keys are held for their periods."""
         if len(self._periods) >= limits.UNIQUE_PERIODS_MAX:
+            if now_us < self._room_us:
+                raise Overloaded(limits.OVERLOAD_RETRY_S, "too many unique keys are held")
+            self._room_us = now_us + _ROOM_US
             self._periods = {
                 name: entry for name, entry in self._periods.items() if entry[1] > now_us
             }
@@ -163,21 +169,19 @@ class UniqueBook:
         return None
 
     def _hold(self, name: str, job_id: bytes) -> None:
-        fresh = name not in self._held
         self._held[name] = job_id
-        self._look(name, fresh)
+        self._look(name)
 
     def _keep(self, name: str, job_id: bytes, until_us: int) -> None:
         self._periods[name] = job_id, until_us
 
-    def _look(self, name: str, fresh: bool) -> None:
+    def _look(self, name: str) -> None:
         """Look at the keys that were not looked at for longest, so that the dead do not gather."""
         for _ in range(min(_LOOKS, len(self._turns))):
-            other = self._turns.popleft()
+            other, _ = self._turns.popitem(last=False)
             if self._live(other) is not None:
-                self._turns.append(other)
-        if fresh:
-            self._turns.append(name)
+                self._turns[other] = None
+        self._turns[name] = None
 
 
 def mark_of(queue_id: bytes, key: str) -> str:

@@ -322,6 +322,35 @@ async def test_what_was_started_in_time_goes_on_and_is_retried() -> None:
     assert status(parts, token) == ("scheduled", None)
 
 
+async def test_a_job_that_runs_again_does_not_expire_as_it_once_would_have() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    expires_us = parts.clock.now_us() + 1_000_000
+    reply = parts.submit(queue, more=JobOptions(expires_us=expires_us))
+    parts.settle()
+    job = await cancel(parts, queue, reply.result())
+    queue.handle([Requeue(job, future())])
+    parts.settle()
+    parts.clock.advance(2.0)
+    assert expire(parts.shards[1], parts.clock.now_us(), parts.counters) == 0
+    assert status(parts, reply.result()) == ("pending", None)
+
+
+async def test_a_retry_is_put_off_whenever_the_job_would_have_expired() -> None:
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    worker, outlet = parts.worker(["mail"])
+    parts.submit(queue, more=JobOptions(expires_us=parts.clock.now_us() + 1))
+    parts.settle()
+    (token,) = outlet.tokens()
+    worker.handle([done(1, b"", (token, 1, FAILURE))])
+    parts.clock.advance(1.0)
+    moved = future()
+    queue.handle([Change(token[:16], moved, due_us=parts.clock.now_us())])
+    parts.settle()
+    assert (await moved)["status"] == "pending", "it was started in time, and runs again at once"
+
+
 async def test_a_herd_expires_in_bounded_sweeps_and_none_of_it_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -94,3 +94,16 @@ def test_a_job_that_ended_or_is_told_nothing_more_is_not_seen() -> None:
     table.cancelled(first, "no", NOW_US)
     table.change(second, NOW_US, options=b"")
     assert drained(table) == {}
+
+
+def test_a_job_whose_time_is_put_off_again_and_again_is_one_entry() -> None:
+    table, expiries = fresh(), ExpiryBook()
+    marks = Marks(pruned=[expiries])
+    job_id = submitted(table, JobOptions(expires_us=NOW_US + 1))
+    for turn in range(5_000):
+        more = JobOptions(expires_us=NOW_US + 2 + turn)
+        table.change(job_id, NOW_US, options=pack_told({"more": more}))
+        marks.drain(table)
+    assert len(expiries._heap) <= expiries.crowded < 5_000
+    assert expiries.take(NOW_US + 5_000, 10) == []
+    assert expiries.take(NOW_US + 5_001, 10) == [job_id]

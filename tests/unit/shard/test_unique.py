@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import queue as queue_module
-from taskforge_server.engine.errors import Overloaded, Unavailable
+from taskforge_server.engine.errors import Overloaded, Unavailable, UniqueConflict
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.shard.unique import MARK_PREFIX, Ask, Outcome, Part
@@ -250,6 +250,25 @@ def test_what_no_longer_holds_is_forgotten() -> None:
         job_id, _ = bench.one(f"k{number}", "waiting")
         bench.move("cancelled", job_id, "no")
     assert len(bench.queue.shard.unique) < 10
+
+
+def test_a_key_that_is_used_again_and_again_is_looked_at_once_a_turn() -> None:
+    bench = Bench()
+    for _ in range(200):
+        job_id, _ = bench.one("k")
+        bench.move("cancelled", job_id, "no")
+    assert len(bench.queue.shard.unique._turns) == 1
+
+
+def test_a_job_that_waits_again_without_a_start_does_not_join_another_that_holds_its_key() -> None:
+    bench = Bench()
+    first, _ = bench.one("k", "waiting")
+    bench.move("cancelled", first, "no")
+    second, _ = bench.one("k", "waiting")
+    reply: Any = Reply()
+    bench.queue.handle([queue_module.Requeue(bench.job(first), reply)])
+    assert isinstance(reply.error, UniqueConflict)
+    assert reply.error.job_id == second
 
 
 MOVES = st.lists(
