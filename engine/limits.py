@@ -719,9 +719,10 @@ FLUSH_S: Final = 10.0
 
 INBOX_SWEEP_S: Final = 1.0
 INBOX_ROWS_MAX: Final = 500
+INBOX_BYTES_MAX: Final = 16 * MIB
 INBOX_PUT_OFF_S: Final = 5.0
-"""What applications enqueue by SQL is looked for so often, besides the bell; rows a look; how long
-one that the plan or the load forbids waits."""
+"""What applications enqueue by SQL is looked for so often, besides the bell; rows and bytes a
+look; how long one that the plan or the load forbids waits."""
 
 UPKEEP_S: Final = 600.0
 UPKEEP_ROWS_MAX: Final = 100_000

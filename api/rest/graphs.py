@@ -108,6 +108,7 @@ async def submit_graph(services: Services, call: Call) -> Reply:
     queues = await _queues(services, project_id, given)
     places = _places(given)
     wanted = [job.parents or [] for job in given.jobs]
+    _check_edges(given, sum(map(len, wanted)))
     within = [_within(parents, places, place) for place, parents in enumerate(wanted)]
     ordered, cycle = levels([[parent for parent, _ in parents] for parents in within])
     if cycle:
@@ -125,14 +126,18 @@ async def submit_graph(services: Services, call: Call) -> Reply:
             made.others = _others(wanted[place], known)
         jobs.append(made)
     ordered = [*ordered, _callbacks(given, jobs, checker, queues, call.body_coding)]
-    graph = Graph(jobs, ordered)
-    if graph.edges > limits.GRAPH_EDGES_MAX:
-        raise TooLarge(f"{graph.edges} edges: at most {limits.GRAPH_EDGES_MAX}", "jobs")
-    ids, repeated = await graphs.submit(graph, keyed(call))
+    ids, repeated = await graphs.submit(Graph(jobs, ordered), keyed(call))
     reply = answer(call, _graph_reply(given, jobs, ids))
     if repeated:
         reply.headers |= REPLAY_HEADERS
     return reply
+
+
+def _check_edges(given: GraphSubmit, edges: int) -> None:
+    """Before any of the parents is looked up."""
+    edges += len(given.jobs) * ((given.on_success is not None) + (given.on_complete is not None))
+    if edges > limits.GRAPH_EDGES_MAX:
+        raise TooLarge(f"{edges} edges: at most {limits.GRAPH_EDGES_MAX}", "jobs")
 
 
 class _At:

@@ -18,6 +18,7 @@ from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.encryption import Opener
 from taskforge_server.api.service.ports import Engine, JobDict
 from taskforge_server.engine import limits
+from taskforge_server.engine.errors import InvalidInput
 from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.shard.keys import KeyedRequest
@@ -111,10 +112,11 @@ class DeadLetterService:
     async def page(
         self, project_id: bytes, queue: str, piece: Piece, attempts_max: int
     ) -> tuple[QueueRef, list[tuple[JobDict, list[JobDict]]], str | None]:
-        """The queue, dead letters of it with their newest attempts, where to go on; NotFound."""
+        """The queue, dead letters of it with their newest attempts, where to go on; NotFound. A
+        page ends where it becomes heavy."""
         ref = await self._catalog.any(project_id, queue_key(queue))
         after, _ = _place(piece.cursor)
-        jobs, following = await self._rows.page(project_id, ref.id, piece.wanted, after, piece.most)
+        jobs, following = await self._some(project_id, ref, piece, after)
         attempts: dict[bytes, list[JobDict]] = {}
         if attempts_max and jobs:
             ids = [job["id"] for job in jobs]
@@ -142,13 +144,18 @@ class DeadLetterService:
         key: KeyedRequest | None,
         actor: Actor,
     ) -> Done:
-        """Let some run again, the newest failure first; NotFound, KeyConflict."""
+        """Let some run again, the newest failure first; NotFound, KeyConflict, InvalidInput."""
         ref = await self._catalog.find(project_id, queue_key(queue))
         after, due_us = _place(piece.cursor)
         jobs, following = await self._some(project_id, ref, piece, after)
         interval_us = 0 if per_s is None else round(1e6 / per_s)
         first_us = max(due_us, self._engine.now_us()) if interval_us else 0
         next_us = first_us + interval_us * len(jobs)
+        if next_us > self._engine.now_us() + limits.SCHEDULE_AHEAD_S_MAX * 1_000_000:
+            days = limits.SCHEDULE_AHEAD_S_MAX // 86_400
+            raise InvalidInput(
+                f"at this rate some would start after more than {days} days", "per_s"
+            )
         if jobs:
             about = _about(ref, piece) | {"per_s": per_s, "jobs": len(jobs)}
             await self._rows.record_requeue(project_id, ref.id, actor, about)

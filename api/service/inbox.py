@@ -25,12 +25,14 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.errors import (
     CallerError,
     EnvironmentalError,
+    InvalidInput,
     QuotaExceeded,
     SubscriptionExpired,
 )
 from taskforge_server.engine.model.base import checked
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.store.inbox import InboxRow
+from taskforge_server.ext import jsontext
 from taskforge_server.ext.ids import uuid_text
 
 log = logging.getLogger(__name__)
@@ -96,8 +98,8 @@ class InboxDrain:
             try:
                 await self._bell.listen()
                 self._rung.clear()
-                if await self.drain() == limits.INBOX_ROWS_MAX:
-                    continue
+                if await self.drain():
+                    continue  # there may be more; none of these is found again at once
                 async with asyncio.timeout(limits.INBOX_SWEEP_S):
                     await self._rung.wait()
             except TimeoutError:
@@ -131,6 +133,10 @@ class InboxDrain:
             log.warning("row %s of the inbox is refused: %s", row.id.hex(), problem)
             await self._ports.rows.refuse(row.id, problem)
             return False
+        except Exception:
+            # One row must not stand in the way of all others.
+            log.exception("row %s of the inbox waits", row.id.hex())
+            return None
         return True
 
     async def _submit(self, row: InboxRow) -> None:
@@ -139,7 +145,20 @@ class InboxDrain:
         key = f"inbox:{uuid_text(row.id)}"
         bytes_max = plan.limits.payload_bytes_max(self._payload_bytes_max)
         checker = Checker(self._jobs.engine.now_us(), bytes_max, key)
+        payload = row.payload.encode()
+        _check_json(row.options.encode(), "options")
+        _check_json(payload, "payload")
         named = msgspec.json.decode(row.options)
-        checker.add(checked({**named, "job_type": row.job_type}, NewJob), row.payload.encode())
+        checker.add(checked({**named, "job_type": row.job_type}, NewJob), payload)
+        if checker.parents:
+            raise InvalidInput("a job of the inbox waits for no others", "parents")
         digest = hashlib.sha256(row.id).digest()
         await self._jobs.submit(queue, checker.batch, KeyedRequest(key, digest))
+
+
+def _check_json(text: bytes, field: str) -> None:
+    """The server's JSON knows numbers and depths that nobody else does; InvalidInput."""
+    try:
+        jsontext.check(text, limits.JSON_DEPTH_MAX)
+    except ValueError as error:
+        raise InvalidInput(str(error), field) from None

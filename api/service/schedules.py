@@ -19,7 +19,7 @@ from taskforge_server.api.service.encryption import Opener
 from taskforge_server.api.service.jobs import JobService
 from taskforge_server.api.service.submission import Checker, NewJob
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import CallerError, Conflict, InvalidInput
+from taskforge_server.engine.errors import CallerError, Conflict, InvalidInput, KeyConflict
 from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.base import checked
 from taskforge_server.engine.model.cron import NEVER_US, rule_of
@@ -149,7 +149,7 @@ class ScheduleService:
             updated_at=now,
         )
         try:
-            made = await self._rows.create(wanted, actor, new.key)
+            made = await self._rows.create(wanted, actor, self._kept(project_id, new.key))
         except Conflict:
             # Perhaps by the same request, a moment ago.
             first = await self._made_by(project_id, new)
@@ -160,7 +160,21 @@ class ScheduleService:
         return await self._opened(made), False
 
     async def _made_by(self, project_id: bytes, new: NewSchedule) -> Schedule | None:
-        return None if new.key is None else await self._rows.made_by(project_id, new.key)
+        if new.key is None:
+            return None
+        kept = self._kept(project_id, new.key)
+        try:
+            return await self._rows.made_by(project_id, kept or new.key)
+        except KeyConflict:
+            # Perhaps from before the encryption.
+            return await self._rows.made_by(project_id, new.key)
+
+    def _kept(self, project_id: bytes, key: KeyedRequest | None) -> KeyedRequest | None:
+        """As the row has it: a plain hash would tell whether a guessed payload is right."""
+        ring = self._vault.ring(project_id)
+        if key is None or ring is None or not ring.encrypted:
+            return key
+        return KeyedRequest(key.key, ring.digest(key.body_hash))
 
     async def get(self, project_id: bytes, schedule: str) -> Schedule:
         """The schedule with this name or id; NotFound."""

@@ -71,7 +71,7 @@ def told(data: bytes | None, now_us: int) -> Told:
         if data is None or len(data) > limits.ERROR_BYTES_MAX:
             raise ValueError("missing or too large")
         wish = _read_wish(data)
-    except ValueError as problem:  # msgspec's errors are such
+    except (ValueError, RecursionError) as problem:  # msgspec's errors are such
         return _invalid(problem)
     said = bytes(wish.error)
     error = Told(error=b"{}") if said == b"null" else checked_error(said)
@@ -81,6 +81,6 @@ def told(data: bytes | None, now_us: int) -> Told:
     return Told(error_type=error.error_type, due_us=due_us, error=error.error)
 
 
-def _invalid(problem: ValueError) -> Told:
+def _invalid(problem: Exception) -> Told:
     message = f"the worker reported no usable error: {problem}"
     return Told(error_type="invalid_error", error=error_json("invalid_error", message))

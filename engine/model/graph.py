@@ -118,22 +118,27 @@ def levels(parents: Sequence[Iterable[int]]) -> tuple[list[list[int]], list[int]
 
 
 def path_up(
-    start: bytes, target: bytes, parents: Mapping[bytes, Iterable[bytes]], steps_max: int
+    starts: Iterable[bytes],
+    target: bytes,
+    parents: Mapping[bytes, Iterable[bytes]],
+    steps_max: int,
 ) -> list[bytes]:
-    """The way from a job up to `target`, both included, over the edges that are open; empty when
-    there is none. ValueError after so many steps."""
-    came: dict[bytes, bytes] = {start: b""}
-    looked = [start]
+    """The way from one of these jobs up to `target`, both included, over the edges that are open;
+    empty when there is none. ValueError after so many edges, from wherever they were come by."""
+    came: dict[bytes, bytes] = dict.fromkeys(starts, b"")
+    looked = list(came)
+    steps = 0
     for job_id in looked:
         if job_id == target:
             way = [job_id]
-            while way[-1] != start:
-                way.append(came[way[-1]])
+            while before := came[way[-1]]:
+                way.append(before)
             return way[::-1]
         for parent_id in parents.get(job_id, ()):
+            steps += 1
+            if steps > steps_max:
+                raise ValueError("too many edges to look at")
             if parent_id not in came:
-                if len(came) >= steps_max:
-                    raise ValueError("too many edges to look at")
                 came[parent_id] = job_id
                 looked.append(parent_id)
     return []

@@ -75,7 +75,8 @@ class DeadLetters:
         bytes_max: int | None = None,
     ) -> tuple[list[JobDict], Place | None]:
         """Some of the queue's, the newest failure first, and where to go on; None: that was all.
-        With `bytes_max` no more than have payloads of so many bytes, but one at least."""
+        With `bytes_max` no more than have payloads and errors of so many bytes, but one at least.
+        """
         values = _values(queue_id, wanted, after)
         async with tenant(self._pool, project_id=project_id) as connection:
             found: list[JobDict] = []
@@ -96,10 +97,13 @@ class DeadLetters:
     async def attempts(
         self, project_id: bytes, job_ids: Sequence[bytes], most: int
     ) -> dict[bytes, list[JobDict]]:
-        """The newest attempts of each job, in order."""
+        """The newest attempts of each job, in order; the older ones that are too much for one look
+        are left out."""
         found: dict[bytes, list[JobDict]] = {job_id: [] for job_id in job_ids}
         async with tenant(self._pool, project_id=project_id) as connection:
-            rows = await connection.fetch(sql("dead_letter_attempts"), list(job_ids), most)
+            rows = await connection.fetch(
+                sql("dead_letter_attempts"), list(job_ids), most, limits.DEAD_LETTERS_BYTES_MAX
+            )
         for row in rows:
             found[row["job_id"]].append(execution_of(row))
         return found
@@ -191,7 +195,7 @@ def _values(queue_id: bytes, wanted: DeadLetterFilter, after: Place) -> list[Any
 
 
 def _weight(row: asyncpg.Record) -> int:
-    return len(row["payload"] or "")
+    return len(row["payload"] or "") + len(row["last_error"] or "")
 
 
 def _place(job: JobDict) -> Place:

@@ -65,9 +65,12 @@ class Inbox:
     # the engine's side
 
     async def waiting(self, shards: Sequence[int], rows_max: int) -> list[InboxRow]:
-        """The oldest rows of these shards; Unavailable."""
+        """The oldest rows of these shards, as many as weigh INBOX_BYTES_MAX, but one at least;
+        Unavailable."""
         async with acquire(self._pool) as connection:
-            rows = await connection.fetch(sql("inbox_waiting"), list(shards), rows_max)
+            rows = await connection.fetch(
+                sql("inbox_waiting"), list(shards), rows_max, limits.INBOX_BYTES_MAX
+            )
         return [InboxRow(*row) for row in rows]
 
     async def taken(self, ids: Sequence[bytes]) -> None:

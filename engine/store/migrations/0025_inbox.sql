@@ -20,7 +20,8 @@ CREATE TABLE inbox (
     problem text
 );
 
-CREATE INDEX inbox_waiting ON inbox (number) WHERE refused_at IS NULL;
+CREATE INDEX inbox_waiting ON inbox (coalesce(retry_at, enqueued_at), number)
+    WHERE refused_at IS NULL;
 
 CREATE INDEX inbox_refused ON inbox (project_id, number) WHERE refused_at IS NOT NULL;
 
@@ -91,6 +92,10 @@ BEGIN
     END IF;
     IF jsonb_typeof(coalesce(enqueue.options, '{}')) <> 'object' THEN
         RAISE EXCEPTION 'options: an object' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF octet_length(enqueue.options::text) > 65536 THEN
+        RAISE EXCEPTION 'options: % bytes, at most 65536', octet_length(enqueue.options::text)
+            USING ERRCODE = 'invalid_parameter_value';
     END IF;
     INSERT INTO inbox (project_id, queue_id, shard, job_type, payload, options)
     VALUES (granted[1], target.id, target.shard, enqueue.job_type,

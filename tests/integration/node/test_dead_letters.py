@@ -16,7 +16,7 @@ import pytest
 
 from taskforge import AsyncClient, InvalidInput
 from taskforge_server.api.cli.serving import api_of
-from taskforge_server.engine import errors
+from taskforge_server.engine import errors, limits
 from taskforge_server.engine.cluster.memory import Exchange, MemoryCluster
 from taskforge_server.engine.model.deadletter import DeadLetterSettings
 from taskforge_server.engine.model.joboptions import pack_told
@@ -25,9 +25,10 @@ from taskforge_server.engine.model.tenant import api_key_text
 from taskforge_server.engine.node.deadletters import KEY_PREFIX, DeadLetterUpkeep
 from taskforge_server.engine.node.node import Node
 from taskforge_server.engine.store.bootstrap import bootstrap
+from taskforge_server.engine.store.cursors import DEAD_LETTERS, place_cursor
 from taskforge_server.engine.store.dead_letters import FIRST, DeadLetterFilter, DeadLetters
 from taskforge_server.engine.store.pool import connect
-from taskforge_server.ext.ids import uuid_text
+from taskforge_server.ext.ids import uuid_bytes, uuid_text
 from taskforge_server.ext.table import SubmitBatch
 from tests.support.engine_parts import done
 from tests.support.real_node import SHARDS, Hand, arrives, config_for, kill, running_node
@@ -116,6 +117,42 @@ async def test_dead_letters_are_found_put_back_and_purged(
         await they_are_put_back_at_a_rate(s)
         await they_are_purged(s)
         await one_request_looks_at_a_bounded_number(s, monkeypatch)
+        await one_answer_holds_a_bounded_number_of_bytes(s, monkeypatch)
+        await nobody_is_put_off_for_ever(s)
+
+
+async def one_answer_holds_a_bounded_number_of_bytes(
+    s: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await s.client.dead_letters.purge("mail")
+    ids = texts(await fail(s.hand, s.queue, 3, "E" * 1_000))
+    path = "/v1/queues/mail/dead-letters"
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "DEAD_LETTERS_BYTES_MAX", 2_500)
+        pages, cursor = [], None
+        while not pages or cursor:
+            asked = s.client._server.url(path if cursor is None else f"{path}?cursor={cursor}")
+            headers = {"Authorization": f"Bearer {KEY}"}
+            async with aiohttp.ClientSession(headers=headers) as http, http.get(asked) as answer:
+                page = await answer.json()
+            pages.append([item["id"] for item in page["items"]])
+            cursor = page["next_cursor"]
+        assert [len(page) for page in pages] == [2, 1]
+        assert sorted(job_id for page in pages for job_id in page) == sorted(ids)
+        letters = DeadLetters(s.node.pool)
+        raw = [uuid_bytes(job_id) for job_id in ids]
+        attempts = await letters.attempts(s.hand.project_id, raw, 5)
+        assert sum(map(len, attempts.values())) == 2
+
+
+async def nobody_is_put_off_for_ever(s: Site) -> None:
+    (job_id,) = await fail(s.hand, s.queue, 1)
+    last = (2**63 - 1,) * 2
+    forged = place_cursor(DEAD_LETTERS, last, bytes(16))
+    with pytest.raises(InvalidInput, match="days"):
+        await s.client.dead_letters.requeue("mail", cursor=forged, per_s=1.0)
+    done = await s.client.dead_letters.requeue("mail", per_s=1.0)
+    assert uuid_text(job_id) in done.job_ids
 
 
 async def they_are_listed(s: Site) -> None:

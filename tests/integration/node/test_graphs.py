@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from taskforge_server.api.cli.serving import api_of
+from taskforge_server.engine import limits
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.cluster.memory import Exchange, MemoryCluster
 from taskforge_server.engine.model.queue import QueueRef
@@ -356,6 +357,21 @@ async def test_foreign_jobs_and_cycles_are_refused(postgres_url: str) -> None:
         other = {"parents": [{"job_id": str(uuid.uuid4())}]}
         assert (await place.call("POST", f"/v1/jobs/{named}/parents", other))[0] == 404
         assert {row["project_id"] for row in await place.hand.rows("jobs")} == {theirs}
+
+
+async def test_too_many_edges_are_refused_before_any_parent_is_looked_up(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "GRAPH_EDGES_MAX", 3)
+    async with at(postgres_url) as place:
+        unknown = [{"job_id": str(uuid.uuid4())} for _ in range(3)]
+        one = {"ref": "x", "queue": "a", **JOB, "parents": unknown}
+        status, problem = await place.call("POST", "/v1/graphs", {"jobs": [one]})
+        assert (status, problem["code"]) == (404, "job_not_found")
+        callback = {"queue": "a", **JOB}
+        body = {"jobs": [one], "on_complete": callback}
+        status, problem = await place.call("POST", "/v1/graphs", body)
+        assert (status, problem["field"]) == (413, "jobs")
 
 
 async def test_a_job_that_waits_is_given_more_parents(postgres_url: str) -> None:

@@ -22,6 +22,7 @@ from taskforge_server.api.cli.main import app
 from taskforge_server.api.cli.serving import api_of
 from taskforge_server.api.server import ApiServer
 from taskforge_server.api.service.inbox import InboxPorts
+from taskforge_server.engine import limits
 from taskforge_server.engine.model.queue import QueueSettings
 from taskforge_server.engine.model.tenant import api_key_text
 from taskforge_server.engine.node.node import Node
@@ -274,6 +275,63 @@ async def test_what_no_job_can_be_made_of_stays_for_an_operator(drained: Drained
         await drained.shop.fetchval("SELECT taskforge.enqueue('mail', 'send')")
 
 
+@pytest.mark.parametrize(
+    ("payload", "options", "said"),
+    [
+        ("{}", '{"delay_s": 1e400}', "delay_s: "),
+        ("{}", '{"delay_s": 1e5000}', "options: "),
+        ("{}", f'{{"colour": {"[" * 3000}{"]" * 3000}}}', "options: "),
+        ("1e5000", "{}", "payload: "),
+        (f"{'[' * 3000}{']' * 3000}", "{}", "payload: "),
+        ("{}", '{"parents": [{"job_id": "01997b5c-6c00-7001-8000-5f3a9c2d4e6f"}]}', "parents: "),
+    ],
+)
+async def test_what_only_the_database_understands_stands_in_nobodys_way(
+    drained: Drained, payload: str, options: str, said: str
+) -> None:
+    ask = "SELECT taskforge.enqueue('mail', 'send', $1, $2)"
+    await drained.shop.fetchval(ask, payload, options)
+    await drained.shop.fetchval(ask, "{}", "{}")
+    assert await drained.drain() == 2
+    assert [row.problem.startswith(said) for row in await drained.rows.refused()] == [True]
+    assert await drained.counts() == (1, 1)
+
+
+async def test_a_row_that_our_own_fault_hits_waits_alone(
+    drained: Drained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object) -> None:
+        raise RecursionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("taskforge_server.api.service.inbox.checked", fault)
+        await drained.shop.fetchval("SELECT taskforge.enqueue('mail', 'send')")
+        assert await drained.drain() == 1
+    await drained.shop.fetchval("SELECT taskforge.enqueue('mail', 'send')")
+    assert await drained.drain() == 1, "the other is put off"
+    assert await drained.counts() == (1, 1)
+
+
+async def test_a_look_takes_no_more_than_it_may_hold(
+    drained: Drained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "INBOX_BYTES_MAX", 2_000)
+    for size in (3_000, 900, 900, 900):
+        await drained.shop.fetchval(
+            "SELECT taskforge.enqueue('mail', 'send', $1)", f'"{"x" * size}"'
+        )
+    assert [await drained.drain() for _ in range(4)] == [1, 2, 1, 0]
+
+
+async def test_what_was_put_off_stands_behind_what_came_meanwhile(drained: Drained) -> None:
+    await drained.shop.fetchval("SELECT taskforge.enqueue('mail', 'first')")
+    (first,) = await drained.rows.waiting(range(SHARDS), 10)
+    await drained.shop.fetchval("SELECT taskforge.enqueue('mail', 'second')")
+    await drained.rows.put_off([first.id], 0.0)
+    rows = await drained.rows.waiting(range(SHARDS), 10)
+    assert [row.job_type for row in rows] == ["second", "first"]
+
+
 async def test_a_project_over_its_quota_waits_and_others_do_not(drained: Drained) -> None:
     for _ in range(2):
         await drained.shop.fetchval("SELECT taskforge.enqueue('mail', 'send')")
@@ -296,6 +354,7 @@ async def test_a_project_over_its_quota_waits_and_others_do_not(drained: Drained
         ("mail", "x" * 256, "{}", "{}", "job_type: 1 to 255 bytes"),
         ("mail", "send", f'"{"x" * 2**20}"', "{}", "payload: .* at most"),
         ("mail", "send", "{}", "[]", "options: an object"),
+        ("mail", "send", "{}", f'{{"x": "{"x" * 2**16}"}}', "options: .* at most"),
     ],
 )
 async def test_mistakes_are_named_at_once(

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+from taskforge_server.api.rest.routes import request_hash
 from taskforge_server.engine import limits
 from taskforge_server.engine.cluster.nextruns import NextRuns, key_of
 from taskforge_server.engine.vault.masters import new_master_key
@@ -213,6 +214,31 @@ async def test_a_schedule_of_an_encrypted_project_is_sealed(site: Site, ada: Per
     assert changed.json["job"]["payload"] == secret["payload"]
     rows = await site.node.pool.fetch(PAYLOADS, mine)
     assert not [row for row in rows if "4111" in row[0]]
+
+
+async def test_no_hash_in_the_tables_confirms_a_guessed_payload(site: Site, ada: Person) -> None:
+    path = f"/v1/projects/{ada.project_id}/encryption"
+    hashes = "SELECT name, creation_hash FROM cron_schedules WHERE project_id = $1"
+    bodies = {
+        name: {"name": name, "queue": "mail", "cron": "@yearly", "job": {"job_type": "send"}}
+        for name in ("before", "after")
+    }
+    for name, body in bodies.items():
+        first = await site.call("POST", "/v1/schedules", ada, body, {"Idempotency-Key": name})
+        assert first.status == 201, first.body
+        await site.call("PATCH", path, ada, {"encrypted": True})
+    for name, body in bodies.items():
+        again = await site.call("POST", "/v1/schedules", ada, body, {"Idempotency-Key": name})
+        assert again.headers["Idempotent-Replay"] == "true"
+    other = bodies["after"] | {"cron": "@daily"}
+    conflict = await site.call("POST", "/v1/schedules", ada, other, {"Idempotency-Key": "after"})
+    assert (conflict.status, conflict.json["code"]) == (409, "idempotency_key_reused")
+    rows = dict(await site.node.pool.fetch(hashes, uuid_bytes(ada.project_id)))
+    plain = {
+        name: request_hash("POST", "/v1/schedules", json.dumps(body).encode())
+        for name, body in bodies.items()
+    }
+    assert (rows["before"] == plain["before"], rows["after"] == plain["after"]) == (True, False)
 
 
 class Runs:

@@ -31,6 +31,8 @@ def test_wishes_name_a_time() -> None:
         b'{"delay_ms": 1.5}',
         b'{"at_us": 1e400}',
         b"{" + b" " * limits.ERROR_BYTES_MAX + b"}",
+        b'{"x": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+        b'{"error": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
     ],
 )
 def test_what_cannot_be_understood_is_a_failure_that_says_so(data: bytes | None) -> None:

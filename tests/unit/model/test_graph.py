@@ -91,8 +91,27 @@ def test_a_cycle_is_named(dag: tuple[set[int], ...], data: st.DataObject) -> Non
 
 def test_the_way_up_is_bounded() -> None:
     names = {b"c": [b"b", b"x"], b"b": [b"a"]}
-    assert path_up(b"c", b"a", names, 10) == [b"c", b"b", b"a"]
-    assert path_up(b"c", b"c", names, 10) == [b"c"]
-    assert path_up(b"x", b"a", names, 10) == []
+    assert path_up([b"c"], b"a", names, 10) == [b"c", b"b", b"a"]
+    assert path_up([b"c"], b"c", names, 10) == [b"c"]
+    assert path_up([b"x"], b"a", names, 10) == []
+    assert path_up([b"x", b"b"], b"a", names, 10) == [b"b", b"a"]
     with pytest.raises(ValueError, match="too many"):
-        path_up(b"c", b"z", names, 2)
+        path_up([b"c"], b"z", names, 2)
+
+
+def test_the_ways_of_many_parents_are_one_walk() -> None:
+    looks = []
+
+    class Parents(dict[bytes, list[bytes]]):
+        def get(self, job_id: bytes, *_: object) -> list[bytes]:  # type: ignore[override]
+            looks.append(job_id)
+            return self[job_id]
+
+    roots = [b"root %d" % number for number in range(100)]
+    starts = [b"start %d" % number for number in range(100)]
+    parents = Parents({start: [b"hub"] for start in starts} | {b"hub": roots})
+    parents.update({root: [] for root in roots})
+    assert path_up(starts, b"z", parents, 200) == []
+    assert len(looks) == 201
+    with pytest.raises(ValueError, match="too many"):
+        path_up(starts, b"z", parents, 199)
