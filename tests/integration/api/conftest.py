@@ -85,7 +85,9 @@ class Fixture:
         async with self.session.request(
             method, self.url + path, data=data, headers=sent, **options
         ) as response:
-            return Answer(response.status, response.headers, await response.read())
+            endless = response.content_type == "text/event-stream"
+            read = response.content.readany if endless else response.read
+            return Answer(response.status, response.headers, await read())
 
     async def post(self, path: str, value: Any = None, **options: Any) -> Answer:
         body = b"" if value is None else json.dumps(value).encode()
