@@ -110,6 +110,7 @@ class Leases:
         self._ended = ended
         self._leases: dict[bytes, Lease] = {}
         self._swept_us = 0
+        self._sweeps = 0
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -219,10 +220,17 @@ class Leases:
             if lease.session is not None:
                 lease.session.end(TRY_AGAIN_LATER, "the lease ran out: connect again")
             self._ended(lease.worker_id)
-        now_us = self._clock.now_us()
-        for shard in shards:
-            if tokens := shard.table.expired(now_us):
-                self._time_out(shard, tokens, now_us)
+        self._end_attempts(list(shards))
+
+    def _end_attempts(self, shards: list[Shard]) -> None:
+        """Those past their deadline; of a herd one part in each sweep, each shard first in turn."""
+        now_us, left = self._clock.now_us(), limits.EXPIRE_JOBS_MAX
+        self._sweeps += 1
+        first = self._sweeps % max(1, len(shards))
+        for shard in shards[first:] + shards[:first]:
+            if left and (tokens := shard.table.expired(now_us)):
+                self._time_out(shard, tokens[:left], now_us)
+                left -= min(left, len(tokens))
 
     def _forgive(self, monotonic_us: int) -> None:
         """Give back to the workers the time that this process was held up since the last sweep."""

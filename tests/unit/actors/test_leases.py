@@ -6,6 +6,7 @@ import secrets
 import msgpack
 import pytest
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.errors import PermissionDenied
 from tests.support.engine_parts import PROJECT, TTL_S, EngineParts, done
 
@@ -115,6 +116,24 @@ async def test_an_attempt_past_its_deadline_counts_as_failed_and_its_handler_is_
     parts.settle()
     assert outlet.of(12) == [[12, 1, token]]
     assert worker.outstanding == 0
+
+
+async def test_a_herd_past_its_deadline_ends_in_bounded_sweeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "EXPIRE_JOBS_MAX", 2)
+    parts = EngineParts(shards=(1, 2))
+    for number in (1, 2):
+        queue = parts.queue(f"mail{number}", shard=number, timeout=1.0)
+        parts.worker([f"mail{number}"], worker_id=bytes([number]) * 16)
+        parts.submit(queue, 3)
+    parts.settle()
+    parts.clock.advance(1.5)
+    running = []
+    for _ in range(3):
+        parts.leases.sweep(parts.shards.values())
+        running.append([shard.table.counts(0)[2] for shard in parts.shards.values()])
+    assert running == [[3, 1], [1, 1], [0, 0]], "the shards take turns"
 
 
 async def test_after_a_takeover_running_jobs_have_their_time_again() -> None:
