@@ -250,7 +250,7 @@ def _pending(
     if counted or not exact:
         found.add(
             "jobs_ahead",
-            f"{'' if exact else 'about '}{counted} jobs of its queue and type start first",
+            f"jobs of its queue and type that start first: {'' if exact else 'about '}{counted}",
             ahead=counted,
             position=counted + 1,
             exact=exact,

@@ -288,7 +288,7 @@ def test_every_code_is_tested_and_stands_in_the_guide() -> None:
             "why",
             """\
 no_worker: no worker is connected that asks for queue letters
-jobs_ahead: 1 jobs of its queue and type start first
+jobs_ahead: jobs of its queue and type that start first: 1
 scheduled
 posted to alan
 ['succeeded']

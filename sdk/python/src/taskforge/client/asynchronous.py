@@ -237,7 +237,7 @@ class AsyncClient(AsyncCaller):
     parents = async_listing(graph_calls.list_parents)
     graph = async_method(graph_calls.get_graph)
 
-    def handle(self, job_id: str, task: Task[..., R] | str = "") -> AsyncJobHandle[R]:
+    def handle(self, job_id: str, task: Task[..., R] | str | None = None) -> AsyncJobHandle[R]:
         """A handle for a job of which only the id is at hand."""
         return AsyncJobHandle(self, job_id, calls.result_type_of(task))
 

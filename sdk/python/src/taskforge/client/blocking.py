@@ -218,9 +218,9 @@ class Client(Caller):
     parents = listing(graph_calls.list_parents)
     graph = method(graph_calls.get_graph)
 
-    def handle(self, job_id: str, task: Task[..., R] | None = None) -> JobHandle[R]:
+    def handle(self, job_id: str, task: Task[..., R] | str | None = None) -> JobHandle[R]:
         """A handle for a job of which only the id is at hand."""
-        return JobHandle(self, job_id, calls.result_type_of(task) if task is not None else Any)
+        return JobHandle(self, job_id, calls.result_type_of(task))
 
     def get(self, job_id: str) -> Job:
         """The job with its executions, as it is now; NotFound."""

@@ -545,6 +545,6 @@ def result_of(job: models.Job, result_type: Any) -> Any:
     return msgspec.convert(job.result, result_type, str_keys=True)
 
 
-def result_type_of(task: Task[..., Any] | str) -> Any:
-    """What results are converted to; Any for a job type that is only a name."""
-    return Any if isinstance(task, str) else task.result_type
+def result_type_of(task: Task[..., Any] | str | None) -> Any:
+    """What results are converted to; Any for a job type that is only a name, or unknown."""
+    return task.result_type if isinstance(task, Task) else Any
