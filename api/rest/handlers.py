@@ -56,7 +56,7 @@ from taskforge_server.api.service.tenants import TenantService
 from taskforge_server.api.service.waits import WaitService
 from taskforge_server.api.service.workers import WorkerService
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import InvalidInput, NotFound, UniqueConflict
+from taskforge_server.engine.errors import InvalidInput, NotFound, TooLarge, UniqueConflict
 from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.model.subscription import Plan
@@ -193,6 +193,11 @@ async def taken(
     if checker.parents:
         if services.graphs is None:
             raise InvalidInput("here no job waits for another", "parents")
+        if len(checker.parents) > limits.GRAPH_EDGES_MAX:
+            message = (
+                f"{len(checker.parents)} parents: at most {limits.GRAPH_EDGES_MAX} in a request"
+            )
+            raise TooLarge(message, "parents")
         checker = make(await services.graphs.known(project_id, checker.parents))
         found = take(checker)
     return checker, found

@@ -372,6 +372,9 @@ async def test_too_many_edges_are_refused_before_any_parent_is_looked_up(
         body = {"jobs": [one], "on_complete": callback}
         status, problem = await place.call("POST", "/v1/graphs", body)
         assert (status, problem["field"]) == (413, "jobs")
+        many = {**JOB, "parents": [{"job_id": str(uuid.uuid4())} for _ in range(4)]}
+        status, problem = await place.call("POST", "/v1/queues/a/jobs", many)
+        assert (status, problem["field"]) == (413, "parents")
 
 
 async def test_a_job_that_waits_is_given_more_parents(postgres_url: str) -> None:
