@@ -385,6 +385,7 @@ LET_GO_S: Final = 0.2
 
 HORIZON_S: Final = 3_600.0
 """Jobs that are due later than this wait in the tables."""
+HORIZON_SOON_SHARE: Final = 0.01  # of it; this near, jobs come however many of later times are here
 
 REPLAY_ROWS: Final = 64
 """Log rows for which the jobs that they name are asked for together."""

@@ -74,6 +74,8 @@ class CancelMany:
     job_ids: list[bytes]
     grace_us: int
     reply: Promise[tuple[int, int]]
+    departures: int = 0
+    """Those of the table, when the jobs were seen in memory."""
 
 
 @dataclass(slots=True)

@@ -428,6 +428,8 @@ class QueueActor(Actor[Command]):
     def _cancel_many(self, command: CancelMany, now_us: int) -> None:
         counts = {control.CANCELLED: 0, "processing": 0}
         for job_id in command.job_ids:
+            self._not_away(job_id, command.departures)  # before anything is done
+        for job_id in command.job_ids:
             try:
                 said = control.cancel(
                     self.shard, job_id, command.grace_us, now_us, self._context.session

@@ -152,9 +152,12 @@ class Doors:
         self, queue: QueueRef, job_ids: list[bytes], grace_s: float
     ) -> tuple[int, int]:
         """The same for jobs of one queue: how many are cancelled, and how many run and were asked
-        to end. Those that ended meanwhile are passed over."""
+        to end. Those that ended since `open_jobs` showed them are passed over. Unavailable, and
+        nothing is done, when some may have left memory since."""
         reply: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-        self.send(self._core.queue(queue), CancelMany(job_ids, round(grace_s * 1e6), reply))
+        actor = self._core.queue(queue)
+        departures = actor.shard.table.departures
+        self.send(actor, CancelMany(job_ids, round(grace_s * 1e6), reply, departures))
         try:
             return await reply
         except ShardLost as error:
@@ -245,8 +248,9 @@ class Doors:
         self._admission.check()
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         shard = self._core.queue(queue).shard
-        await asyncio.gather(*(self.bring(shard, job["id"]) for job in jobs))
+        # Before they are brought: the first may leave again before the last is here.
         departures = shard.table.departures
+        await asyncio.gather(*(self.bring(shard, job["id"]) for job in jobs))
         command = RequeueMany(jobs, first_us, interval_us, tail, reply, key, departures=departures)
         self.send(self._core.queue(queue), command)
         try:

@@ -9,7 +9,8 @@ them; the pager reads the next ones before the others run out. What may leave an
 in stands in the table (ext/pure/tableaway.py): here is when.
 
     resident_jobs_max   R   a lane with more than R waiting jobs lets the last go, down to R/2
-    page              R/4   rows read at once, when fewer jobs than that are left that may start
+    ahead             R/4   when fewer jobs than that are left that may start, the next are read
+    page                    rows read at once: as many, but at most PAGE_JOBS_MAX
 
 Of one shard one thing is read at a time. A shard is read page by page, commands come in between.
 A node whose memory is half full keeps an eighth of R. Jobs of a shard of which the tables refused a
@@ -86,6 +87,11 @@ class Pager:
     def page_jobs(self) -> int:
         """How many rows are read at once."""
         return page_jobs(self.resident_jobs_max)
+
+    @property
+    def ahead_jobs(self) -> int:
+        """With fewer jobs of a lane that may start, the next ones are read."""
+        return max(1, self.resident_jobs_max // 4)
 
     # the service
 
@@ -168,20 +174,29 @@ class Pager:
     # reading
 
     def _wants(self, shard: Shard) -> bool:
-        return bool(shard.table.short(self.page_jobs)) or self._wants_due(shard)
+        return bool(shard.table.short(self.ahead_jobs)) or self._wants_due(shard)
 
     def _wants_due(self, shard: Shard) -> bool:
         table, place = shard.table, shard.table.due_place()
-        if place is None or table.due_at(self.resident_jobs_max // 2):
+        if place is None:
             return False
-        near_us = self._core.clock.now_us() + round(limits.HORIZON_S * 0.5e6)
-        # A herd that is due waits in the tables while memory is full of jobs that wait already.
-        return place[0] < near_us and not table.crowded(2 * self.resident_jobs_max)
+        many_us = table.due_at(self.resident_jobs_max // 2)
+        if 0 < many_us <= place[0]:
+            return False
+        # Jobs that cannot leave, held ones or those due in a year, may be many: what is due soon
+        # comes nevertheless.
+        near_s = limits.HORIZON_S * (limits.HORIZON_SOON_SHARE if many_us else 0.5)
+        near_us = self._core.clock.now_us() + round(near_s * 1e6)
+        if place[0] >= near_us:
+            return False
+        # A herd that is due waits in the tables while memory is full of jobs that wait already; not
+        # sooner, for one that nobody takes would hold up what others have scheduled in this shard.
+        return not (self._pressed() and table.crowded(2 * self.resident_jobs_max))
 
     async def _read(self, shard: Shard, reader: _Reader) -> None:
         try:
             async with self._turns:
-                for index, queue_id, job_type in shard.table.short(self.page_jobs):
+                for index, queue_id, job_type in shard.table.short(self.ahead_jobs):
                     async with reader.lock:
                         await self._read_page(shard, index, queue_id, job_type)
                 if not shard.lost and self._wants_due(shard):
@@ -278,8 +293,9 @@ class Pager:
                     await self._bring(shard, dict(portion))
         finally:
             reader.bringing = None
-            if shard.lost:
-                _answer(reader.asked, Unavailable(limits.UNAVAILABLE_RETRY_S))
+            # The shard is lost, or something failed: nobody else would answer those.
+            _answer(reader.asked, Unavailable(limits.UNAVAILABLE_RETRY_S))
+            reader.asked.clear()
 
     async def _bring(self, shard: Shard, asked: dict[bytes, "asyncio.Future[None]"]) -> None:
         table = shard.table

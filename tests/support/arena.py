@@ -7,7 +7,7 @@ import asyncio
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -43,7 +43,13 @@ class Arena:
     """One database and what works on it."""
 
     def __init__(
-        self, servers: EmbeddedServers, url: str, folder: Path, shards: int, off: Sequence[str]
+        self,
+        servers: EmbeddedServers,
+        url: str,
+        folder: Path,
+        shards: int,
+        off: Sequence[str],
+        options: Mapping[str, str],
     ) -> None:
         self.servers = servers
         self.url = url
@@ -62,6 +68,7 @@ class Arena:
             "TASKFORGE_SETTLE_S": "0.2",
             "TASKFORGE_LOG_RETENTION_ALL": "true",
             "TASKFORGE_DRAIN_TIMEOUT_S": "5",
+            **options,
         }
         if off:
             self._node_environment |= {
@@ -173,15 +180,18 @@ class Ground:
         asyncio.run(migrate(servers.postgres.url(TEMPLATE)))
 
     @contextmanager
-    def arena(self, shards: int = 8, off: Sequence[str] = ()) -> Iterator[Arena]:
-        """A fresh database with an API key; `off` are safeguards that its nodes do without."""
+    def arena(
+        self, shards: int = 8, off: Sequence[str] = (), **options: str
+    ) -> Iterator[Arena]:
+        """A fresh database with an API key; `off` are safeguards that its nodes do without,
+        `options` variables of their environment."""
         name = f"arena_{next(_numbers)}"
         postgres = self.servers.postgres
         postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
         url = postgres.url(name)
         asyncio.run(_bootstrap(url, shards))
         folder = Path(tempfile.mkdtemp(prefix="taskforge-crash-"))
-        arena = Arena(self.servers, url, folder, shards, off)
+        arena = Arena(self.servers, url, folder, shards, off, options)
         try:
             yield arena
         except BaseException:

@@ -7,10 +7,11 @@ import pytest
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.cluster.memory import Exchange, MemoryCluster
-from taskforge_server.engine.errors import Conflict
+from taskforge_server.engine.errors import Conflict, Unavailable
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.node.doors import AWAY_PLACE
 from taskforge_server.engine.node.node import Node
-from taskforge_server.ext.table import ShardTable, SubmitBatch
+from taskforge_server.ext.table import NEVER_US, ShardTable, SubmitBatch
 from tests.support.engine_parts import KeptOutlet, done
 from tests.support.real_node import Hand, arrives, config_for, kill, prepared, running_node
 
@@ -195,3 +196,63 @@ async def test_many_jobs_that_are_due_at_once_do_not_fill_memory(postgres_url: s
         await node.projector.flush()
         await until(node, lambda: table_of(node, queue).jobs_resident <= ROOM)
         assert await run_all(hand, queue, 60) == ids
+
+
+async def test_jobs_come_in_time_though_many_must_stay_in_memory(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held jobs never leave; they are no reason to bring nothing else."""
+    monkeypatch.setattr(limits, "HORIZON_S", 0.4)
+    project_id = await prepared(postgres_url)
+    async with running_node(postgres_url, resident_jobs_max=ROOM) as node:
+        hand = Hand(node, project_id)
+        queue = await hand.queue()
+        await hand.submit(queue, 2 * ROOM, NEVER_US)
+        soon = await hand.submit(queue, 20, node.clock.now_us() + 1_000_000)
+        await node.projector.flush()
+        await until(node, lambda: table_of(node, queue).jobs_resident == 2 * ROOM)
+        table, index = table_of(node, queue), node.core.queue(queue).index
+        await until(node, lambda: table.ready(index, None))
+        assert set(await run_all(hand, queue, 20)) == set(soon)
+
+
+async def test_due_jobs_that_nobody_takes_hold_up_no_others(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HORIZON_S", 0.4)
+    project_id = await prepared(postgres_url)
+    async with running_node(postgres_url, resident_jobs_max=ROOM) as node:
+        hand = Hand(node, project_id)
+        queue = await hand.queue()
+        due_us = node.clock.now_us() + 600_000
+        batch = SubmitBatch()
+        for _ in range(5 * ROOM):
+            batch.add("nobody", b"1", 0, due_us)
+        await node.doors.submit(queue, batch)
+        later = await hand.submit(queue, 20, due_us + 600_000)
+        await node.projector.flush()
+        await until(node, lambda: table_of(node, queue).jobs_resident <= ROOM)
+        table, index = table_of(node, queue), node.core.queue(queue).index
+        await until(node, lambda: table.ready(index, frozenset({"send"})) == 20)
+        assert set(await run_all(hand, queue, 20)) == set(later)
+
+
+async def test_a_mass_cancel_passes_over_none_that_left_meanwhile(postgres_url: str) -> None:
+    project_id = await prepared(postgres_url)
+    async with running_node(postgres_url, resident_jobs_max=ROOM) as node:
+        hand = Hand(node, project_id)
+        queue = await hand.queue()
+        await submit(hand, queue, 40)
+        await few_are_here(node, queue)
+        found, _ = await node.doors.open_jobs(queue, AWAY_PLACE, 100, 100)
+        ids = [job[0] for job in found]
+        assert len(ids) == 40
+        cancelling = asyncio.create_task(node.doors.cancel_many(queue, ids, 1.0))
+        asyncio.get_running_loop().call_soon(
+            table_of(node, queue).release, node.core.queue(queue).index, "send", 2, 99
+        )
+        with pytest.raises(Unavailable):
+            await cancelling
+        assert node.doors.queue_counts(queue) == (40, 0, 0)
+        await node.doors.open_jobs(queue, AWAY_PLACE, 100, 100)
+        assert await node.doors.cancel_many(queue, ids, 1.0) == (40, 0)
