@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import queue as queue_module
-from taskforge_server.engine.errors import Overloaded, Unavailable, UniqueConflict
+from taskforge_server.engine.errors import Overloaded, UniqueConflict
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.shard.unique import MARK_PREFIX, Ask, Outcome, Part
@@ -222,13 +222,6 @@ def test_keys_of_two_queues_are_two_keys() -> None:
     assert bench.one("k")[1] == "new"
     assert bench.queue.shard.unique.holder(bench.queue.ref.id, "k", bench.now_us) is not None
     assert first
-
-
-def test_while_rows_are_still_coming_nobody_is_told_that_a_key_is_free() -> None:
-    bench = Bench()
-    bench.table.load(b"", True)
-    with pytest.raises(Unavailable):
-        bench.one("k")
 
 
 def test_periods_are_bounded_and_those_that_are_over_make_room(
