@@ -228,6 +228,20 @@ class Taker(Generic[T]):
         await self.tables.fence({shard: head.epoch for shard, head in heads.items()})
         marks = await self.tables.watermarks(list(heads))
         counted = await self._counting(marks)
+        try:
+            async for taken in self._brought_up(heads, marks, counted):
+                yield taken
+        except BaseException:
+            counted.cancel()
+            raise
+
+    async def _brought_up(
+        self,
+        heads: Mapping[int, LogRow],
+        marks: Mapping[int, int],
+        counted: "asyncio.Future[Sequence[Waiting]]",
+    ) -> AsyncGenerator[Taken[T], None]:
+        """One shard after the other, from the tables and the log above their watermark."""
         async with aclosing(self.log.read_all(marks)) as rows:
             tail = Tail(rows)
             for shard, head in heads.items():
@@ -246,6 +260,7 @@ class Taker(Generic[T]):
         count = await self.tables.counting(marks)
         counted = asyncio.ensure_future(count())
         counted.add_done_callback(_seen)
+        await asyncio.sleep(0)  # it has begun: its end, whatever that is, closes its connection
         return counted
 
     async def _load_first(self, table: T) -> int:

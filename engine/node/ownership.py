@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgpack
 
@@ -91,7 +91,7 @@ class Ownership:
         self._stopped = False
         self._sources: dict[Shard, TableSource] = {}
         self._retaking: dict[int, asyncio.Task[None]] = {}
-        self._counting: set[asyncio.Task[None]] = set()
+        self._counting: dict[asyncio.Task[None], asyncio.Future[Sequence[Waiting]]] = {}
         self.wanted: frozenset[int] = frozenset()
         """The shards that should be ours."""
 
@@ -131,7 +131,8 @@ class Ownership:
     async def stop(self) -> None:
         """Take nothing any more."""
         self._stopped = True
-        tasks = [*self._retaking.values(), *self._counting]
+        tasks: list[asyncio.Future[Any]] = [*self._retaking.values(), *self._counting]
+        tasks += self._counting.values()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -148,8 +149,8 @@ class Ownership:
                     await self._refresh()  # queues that were made while we came
                 shard = self._adopt(taken, await self._read_usage(taken.table.shard))
                 counting = asyncio.create_task(self._count(shard, taken.counted))
-                self._counting.add(counting)
-                counting.add_done_callback(self._counting.discard)
+                self._counting[counting] = taken.counted
+                counting.add_done_callback(self._counting.pop)
 
     async def _count(self, shard: Shard, counted: "asyncio.Future[Sequence[Waiting]]") -> None:
         """Tell the table how many jobs wait elsewhere."""

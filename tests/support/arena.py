@@ -180,9 +180,7 @@ class Ground:
         asyncio.run(migrate(servers.postgres.url(TEMPLATE)))
 
     @contextmanager
-    def arena(
-        self, shards: int = 8, off: Sequence[str] = (), **options: str
-    ) -> Iterator[Arena]:
+    def arena(self, shards: int = 8, off: Sequence[str] = (), **options: str) -> Iterator[Arena]:
         """A fresh database with an API key; `off` are safeguards that its nodes do without,
         `options` variables of their environment."""
         name = f"arena_{next(_numbers)}"

@@ -124,6 +124,9 @@ async def queues_and_workers(story: Story) -> None:
     story.admin = await story.site.open_project(admin)
     await story.act("createQueue", {"name": "mail"})
     await story.act("updateQueue", {"priority": 3}, queue="mail")
+    await story.act("pauseQueue", queue="mail")
+    await story.act("resumeQueue", queue="mail")
+    await story.act("purgeDeadLetters", {}, queue="mail")
     both = {"queue": "mail", "worker_id": str(WORKER)}
     await story.act("putAssignment", {"weight": 2}, **both)
     await story.act("deleteAssignment", **both)
@@ -132,6 +135,10 @@ async def queues_and_workers(story: Story) -> None:
     await story.act("deleteWorker", worker_id=str(WORKER))
     await story.act("deleteQueue", queue="mail")
     await story.act("changePassword", {"current_password": PASSWORD, "new_password": NEW_PASSWORD})
+
+
+NOTHING_DONE = {"purgeDeadLetters"}
+"""There was nothing to purge; test_dead_letters.py looks at the entry of one that did something."""
 
 
 async def test_every_administrative_act_is_recorded(
@@ -150,7 +157,7 @@ async def test_every_administrative_act_is_recorded(
         assert exported.status == 200
         entries = [json.loads(line) for line in exported.body.splitlines()]
         recorded = {entry["actor"]["correlation_id"] for entry in entries}
-        assert story.told - recorded == set()
+        assert story.told - recorded == NOTHING_DONE
         for entry in entries:
             assert entry["actor"]["address"] == "127.0.0.1", entry
             assert entry["actor"]["kind"] in ("user", "nobody"), entry

@@ -86,8 +86,8 @@ class TableMachine(PageRules, RuleBasedStateMachine):
     def define_queue(self, pair: Pair, index: int) -> None:
         timeout_ms = [0, 1_000, 0, 60_000][index]
         history = self.histories[index]
-        # Limits that nothing reaches: the jobs stand in lanes of their groups, and start as ever. No
-        # rate: at the moment of a takeover, and before it when the clock steps back, that is reached.
+        # Limits that nothing reaches: the jobs stand in lanes of their groups, and start as ever.
+        # No rate: at a takeover, and when the clock steps back, that is reached.
         limits = (1_000, 1_000, 0, 0, 0, 0, 0, 3) if index == 1 else None
         args = (bytes([index]) * 16, PROJECT, f"queue-{index}", timeout_ms, history, 0, limits)
         assert pair.call("queue", *args) == index
