@@ -118,6 +118,7 @@ def test_the_look_notices_a_child_that_began_too_soon() -> None:
     assert began_too_soon(run, [("c", "d")]) == ["d began before c had ended"]
 
 
+@pytest.mark.long  # test_mixed.py is its short form
 def test_children_start_after_their_parents_whoever_dies(ground: Ground, form: Form) -> None:
     chance = random.Random(7)
     with ground.arena() as arena:

@@ -90,6 +90,7 @@ def ended(arena: Arena, workers: list[CrashWorker], count: int) -> None:
     )
 
 
+@pytest.mark.long  # test_mixed.py is its short form
 def test_never_more_at_once_than_allowed(ground: Ground, form: Form) -> None:
     deaths_ns: list[int] = []
     with ground.arena() as arena:

@@ -113,13 +113,14 @@ async def stack(postgres_url: str) -> AsyncIterator[Stack]:
             await client.queues.create("default", settings=QueueSettings(retry_policy=policy))
             worker = Worker(url, KEY, TASKS)
             serving = asyncio.create_task(worker.serve())
-            yield Stack(url, client, node, server, port)
+            stack = Stack(url, client, node, server, port)
+            yield stack
             steps.go.set()
             steps.go_on.set()
             worker.stop()
             async with asyncio.timeout(20):
                 await serving
-        await server.stop(1.0)
+        await stack.server.stop(1.0)  # a test may have put another in its place
 
 
 async def test_a_job_is_followed_to_its_end(stack: Stack) -> None:
