@@ -75,7 +75,7 @@ DEAD_LETTER_KEEP_S_MAX: Final = 3_650 * 86_400.0
 # Dependencies
 
 GRAPH_JOBS_MAX: Final = 16_384  # a fan of ten thousand with both its ends
-GRAPH_EDGES_MAX: Final = 65_536  # and both callbacks; submitted in one turn, some 0.3 s
+GRAPH_EDGES_MAX: Final = 65_536  # and both callbacks; submitted in one turn, some 0.6 s
 PARENTS_MAX: Final = 16_384  # of one job: 380 KB in its options while they are missing
 EDGES_MAX: Final = 1_000_000  # open ones of a node, some 400 bytes each
 CYCLE_STEPS_MAX: Final = 100_000  # open edges on the way up from a new parent; some 50 ms

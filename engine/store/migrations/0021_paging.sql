@@ -1,5 +1,5 @@
 -- Jobs that wait in the tables alone
--- depends: 0020_fairness
+-- depends: 0018_dead_letters
 
 -- migrate: apply
 

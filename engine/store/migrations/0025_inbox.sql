@@ -1,5 +1,5 @@
 -- Jobs that applications write in their own transactions
--- depends: 0024_events
+-- depends: 0023_dependencies
 
 -- migrate: apply
 
