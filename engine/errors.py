@@ -147,6 +147,10 @@ class Unavailable(EnvironmentalError):
         super().__init__("unavailable", message, retry_after_s)
 
 
+class JobAway(Unavailable):
+    """A job left memory between the look that found it there and its turn: look again."""
+
+
 class OutcomeUnknown(EnvironmentalError):
     """The log does not say in time whether it has what was decided: it may be done or not (504)."""
 

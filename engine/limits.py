@@ -383,6 +383,10 @@ PAGE_LOOK_S: Final = 0.02
 LET_GO_S: Final = 0.2
 """Shards read at once; how often is looked for jobs that are to come, and for such that may go."""
 
+AWAY_TRIES_MAX: Final = 10
+"""How often a command brings its jobs to memory and finds them gone again before it is refused; a
+try takes milliseconds, and jobs are let go every LET_GO_S."""
+
 HORIZON_S: Final = 3_600.0
 """Jobs that are due later than this wait in the tables."""
 HORIZON_SOON_SHARE: Final = 0.01  # of it; this near, jobs come however many of later times are here

@@ -30,6 +30,7 @@ class LastUsed:
         self._keys = keys
         self._every_s = every_s
         self._seen_at: dict[bytes, datetime] = {}
+        self._writing = asyncio.Lock()
         self._writer: asyncio.Task[None] | None = None
 
     def note(self, key_id: bytes, at: datetime) -> None:
@@ -48,14 +49,17 @@ class LastUsed:
 
     async def write(self) -> None:
         """Write what has gathered; what cannot be written now waits for the next time."""
-        seen_at, self._seen_at = self._seen_at, {}
-        if not seen_at:
-            return
-        try:
-            await self._keys.used(seen_at)
-        except TaskForgeError as error:
-            log.warning("last use of %d API keys not written: %s", len(seen_at), error)
-            self._seen_at = seen_at | self._seen_at
+        async with self._writing:
+            seen_at, self._seen_at = self._seen_at, {}
+            if not seen_at:
+                return
+            try:
+                await self._keys.used(seen_at)
+            except BaseException as error:
+                self._seen_at = seen_at | self._seen_at
+                if not isinstance(error, TaskForgeError):
+                    raise
+                log.warning("last use of %d API keys not written: %s", len(seen_at), error)
 
     async def _run(self) -> None:
         while True:

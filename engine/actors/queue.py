@@ -30,6 +30,7 @@ from taskforge_server.engine.actors.uniques import SubmitUnique
 from taskforge_server.engine.errors import (
     Conflict,
     InternalError,
+    JobAway,
     NotFound,
     TaskForgeError,
     Unavailable,
@@ -97,6 +98,8 @@ class AddParents:
     job_id: bytes
     edges: Sequence[Edge]
     reply: Promise[dict[str, Any]]
+    departures: int = 0
+    """Those of the table, when the job was seen in memory."""
 
 
 @dataclass(slots=True)
@@ -287,6 +290,7 @@ class QueueActor(Actor[Command]):
             case SubmitGraph():
                 self._submit_graph(command, now_us)
             case AddParents():
+                self._not_away(command.job_id, command.departures)
                 families.add_parents(self.shard, self._context.dependencies, command, now_us)
             case SubmitTicks():
                 self._submit_ticks(command, now_us)
@@ -514,11 +518,11 @@ class QueueActor(Actor[Command]):
         return job | {"payload": ring.seal(job["id"], "payload", job["payload"])}
 
     def _not_away(self, job_id: bytes, departures: int) -> None:
-        """Unavailable where the job may wait in the tables alone: it is not here, and since
-        somebody looked some jobs were let go."""
+        """JobAway where the job may wait in the tables alone: it is not here, and since somebody
+        looked some jobs were let go."""
         table = self.shard.table
         if table.departures != departures and table.peek(job_id) is None:
-            raise Unavailable(limits.UNAVAILABLE_RETRY_S)
+            raise JobAway(limits.UNAVAILABLE_RETRY_S)
 
     def _answer(self, job_id: bytes, reply: Promise[dict[str, Any]]) -> None:
         job = self.shard.table.get(job_id)

@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -29,6 +29,7 @@ from taskforge_server.engine.actors.queue import (
 from taskforge_server.engine.actors.uniques import SubmitUnique
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import (
+    JobAway,
     NotFound,
     OutcomeUnknown,
     Overloaded,
@@ -55,6 +56,7 @@ from taskforge_server.ext.table import SubmitBatch, split_tokens
 log = logging.getLogger(__name__)
 
 Job = dict[str, Any]
+Answer = TypeVar("Answer")
 
 TOKEN_BYTES, ID_BYTES = 24, 16
 AWAY_PLACE = 1 << 64
@@ -143,25 +145,34 @@ class Doors:
     ) -> Job:
         """A job that waits is cancelled, or was already; one that runs is asked to end within the
         grace time. NotFound when it is not in memory, Conflict."""
-        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        job = await self._waiting(job_id, project_id)
-        command = Cancel(job_id, reply, round(grace_s * 1e6), self._departures(job_id))
-        return await self.command(job, command, reply)
+
+        async def act() -> Job:
+            reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+            job = await self._waiting(job_id, project_id)
+            command = Cancel(job_id, reply, round(grace_s * 1e6), self._departures(job_id))
+            return await self.command(job, command, reply)
+
+        return await self.until_here(act)
 
     async def cancel_many(
         self, queue: QueueRef, job_ids: list[bytes], grace_s: float
     ) -> tuple[int, int]:
         """The same for jobs of one queue: how many are cancelled, and how many run and were asked
-        to end. Those that ended since `open_jobs` showed them are passed over. Unavailable, and
-        nothing is done, when some may have left memory since."""
-        reply: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-        actor = self._core.queue(queue)
-        departures = actor.shard.table.departures
-        self.send(actor, CancelMany(job_ids, round(grace_s * 1e6), reply, departures))
-        try:
-            return await reply
-        except ShardLost as error:
-            raise lost(error) from error
+        to end. Those that ended since `open_jobs` showed them are passed over, those that left
+        memory are brought again."""
+
+        async def act() -> tuple[int, int]:
+            reply: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+            shard = self._core.queue(queue).shard
+            departures = await self._bring_all(shard, job_ids)
+            command = CancelMany(job_ids, round(grace_s * 1e6), reply, departures)
+            self.send(self._core.queue(queue), command)
+            try:
+                return await reply
+            except ShardLost as error:
+                raise lost(error) from error
+
+        return await self.until_here(act)
 
     async def open_jobs(
         self, queue: QueueRef, place: int, most: int, looks_max: int
@@ -192,10 +203,24 @@ class Doors:
     ) -> Job:
         """A job that waits is told when it is due, or its priority; NotFound when it is not in
         memory, Conflict."""
-        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        job = await self._waiting(job_id, project_id)
-        command = Change(job_id, reply, due_us, priority, self._departures(job_id))
-        return await self.command(job, command, reply)
+
+        async def act() -> Job:
+            reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+            job = await self._waiting(job_id, project_id)
+            command = Change(job_id, reply, due_us, priority, self._departures(job_id))
+            return await self.command(job, command, reply)
+
+        return await self.until_here(act)
+
+    async def until_here(self, act: Callable[[], Awaitable[Answer]]) -> Answer:
+        """What `act` returns, which brings jobs to memory and sends a command about them. Where one
+        left again before its turn, nothing was done, and it is called anew; JobAway at last."""
+        for _ in range(limits.AWAY_TRIES_MAX - 1):
+            try:
+                return await act()
+            except JobAway:
+                continue
+        return await act()
 
     def _departures(self, job_id: bytes) -> int:
         return self._shard(job_id).table.departures
@@ -219,6 +244,14 @@ class Doors:
             if job is not None or shard.table.departures == departures:
                 return job
 
+    async def _bring_all(self, shard: Shard, job_ids: Sequence[bytes]) -> int:
+        """The same for many; the departures before any of them came: the first may leave again
+        before the last is here."""
+        departures = shard.table.departures
+        missing = [job_id for job_id in job_ids if shard.table.peek(job_id) is None]
+        await asyncio.gather(*(self.bring(shard, job_id) for job_id in missing))
+        return departures
+
     async def requeue(self, job: Job) -> Job:
         """A failed or cancelled job runs again; Conflict."""
         again, _ = await self.requeue_once(job, None)
@@ -228,11 +261,15 @@ class Doors:
         """The same, and whether the key came before: then nothing was done now."""
         if self._admission.draining:
             raise Unavailable(limits.UNAVAILABLE_RETRY_S, "this node is stopping")
-        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        shard = self._shard(job["id"])
-        await self.bring(shard, job["id"])
-        command = Requeue(job, reply, key, departures=shard.table.departures)
-        return await self.command(job, command, reply), command.repeated
+
+        async def act() -> tuple[Job, bool]:
+            reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+            shard = self._shard(job["id"])
+            await self.bring(shard, job["id"])
+            command = Requeue(job, reply, key, departures=shard.table.departures)
+            return await self.command(job, command, reply), command.repeated
+
+        return await self.until_here(act)
 
     async def requeue_many(
         self,
@@ -246,17 +283,21 @@ class Doors:
         """Failed jobs of the queue run again, as far as they are failed still: their ids and the
         tail; or what the key got when it came first, and then True."""
         self._admission.check()
-        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        shard = self._core.queue(queue).shard
-        # Before they are brought: the first may leave again before the last is here.
-        departures = shard.table.departures
-        await asyncio.gather(*(self.bring(shard, job["id"]) for job in jobs))
-        command = RequeueMany(jobs, first_us, interval_us, tail, reply, key, departures=departures)
-        self.send(self._core.queue(queue), command)
-        try:
-            return await reply, command.repeated
-        except ShardLost as error:
-            raise lost(error) from error
+
+        async def act() -> tuple[bytes, bool]:
+            reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            shard = self._core.queue(queue).shard
+            departures = await self._bring_all(shard, [job["id"] for job in jobs])
+            command = RequeueMany(
+                jobs, first_us, interval_us, tail, reply, key, departures=departures
+            )
+            self.send(self._core.queue(queue), command)
+            try:
+                return await reply, command.repeated
+            except ShardLost as error:
+                raise lost(error) from error
+
+        return await self.until_here(act)
 
     async def command(self, job: Job, command: Command, reply: "asyncio.Future[Job]") -> Job:
         ref = self._core.find(job["queue_id"])

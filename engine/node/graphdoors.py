@@ -58,13 +58,7 @@ class GraphDoors:
         touched: dict[Shard, None] = {}
         for start in range(0, len(job_ids), HELD_AT_ONCE):
             part = job_ids[start : start + HELD_AT_ONCE]
-            await asyncio.gather(
-                *(
-                    self._doors.bring(shard, job_id)
-                    for job_id in part
-                    if (shard := self._core.shards.get(shard_of(job_id))) is not None
-                )
-            )
+            await self._bring(part)
             for job_id in part:
                 shard = self._core.shards.get(shard_of(job_id))
                 job = None if shard is None else shard.table.get(job_id)
@@ -82,6 +76,26 @@ class GraphDoors:
         except ShardLost as error:
             raise moved() from error
         return found
+
+    async def _bring(self, job_ids: Sequence[bytes]) -> None:
+        """Those of these jobs that wait are in memory, unless they leave again and again."""
+        shards = self._core.shards
+        for _ in range(limits.AWAY_TRIES_MAX):
+            brought = await asyncio.gather(
+                *(
+                    self._doors.bring(shard, job_id)
+                    for job_id in job_ids
+                    if (shard := shards.get(shard_of(job_id))) is not None
+                )
+            )
+            # The first may have left before the last came.
+            came = [job["id"] for job in brought if job is not None]
+            if all(
+                (shard := shards.get(shard_of(job_id))) is not None
+                and shard.table.peek(job_id) is not None
+                for job_id in came
+            ):
+                return
 
     def _keep(self, shard: Shard, job: Job) -> None:
         options = None if job["status"] in FINAL else kept(job["options"])
@@ -120,17 +134,22 @@ class GraphDoors:
     async def add_parents(self, project_id: bytes, job_id: bytes, edges: Sequence[Edge]) -> Job:
         """The job waits for these too; NotFound when it is not in memory, Conflict when it runs or
         has ended."""
-        shard = self._core.shards.get(shard_of(job_id))
-        if shard is None:
-            raise moved()
-        job = await self._doors.bring(shard, job_id)
-        if job is None or job["project_id"] != project_id:
-            raise NotFound("no such job is waiting", "job_id", code="job_not_found")
-        if len(self._core.shards) < self._shards:
-            # A cycle could go through jobs that are not here.
-            raise Unavailable(limits.UNAVAILABLE_RETRY_S, "not all shards are here")
-        reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        return await self._doors.command(job, AddParents(job_id, edges, reply), reply)
+
+        async def act() -> Job:
+            shard = self._core.shards.get(shard_of(job_id))
+            if shard is None:
+                raise moved()
+            job = await self._doors.bring(shard, job_id)
+            if job is None or job["project_id"] != project_id:
+                raise NotFound("no such job is waiting", "job_id", code="job_not_found")
+            if len(self._core.shards) < self._shards:
+                # A cycle could go through jobs that are not here.
+                raise Unavailable(limits.UNAVAILABLE_RETRY_S, "not all shards are here")
+            reply: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+            command = AddParents(job_id, edges, reply, shard.table.departures)
+            return await self._doors.command(job, command, reply)
+
+        return await self._doors.until_here(act)
 
     async def here(self, project_id: bytes, job_ids: Sequence[bytes]) -> dict[bytes, Job]:
         """Those of these jobs that memory has, once what is shown of them is durable."""

@@ -6,8 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.actors.queue import Command, QueueActor
 from taskforge_server.engine.cluster.memory import Exchange, MemoryCluster
 from taskforge_server.engine.errors import Conflict, Unavailable
+from taskforge_server.engine.model.graph import Edge
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.doors import AWAY_PLACE
 from taskforge_server.engine.node.node import Node
@@ -237,7 +239,25 @@ async def test_due_jobs_that_nobody_takes_hold_up_no_others(
         assert set(await run_all(hand, queue, 20)) == set(later)
 
 
-async def test_a_mass_cancel_passes_over_none_that_left_meanwhile(postgres_url: str) -> None:
+class Leaving:
+    """Jobs that are not the first of the queue leave memory before the next so many commands."""
+
+    def __init__(self, node: Node, queue: QueueRef, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times = 0
+        send, index = node.doors.send, node.core.queue(queue).index
+
+        def late(actor: QueueActor, command: Command) -> None:
+            send(actor, command)
+            table = table_of(node, queue)
+            if self.times and not table.reading and table.release(index, "send", 4, 99):
+                self.times -= 1
+
+        monkeypatch.setattr(node.doors, "send", late)
+
+
+async def test_a_mass_cancel_passes_over_none_that_left_meanwhile(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project_id = await prepared(postgres_url)
     async with running_node(postgres_url, resident_jobs_max=ROOM) as node:
         hand = Hand(node, project_id)
@@ -247,12 +267,53 @@ async def test_a_mass_cancel_passes_over_none_that_left_meanwhile(postgres_url: 
         found, _ = await node.doors.open_jobs(queue, AWAY_PLACE, 100, 100)
         ids = [job[0] for job in found]
         assert len(ids) == 40
-        cancelling = asyncio.create_task(node.doors.cancel_many(queue, ids, 1.0))
-        asyncio.get_running_loop().call_soon(
-            table_of(node, queue).release, node.core.queue(queue).index, "send", 2, 99
-        )
-        with pytest.raises(Unavailable):
-            await cancelling
-        assert node.doors.queue_counts(queue) == (40, 0, 0)
-        await node.doors.open_jobs(queue, AWAY_PLACE, 100, 100)
+        leaving = Leaving(node, queue, monkeypatch)
+        leaving.times = 2
         assert await node.doors.cancel_many(queue, ids, 1.0) == (40, 0)
+        assert leaving.times == 0
+        assert node.doors.queue_counts(queue) == (0, 0, 0)
+
+
+async def test_commands_find_jobs_again_that_left_before_their_turn(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project_id = await prepared(postgres_url)
+    async with running_node(postgres_url, resident_jobs_max=ROOM) as node:
+        hand = Hand(node, project_id)
+        queue = await hand.queue()
+        ids = await submit(hand, queue, 40)
+        await few_are_here(node, queue)
+        leaving = Leaving(node, queue, monkeypatch)
+        for command in (
+            lambda: node.doors.change(ids[-1], project_id, priority=1),
+            lambda: node.graphs.add_parents(
+                project_id, ids[-2], [Edge(ids[0], "cancel", done=False)]
+            ),
+            lambda: node.doors.cancel(ids[-3], project_id),
+        ):
+            leaving.times = 2
+            done = await command()
+            assert leaving.times == 0
+        assert done["status"] == "cancelled"
+        await node.projector.flush()
+        await node.doors.bring(node.core.shards[queue.shard], ids[-4])  # this one leaves
+        leaving.times = 1
+        assert (await node.doors.requeue(done))["status"] == "pending"
+        assert leaving.times == 0
+
+
+async def test_a_job_that_leaves_again_and_again_is_refused_at_last(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project_id = await prepared(postgres_url)
+    async with running_node(postgres_url, resident_jobs_max=ROOM) as node:
+        hand = Hand(node, project_id)
+        queue = await hand.queue()
+        ids = await submit(hand, queue, 40)
+        await few_are_here(node, queue)
+        leaving = Leaving(node, queue, monkeypatch)
+        leaving.times = 1_000
+        with pytest.raises(Unavailable):
+            await node.doors.cancel(ids[-1], project_id)
+        assert leaving.times == 1_000 - limits.AWAY_TRIES_MAX
+        assert node.doors.queue_counts(queue) == (40, 0, 0)
