@@ -30,10 +30,10 @@ TABLES_S = 30.0
 """How long the tables may take to follow; a moment is usual."""
 
 QUEUES = {
-    workload.HASH_QUEUE: QueueSettings(timeout=60.0, history="all"),
+    workload.HASH_QUEUE: QueueSettings(timeout_s=60.0, history="all"),
     workload.FLAKY_QUEUE: QueueSettings(
         retry_policy=RetryPolicy(
-            max_attempts=5, base_delay=0.2, max_delay=1.0, backoff_multiplier=2.0
+            max_attempts=5, base_delay_s=0.2, max_delay_s=1.0, backoff_multiplier=2.0
         ),
         history="all",
     ),

@@ -12,11 +12,11 @@ from taskforge_server.api.rest.schemas import (
     Answer,
     Cursor,
     JobDetails,
-    PageQuery,
     Request,
     UuidText,
 )
 from taskforge_server.api.service.dead_letters import Done, Piece
+from taskforge_server.api.service.submission import Tags
 from taskforge_server.engine import limits
 from taskforge_server.engine.model import permissions
 from taskforge_server.engine.model.base import Time
@@ -24,20 +24,36 @@ from taskforge_server.engine.model.job import FailedReason
 from taskforge_server.engine.store.dead_letters import DeadLetterFilter
 from taskforge_server.ext.ids import uuid_text
 
+Reasons = Annotated[list[FailedReason], Meta(min_length=1, max_length=20)]
 JobTypeText = Annotated[str, Meta(max_length=limits.JOB_TYPE_BYTES_MAX)]
-TagText = Annotated[str, Meta(max_length=limits.TAG_BYTES_MAX, pattern=r"^[^\x00]*\Z")]
 FailedAfter = Annotated[Time, Meta(description="failed at this time or later")]
 FailedBefore = Annotated[Time, Meta(description="failed before this time")]
 
 
-class DeadLettersQuery(PageQuery, kw_only=True):
-    """Which dead letters."""
+class DeadLetterSelection(Request):
+    """Which dead letters; without a field: all."""
 
-    reason: FailedReason | None = None
+    reasons: Reasons | None = None
     job_type: JobTypeText | None = None
-    tag: TagText | None = None
+    tags: Annotated[Tags, Meta(description="all of them")] | None = None
     failed_after: FailedAfter | None = None
     failed_before: FailedBefore | None = None
+
+    def wanted(self) -> DeadLetterFilter:
+        return DeadLetterFilter(
+            reasons=None if self.reasons is None else tuple(self.reasons),
+            job_type=self.job_type,
+            tags=None if self.tags is None else tuple(self.tags),
+            failed_from=self.failed_after,
+            failed_before=self.failed_before,
+        )
+
+
+class DeadLettersQuery(DeadLetterSelection):
+    """Which dead letters, and which part of them."""
+
+    limit: Annotated[int, Meta(ge=1, le=limits.PAGE_ROWS_MAX)] = limits.PAGE_ROWS_DEFAULT
+    cursor: Cursor | None = None
     attempts: Annotated[
         int,
         Meta(
@@ -56,30 +72,11 @@ class DeadLetterPage(Answer):
     next_cursor: str | None
 
 
-class DeadLetterSelection(Request):
-    """Which dead letters; without a field: all."""
-
-    reasons: Annotated[list[FailedReason], Meta(min_length=1, max_length=20)] | None = None
-    job_type: JobTypeText | None = None
-    tag: TagText | None = None
-    failed_after: FailedAfter | None = None
-    failed_before: FailedBefore | None = None
-
-    def wanted(self) -> DeadLetterFilter:
-        return DeadLetterFilter(
-            reasons=None if self.reasons is None else tuple(self.reasons),
-            job_type=self.job_type,
-            tag=self.tag,
-            failed_from=self.failed_after,
-            failed_before=self.failed_before,
-        )
-
-
 class DeadLettersPurge(Request):
     """Which dead letters to delete. A request deletes a bounded number, and says where to go on."""
 
     filter: DeadLetterSelection = field(default_factory=DeadLetterSelection)
-    most: Annotated[int, Meta(ge=1, le=limits.DEAD_LETTERS_ACT_MAX)] = limits.DEAD_LETTERS_ACT_MAX
+    limit: Annotated[int, Meta(ge=1, le=limits.DEAD_LETTERS_ACT_MAX)] = limits.DEAD_LETTERS_ACT_MAX
     cursor: Cursor | None = None
     dry_run: Annotated[bool, Meta(description="only count, and show some")] = False
 
@@ -113,17 +110,10 @@ class DeadLettersDone(Answer):
 
 async def list_dead_letters(services: Services, call: Call) -> Reply:
     query: DeadLettersQuery = call.query
-    wanted = DeadLetterFilter(
-        reasons=None if query.reason is None else (query.reason,),
-        job_type=query.job_type,
-        tag=query.tag,
-        failed_from=query.failed_after,
-        failed_before=query.failed_before,
-    )
     queue, found, cursor = await services.dead_letters.page(
         call.principal.project_id,
         call.params["queue"],
-        Piece(wanted, query.limit, query.cursor),
+        Piece(query.wanted(), query.limit, query.cursor),
         query.attempts,
     )
     items = [views.job_details(job, runs, queue.name, call.coding) for job, runs in found]
@@ -166,7 +156,7 @@ async def _counted(services: Services, call: Call, given: DeadLettersPurge) -> R
 
 
 def _piece(given: DeadLettersPurge) -> Piece:
-    return Piece(given.filter.wanted(), given.most, given.cursor)
+    return Piece(given.filter.wanted(), given.limit, given.cursor)
 
 
 def _told(done: Done, *, dry_run: bool = False) -> DeadLettersDone:

@@ -10,10 +10,12 @@ are being read share one budget.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+import msgspec.inspect
 from aiohttp import web
 from aiohttp.web_exceptions import HTTPException
 
@@ -262,7 +264,7 @@ async def read_body(request: web.BaseRequest, bytes_max: int) -> bytes:
 
 def _query(route: Route, text: str) -> Any:
     """The query string as the route's struct; 422 names the parameter."""
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     try:
         pairs = parse_qsl(
             text,
@@ -274,15 +276,36 @@ def _query(route: Route, text: str) -> Any:
     except (ValueError, UnicodeDecodeError):
         raise InvalidInput("the query string is malformed", code="malformed_request") from None
     for name, value in pairs:
-        if name in values:
-            raise InvalidInput("given twice", name)
         if "\0" in value:
             raise InvalidInput("U+0000 cannot be stored", name)
-        values[name] = value
+        if name in _lists(route.query):
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise InvalidInput("given twice", name)
+        else:
+            values[name] = value
     try:
         return msgspec.convert(values, route.query, strict=False)
     except msgspec.ValidationError as error:
         raise refusal(error) from None
+
+
+@cache
+def _lists(kind: type[msgspec.Struct]) -> frozenset[str]:
+    """The parameters that may be given more than once."""
+    fields = msgspec.structs.fields(kind)
+    return frozenset(
+        field.name for field in fields if _is_list(msgspec.inspect.type_info(field.type))
+    )
+
+
+def _is_list(kind: msgspec.inspect.Type) -> bool:
+    match kind:
+        case msgspec.inspect.Metadata(type=inner):
+            return _is_list(inner)
+        case msgspec.inspect.UnionType(types=choices):
+            return any(map(_is_list, choices))
+    return isinstance(kind, msgspec.inspect.ListType)
 
 
 def response(reply: Reply) -> Response:

@@ -114,7 +114,7 @@ class SchedulesQuery(PageQuery, kw_only=True):
 class PreviewQuery(Request):
     """How many ticks."""
 
-    n: Count = 10
+    count: Count = 10
 
 
 class CronQuery(PreviewQuery, kw_only=True):
@@ -209,14 +209,14 @@ async def run_schedule(services: Services, call: Call) -> Reply:
 async def preview_schedule(services: Services, call: Call) -> Reply:
     query: PreviewQuery = call.query
     ticks = await _service(services).preview(
-        call.principal.project_id, call.params["schedule"], query.n
+        call.principal.project_id, call.params["schedule"], query.count
     )
     return answer(call, Preview(ticks=ticks))
 
 
 async def preview_cron(services: Services, call: Call) -> Reply:
     query: CronQuery = call.query
-    ticks = _service(services).preview_of(query.cron, query.timezone, query.after, query.n)
+    ticks = _service(services).preview_of(query.cron, query.timezone, query.after, query.count)
     return answer(call, Preview(ticks=ticks))
 
 

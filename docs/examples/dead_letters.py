@@ -50,13 +50,13 @@ async def main() -> None:
             except JobFailed:
                 print(f"told: {await asyncio.wait_for(told.get(), 20)}")
 
-        async for job in client.dead_letters.list("orders", reason="not_retryable"):
+        async for job in client.dead_letters.list("orders", reasons=["not_retryable"]):
             print(f"dead: order {job.payload['number']} after {job.attempts}")
 
         SHOP["open"] = True
         plan = await client.dead_letters.requeue("orders", dry_run=True)
         print(f"would run again: {plan.count}")
-        again = await client.dead_letters.requeue("orders", most=2, per_s=100)
+        again = await client.dead_letters.requeue("orders", limit=2, per_s=100)
         for job_id in again.job_ids:
             print((await client.wait(job_id, 20)).status)
 

@@ -36,7 +36,7 @@ async def call(ctx: Context, number: str) -> str:
 
 SETTINGS = QueueSettings(
     retry_policy=RetryPolicy(
-        max_attempts=2, backoff="list", delays=[0.01, 0.1], non_retryable=["ConnectionError"]
+        max_attempts=2, backoff="list", delays_s=[0.01, 0.1], non_retryable=["ConnectionError"]
     ),
     retry_budget=RetryBudget(ratio=0.1, per_s=50.0),
 )

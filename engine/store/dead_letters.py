@@ -32,7 +32,8 @@ class DeadLetterFilter:
 
     reasons: tuple[FailedReason, ...] | None = None
     job_type: str | None = None
-    tag: str | None = None
+    tags: tuple[str, ...] | None = None
+    """All of them."""
     failed_from: datetime | None = None
     """Included."""
     failed_before: datetime | None = None
@@ -190,7 +191,7 @@ def _values(queue_id: bytes, wanted: DeadLetterFilter, after: Place) -> list[Any
         wanted.failed_before or _END,
         None if wanted.reasons is None else list(wanted.reasons),
         wanted.job_type,
-        wanted.tag,
+        None if wanted.tags is None else list(wanted.tags),
     ]
 
 

@@ -100,7 +100,7 @@ def test_never_more_at_once_than_allowed(ground: Ground, form: Form) -> None:
             max_concurrency_per_key=MOST_PER_KEY,
             fair_keys=True,
             crashes_max=100,
-            retry_policy=RetryPolicy(max_attempts=10, base_delay=0.01, max_delay=0.05),
+            retry_policy=RetryPolicy(max_attempts=10, base_delay_s=0.01, max_delay_s=0.05),
         )
         with Client(node.url, API_KEY) as client:
             client.queues.create(QUEUE, settings=settings)

@@ -83,7 +83,7 @@ def test_jobs_run_survive_a_restart_and_agree_with_the_log(folder: Path) -> None
     paths = {"PYTHONPATH": str(folder)}
     with dev(folder / "data") as (url, key), Client(url, key) as client:
         client.queues.create(
-            "mail", settings=QueueSettings(retry_policy=RetryPolicy(base_delay=0.01))
+            "mail", settings=QueueSettings(retry_policy=RetryPolicy(base_delay_s=0.01))
         )
         waiting: JobHandle[str] = client.submit("greet", {"name": "Ada"}, queue="mail")
         again: JobHandle[int] = client.submit("second_time", {}, queue="mail")

@@ -30,7 +30,7 @@ TEMPLATE = "crash_template"
 LEASE_TTL_S = 2.0
 QUIET_S = 120.0
 QUIET_LOOK_S = 0.1
-RETRIES = RetryPolicy(max_attempts=20, base_delay=0.02, max_delay=0.2)
+RETRIES = RetryPolicy(max_attempts=20, base_delay_s=0.02, max_delay_s=0.2)
 """Short pauses, and enough attempts: a kill must not use them up."""
 SETTINGS = QueueSettings(retry_policy=RETRIES, crashes_max=100)
 

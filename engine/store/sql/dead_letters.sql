@@ -12,6 +12,6 @@ FROM (
 ) AS seen
 WHERE ($6::varchar[] IS NULL OR failed_reason = ANY ($6))
     AND ($7::varchar IS NULL OR job_type = $7)
-    AND ($8::text IS NULL OR tags @> ARRAY[$8::text])
+    AND ($8::text[] IS NULL OR tags @> $8)
 ORDER BY finished_at DESC, id DESC
 LIMIT $9

@@ -173,9 +173,11 @@ async def they_are_listed(s: Site) -> None:
     assert not without[0].executions
     assert await found(s.client, failed_after=between) == [uuid_text(second)]
     assert set(await found(s.client, failed_before=between)) == set(texts(first))
-    assert await found(s.client, reason="timeout") == []
-    assert len(await found(s.client, reason="not_retryable", job_type="send")) == 3
-    assert await found(s.client, tag="x") == []
+    assert await found(s.client, reasons=["timeout", "error"]) == []
+    assert len(await found(s.client, reasons=["error", "not_retryable"], job_type="send")) == 3
+    assert await found(s.client, tags=["x"]) == []
+    with pytest.raises(TypeError, match="chosen by tag"):
+        await found(s.client, tag="x")
     purged = await s.client.dead_letters.purge("mail")
     assert (purged.count, purged.more, purged.next_cursor) == (3, False, None)
     with pytest.raises(InvalidInput):
@@ -187,7 +189,7 @@ async def they_are_put_back(s: Site) -> None:
     plan = await s.client.dead_letters.requeue("mail", dry_run=True)
     assert (plan.count, plan.dry_run, set(plan.job_ids)) == (5, True, set(ids))
     assert len(await found(s.client)) == 5
-    some = await s.client.dead_letters.requeue("mail", most=2)
+    some = await s.client.dead_letters.requeue("mail", limit=2)
     rest = await s.client.dead_letters.requeue("mail", cursor=some.next_cursor)
     assert (some.count, some.more, rest.count, rest.next_cursor) == (2, True, 3, None)
     assert set(some.job_ids) | set(rest.job_ids) == set(ids)
@@ -199,14 +201,14 @@ async def they_are_put_back(s: Site) -> None:
     await s.node.projector.flush()
     assert len(await found(s.client)) == 5
     path, key = "/v1/queues/mail/dead-letters/requeue", {"Idempotency-Key": "one"}
-    first, told = await post(s, path, {"most": 2}, key)
+    first, told = await post(s, path, {"limit": 2}, key)
     await end(s.hand, s.queue, 2, error("E"))
     await s.node.projector.flush()
-    repeated, again_told = await post(s, path, {"most": 2}, key)
+    repeated, again_told = await post(s, path, {"limit": 2}, key)
     assert (repeated, again_told.get("Idempotent-Replay")) == (first, "true")
     assert told.get("Idempotent-Replay") is None
     assert len(await found(s.client)) == 5
-    assert (await post(s, path, {"most": 3}, key))[0]["code"] == "idempotency_key_reused"
+    assert (await post(s, path, {"limit": 3}, key))[0]["code"] == "idempotency_key_reused"
     entries = await s.node.pool.fetch("SELECT * FROM audit_log ORDER BY sequence")
     acts = [row["action"] for row in entries]
     assert {"dead_letters.requeue", "dead_letters.purge"} <= set(acts)
@@ -227,7 +229,7 @@ async def post(
 
 async def they_are_put_back_at_a_rate(s: Site) -> None:
     await fail(s.hand, s.queue, 4)
-    some = await s.client.dead_letters.requeue("mail", per_s=0.01, most=2)
+    some = await s.client.dead_letters.requeue("mail", per_s=0.01, limit=2)
     rest = await s.client.dead_letters.requeue("mail", per_s=0.01, cursor=some.next_cursor)
     due = []
     for job_id in some.job_ids + rest.job_ids:
@@ -268,7 +270,7 @@ async def one_request_looks_at_a_bounded_number(s: Site, monkeypatch: pytest.Mon
     await fail(s.hand, s.queue, 5)
     project_id = s.hand.project_id
     pages, after = [], FIRST
-    wanted = DeadLetterFilter(tag="x")
+    wanted = DeadLetterFilter(tags=("x",))
     while True:
         jobs, following = await s.node.dead_letters.page(project_id, s.queue.id, wanted, after, 10)
         pages.append([job["id"] for job in jobs])
@@ -276,7 +278,7 @@ async def one_request_looks_at_a_bounded_number(s: Site, monkeypatch: pytest.Mon
             break
         after = following
     assert pages == [[], [], [oldest], []]
-    assert await found(s.client, tag="x") == [uuid_text(oldest)]
+    assert await found(s.client, tags=["x"]) == [uuid_text(oldest)]
     monkeypatch.undo()
     rows, following = await s.node.dead_letters.page(
         project_id, s.queue.id, EVERYTHING, FIRST, 10, bytes_max=1
@@ -456,7 +458,7 @@ async def test_who_puts_a_dead_letter_back_has_it_told_of_first(
         assert await s.node.dead_letters.expire(queue.id, datetime.now(UTC), 10) == 0
         await s.client.retry(uuid_text(one))
         assert [told["job_id"] for told in await hook_jobs(s.hand)] == [uuid_text(one)]
-        again = await s.client.dead_letters.requeue("mail", most=2)
+        again = await s.client.dead_letters.requeue("mail", limit=2)
         assert len(again.job_ids) == 2
         assert len(await hook_jobs(s.hand)) == 3
         monkeypatch.setattr(DeadLetterUpkeep, "look", look)

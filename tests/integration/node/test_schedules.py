@@ -69,7 +69,7 @@ async def test_from_make_to_delete(site: Site, ada: Person) -> None:
     assert schedule["next_at"] is not None
     assert (await site.get("/v1/schedules/nightly", ada)).json == schedule
     assert (await site.get(f"/v1/schedules/{schedule['id']}", ada)).json == schedule
-    preview = await site.get("/v1/schedules/nightly/preview?n=3", ada)
+    preview = await site.get("/v1/schedules/nightly/preview?count=3", ada)
     assert preview.json["ticks"][0] == schedule["next_at"]
     assert len(preview.json["ticks"]) == 3
     change = {"cron": "@hourly", "job": {"job_type": "send", "payload": [1]}, "jitter_s": 5}
@@ -183,7 +183,9 @@ async def test_what_is_wrong_is_named(
 
 
 async def test_preview_of_an_expression(site: Site, ada: Person) -> None:
-    path = "/v1/cron/preview?cron=30+2+*+*+*&timezone=Europe/Berlin&n=2&after=2026-03-28T12:00:00Z"
+    path = (
+        "/v1/cron/preview?cron=30+2+*+*+*&timezone=Europe/Berlin&count=2&after=2026-03-28T12:00:00Z"
+    )
     assert (await site.get(path, ada)).json == {
         "ticks": ["2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]
     }

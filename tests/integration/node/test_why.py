@@ -67,7 +67,9 @@ async def site(postgres_url: str) -> AsyncIterator[Site]:
         port = await server.start("127.0.0.1", 0)
         url = f"http://127.0.0.1:{port}"
         async with AsyncClient(url, KEY) as client:
-            policy = RetryPolicy(max_attempts=3, base_delay=3600.0, max_delay=3600.0, jitter="none")
+            policy = RetryPolicy(
+                max_attempts=3, base_delay_s=3600.0, max_delay_s=3600.0, jitter="none"
+            )
             await client.queues.create("mail", settings=QueueSettings(retry_policy=policy))
             queue = (await node.queues.get(project_id, "mail")).ref()
             yield Site(node, Hand(node, project_id), client, queue, url)

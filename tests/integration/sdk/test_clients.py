@@ -157,13 +157,13 @@ def test_lists_go_over_pages(api: StubApi, make: Make) -> None:
 
 def test_queues(api: StubApi, make: Make) -> None:
     client = make()
-    settings = QueueSettings(retry_policy=RetryPolicy(max_attempts=3), timeout=5.0)
+    settings = QueueSettings(retry_policy=RetryPolicy(max_attempts=3), timeout_s=5.0)
     made = client.queues.create("mail", priority=4, settings=settings)
     assert (made.name, made.priority, made.settings) == ("mail", 4, settings)
     with pytest.raises(Conflict, match="queue_exists"):
         client.queues.create("mail")
     changed = client.queues.update("mail", priority=5, settings=QueueSettings(history="none"))
-    assert (changed.priority, changed.settings.timeout, changed.settings.history) == (
+    assert (changed.priority, changed.settings.timeout_s, changed.settings.history) == (
         5,
         5.0,
         "none",
@@ -389,7 +389,7 @@ def test_an_async_client_belongs_to_one_loop(api: StubApi) -> None:
 
 
 async def test_buffered_submits_become_batches(api: StubApi) -> None:
-    async with AsyncClient(api.url, "key") as client, client.buffered(most=10) as buffer:
+    async with AsyncClient(api.url, "key") as client, client.buffered(jobs_max=10) as buffer:
         futures = [await buffer.submit(send, to=str(number)) for number in range(25)]
         bad = await buffer.submit("x", queue="q", priority=10)
         handles = await asyncio.gather(*futures)
@@ -413,7 +413,7 @@ async def test_leaving_a_buffer_sends_what_is_left(api: StubApi) -> None:
 
 
 async def test_a_full_buffer_waits(api: StubApi) -> None:
-    async with AsyncClient(api.url, "key") as client, client.buffered(most=1) as buffer:
+    async with AsyncClient(api.url, "key") as client, client.buffered(jobs_max=1) as buffer:
         futures = [await buffer.submit(send, to=str(number)) for number in range(40)]
         room = limits.BUFFER_BATCHES_IN_FLIGHT + limits.BUFFER_WAITING_BATCHES_MAX
         assert len(buffer._sending) <= room

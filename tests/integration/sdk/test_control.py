@@ -136,7 +136,7 @@ async def client(postgres_url: str) -> AsyncIterator[AsyncClient]:
         server = api_of(node)
         port = await server.start("127.0.0.1", 0)
         async with AsyncClient(f"http://127.0.0.1:{port}", KEY) as client:
-            policy = RetryPolicy(max_attempts=3, base_delay=0.0, max_delay=0.0)
+            policy = RetryPolicy(max_attempts=3, base_delay_s=0.0, max_delay_s=0.0)
             await client.queues.create("default", settings=QueueSettings(retry_policy=policy))
             worker = Worker(f"http://127.0.0.1:{port}", KEY, TASKS, grace_s=0.1)
             serving = asyncio.create_task(worker.serve())

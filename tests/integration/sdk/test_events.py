@@ -109,7 +109,7 @@ async def stack(postgres_url: str) -> AsyncIterator[Stack]:
         port = await server.start("127.0.0.1", 0)
         url = f"http://127.0.0.1:{port}"
         async with AsyncClient(url, KEY) as client:
-            policy = RetryPolicy(max_attempts=3, base_delay=0.0, max_delay=0.0)
+            policy = RetryPolicy(max_attempts=3, base_delay_s=0.0, max_delay_s=0.0)
             await client.queues.create("default", settings=QueueSettings(retry_policy=policy))
             worker = Worker(url, KEY, TASKS)
             serving = asyncio.create_task(worker.serve())

@@ -264,7 +264,7 @@ async def test_without_history_nothing_is_kept(stack: Stack) -> None:
 
 
 async def test_where_only_failures_are_kept_so_are_their_lines(stack: Stack) -> None:
-    settings = QueueSettings(history="failed", retry_policy=RetryPolicy(base_delay=0.0))
+    settings = QueueSettings(history="failed", retry_policy=RetryPolicy(base_delay_s=0.0))
     await stack.client.queues.create("failures", settings=settings)
     worker = Worker(stack.url, KEY, [in_two_attempts, fails], queues=["failures"])
     serving = asyncio.create_task(worker.serve())

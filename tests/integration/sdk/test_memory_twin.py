@@ -31,7 +31,7 @@ from taskforge_server.engine.store.pool import connect
 from tests.support.real_node import SHARDS, running_node
 
 KEY = api_key_text(bytes(32))
-AT_ONCE = RetryPolicy(max_attempts=3, base_delay=0.0, max_delay=0.0)
+AT_ONCE = RetryPolicy(max_attempts=3, base_delay_s=0.0, max_delay_s=0.0)
 SETTINGS = QueueSettings(retry_policy=AT_ONCE)
 
 

@@ -41,7 +41,7 @@ async def test_a_job_that_kills_its_workers_is_quarantined(postgres_url: str) ->
             assert job.attempts == 2
             await node.projector.flush()
             letters = [
-                job async for job in client.dead_letters.list("default", reason="quarantined")
+                job async for job in client.dead_letters.list("default", reasons=["quarantined"])
             ]
             assert [letter.id for letter in letters] == [handle.id]
             lost = [entry.error["type"] for entry in letters[0].executions]

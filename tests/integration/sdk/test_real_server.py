@@ -95,7 +95,7 @@ async def stack(postgres_url: str) -> AsyncIterator[Stack]:
         port = await server.start("127.0.0.1", 0)
         url = f"http://127.0.0.1:{port}"
         async with AsyncClient(url, KEY) as client:
-            policy = RetryPolicy(max_attempts=3, base_delay=0.0, max_delay=0.0)
+            policy = RetryPolicy(max_attempts=3, base_delay_s=0.0, max_delay_s=0.0)
             await client.queues.create("default", settings=QueueSettings(retry_policy=policy))
             worker = Worker(url, KEY, TASKS)
             serving = asyncio.create_task(worker.serve())
@@ -172,8 +172,8 @@ async def test_looking_changing_and_refusals(stack: Stack) -> None:
     assert again.id == first.id
     with pytest.raises(Conflict, match="idempotency_key_reused"):
         await client.submit(greet, name="Eve", idempotency_key="one")
-    changed = await client.queues.update("default", settings=QueueSettings(timeout=9.0))
-    assert changed.settings.timeout == 9.0
+    changed = await client.queues.update("default", settings=QueueSettings(timeout_s=9.0))
+    assert changed.settings.timeout_s == 9.0
     assert [queue.name async for queue in client.queues.list()] == ["default"]
 
 

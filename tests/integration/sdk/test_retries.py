@@ -78,7 +78,7 @@ async def stack(postgres_url: str) -> AsyncIterator[Stack]:
         url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}"
         async with AsyncClient(url, KEY) as client:
             # Whoever waits for this policy waits for an hour.
-            slow = RetryPolicy(max_attempts=3, backoff="fixed", base_delay=3600.0, jitter="none")
+            slow = RetryPolicy(max_attempts=3, backoff="fixed", base_delay_s=3600.0, jitter="none")
             await client.queues.create("default", settings=QueueSettings(retry_policy=slow))
             worker = Worker(url, KEY, [says, says_in_a_thread])
             serving = asyncio.create_task(worker.serve())
@@ -138,10 +138,12 @@ async def test_a_job_brings_a_policy_of_its_own(stack: Stack) -> None:
 
 
 async def it_goes_before_the_queues(stack: Stack) -> None:
-    now = RetryPolicy(backoff="list", delays=[0.0], non_retryable=["KeyError"])
+    now = RetryPolicy(backoff="list", delays_s=[0.0], non_retryable=["KeyError"])
     job = await stack.ended("error", retry_policy=now)
     assert (job.status, job.attempts) == ("succeeded", 2)
-    assert job.retry_policy == RetryPolicy(backoff="list", delays=[0.0], non_retryable=["KeyError"])
+    assert job.retry_policy == RetryPolicy(
+        backoff="list", delays_s=[0.0], non_retryable=["KeyError"]
+    )
     job = await stack.ended("error", retry_policy=RetryPolicy(non_retryable=["ValueError"]))
     assert (job.status, job.failed_reason) == ("failed", "not_retryable")
 
@@ -150,14 +152,14 @@ async def what_is_not_said_is_as_the_queue_has_it_at_that_time(stack: Stack) -> 
     """The job says how long to wait, the queue whether it is worth it."""
     final = QueueSettings(retry_policy=RetryPolicy(non_retryable=["ValueError"]))
     await stack.client.queues.update("default", settings=final)
-    job = await stack.ended("error", retry_policy=RetryPolicy(base_delay=0.0))
+    job = await stack.ended("error", retry_policy=RetryPolicy(base_delay_s=0.0))
     assert job.failed_reason == "not_retryable"
 
 
 async def senseless_ones_are_refused(stack: Stack) -> None:
     for policy, field in (
         (RetryPolicy(backoff="list"), "retry_policy.delays"),
-        (RetryPolicy(base_delay=5.0, max_delay=1.0), "retry_policy.max_delay"),
+        (RetryPolicy(base_delay_s=5.0, max_delay_s=1.0), "retry_policy.max_delay"),
         (RetryPolicy(max_attempts=0), "retry_policy.max_attempts"),
     ):
         with pytest.raises(InvalidInput) as refused:
@@ -173,7 +175,7 @@ async def test_a_storm_of_failures_is_stretched_by_the_budget(stack: Stack) -> N
     """Four jobs fail at once, and would be tried again at once. The budget has one in 100 s."""
     client = stack.client
     budget = RetryBudget(ratio=0.0, per_s=0.01)
-    at_once = RetryPolicy(backoff="fixed", base_delay=0.0)
+    at_once = RetryPolicy(backoff="fixed", base_delay_s=0.0)
     await client.queues.update(
         "default", settings=QueueSettings(retry_policy=at_once, retry_budget=budget)
     )

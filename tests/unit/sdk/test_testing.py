@@ -110,7 +110,7 @@ async def test_in_an_event_loop() -> None:
 
 
 def test_retries_follow_the_policy_and_its_waits() -> None:
-    slow = QueueSettings(retry_policy=RetryPolicy(backoff="list", delays=[10, 600]))
+    slow = QueueSettings(retry_policy=RetryPolicy(backoff="list", delays_s=[10, 600]))
     with MemoryTaskForge([flaky], queues={"default": slow}, now=START) as memory:
         handle = memory.client.submit(flaky, times=2)
         memory.run()
@@ -257,6 +257,6 @@ def test_the_rules_are_those_of_the_server(
 
 def test_the_defaults_are_those_of_the_server() -> None:
     server = server_policy.RetryPolicy()
-    for name in RetryPolicy.__struct_fields__:
-        if name != "jitter":
-            assert getattr(rules.DEFAULTS, name) == getattr(server, name)
+    for field in msgspec.structs.fields(RetryPolicy):
+        if field.name != "jitter":
+            assert getattr(rules.DEFAULTS, field.name) == getattr(server, field.encode_name)

@@ -221,10 +221,10 @@ class AsyncClient(AsyncCaller):
         return [result for result in found if result is not None]
 
     def buffered(
-        self, *, linger_ms: float = BUFFER_LINGER_MS, most: int = BUFFER_JOBS
+        self, *, linger_ms: float = BUFFER_LINGER_MS, jobs_max: int = BUFFER_JOBS
     ) -> "Buffer[AsyncJobHandle[Any]]":
         """A context in which single submits are gathered into batches; see `Buffer`."""
-        return Buffer(self.execute, self.handle, self.make_key, linger_ms / 1000, most)
+        return Buffer(self.execute, self.handle, self.make_key, linger_ms / 1000, jobs_max)
 
     async def submit_graph(
         self, graph: Graph, *, idempotency_key: str | None = None

@@ -69,7 +69,7 @@ class Buffer(Generic[H]):
         jobs_max: int,
     ) -> None:
         if not 1 <= jobs_max <= BATCH_JOBS_MAX:
-            raise ValueError(f"most is 1 to {BATCH_JOBS_MAX}, not {jobs_max}")
+            raise ValueError(f"jobs_max is 1 to {BATCH_JOBS_MAX}, not {jobs_max}")
         if linger_s < 0:
             raise ValueError("linger_ms is 0 or more")
         self._execute = execute

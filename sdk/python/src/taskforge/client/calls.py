@@ -143,7 +143,7 @@ def _item(spec: JobSpec[Any], payload: bytes | msgspec.Raw) -> Item:
     if when is not None:
         if spec.delay_s is not None:
             raise TypeError("delay_s and scheduled_for exclude each other")
-        due = _time_text(when, "scheduled_for")
+        due = time_text(when, "scheduled_for")
     name, priority, timeout_s, max_attempts = str(task), 0, None, None
     options = spec.options or {}
     if isinstance(task, Task):
@@ -163,7 +163,7 @@ def _item(spec: JobSpec[Any], payload: bytes | msgspec.Raw) -> Item:
     if not options:
         return Item(*fields)
     plain: dict[str, Any] = {
-        name: _time_text(value, name) if isinstance(value, datetime) else value
+        name: time_text(value, name) if isinstance(value, datetime) else value
         for name, value in known_options(options).items()
     }
     if "parents" in plain:
@@ -172,7 +172,8 @@ def _item(spec: JobSpec[Any], payload: bytes | msgspec.Raw) -> Item:
     return special
 
 
-def _time_text(when: datetime, name: str) -> str:
+def time_text(when: datetime, name: str) -> str:
+    """As requests have it; TypeError without a time zone."""
     if when.tzinfo is None:
         raise TypeError(f"{name} needs a time zone")
     return when.astimezone(UTC).isoformat()
@@ -302,7 +303,7 @@ def change(
     delay_s: float | None = None,
 ) -> Call[models.Job]:
     """Give a job that waits another priority or time; Conflict when it does not wait."""
-    when = None if scheduled_for is None else _time_text(scheduled_for, "scheduled_for")
+    when = None if scheduled_for is None else time_text(scheduled_for, "scheduled_for")
     given = {"priority": priority, "scheduled_for": when, "delay_s": delay_s}
     body = _to_json({name: value for name, value in given.items() if value is not None})
     return Call("PATCH", job_path(job_id), _job, body)
@@ -335,7 +336,7 @@ def cancel_jobs(queue: str, cursor: str | None, wanted: JobsToCancel) -> Call[mo
     body: dict[str, Any] = {"cursor": cursor, **wanted}
     for name in ("created_after", "created_before"):
         if name in wanted:
-            body[name] = _time_text(body[name], name)
+            body[name] = time_text(body[name], name)
     path = f"/v1/queues/{quote(queue, safe='')}/cancel"
     return Call("POST", path, lambda reply: _read_cancelled(checked(reply).body), _to_json(body))
 
@@ -366,14 +367,14 @@ def list_jobs(
     cursor: str | None,
 ) -> Call[models.Page[models.Job]]:
     """One page of jobs, newest first."""
-    wanted = {
+    wanted: dict[str, Any] = {
         "queue": queue,
         "status": status,
         "job_type": job_type,
-        "created_after": created_after.isoformat() if created_after else None,
-        "created_before": created_before.isoformat() if created_before else None,
+        "created_after": created_after and time_text(created_after, "created_after"),
+        "created_before": created_before and time_text(created_before, "created_before"),
         "cursor": cursor,
-        "limit": str(PAGE_JOBS),
+        "limit": PAGE_JOBS,
     }
     path = f"/v1/jobs?{query_text(wanted)}"
     return Call("GET", path, lambda response: _read_jobs(checked(response).body))
@@ -384,10 +385,10 @@ def list_logs(
 ) -> Call[models.Page[models.LogLine]]:
     """One page of what the handlers of a job logged."""
     wanted = {
-        "attempt": None if attempt is None else str(attempt),
+        "attempt": attempt,
         "level": level,
         "cursor": cursor,
-        "limit": str(PAGE_LINES),
+        "limit": PAGE_LINES,
     }
     path = f"{job_path(job_id)}/logs?{query_text(wanted)}"
     return Call("GET", path, lambda response: _read_logs(checked(response).body))
@@ -454,9 +455,10 @@ def read_nothing(response: Response) -> None:
     checked(response)
 
 
-def query_text(wanted: Mapping[str, str | None]) -> str:
-    """The query string; None is left out."""
-    return urlencode({name: value for name, value in wanted.items() if value is not None})
+def query_text(wanted: Mapping[str, str | int | Sequence[str] | None]) -> str:
+    """The query string; None is left out, and each item of a list is a parameter."""
+    given = {name: value for name, value in wanted.items() if value is not None}
+    return urlencode(given, doseq=True)
 
 
 # --- errors and retries -------------------------------------------------------------------------

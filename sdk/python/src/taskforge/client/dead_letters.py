@@ -12,12 +12,12 @@ Whoever puts back or purges many does it in pieces, for each request sees to a b
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from urllib.parse import quote
 
 import msgspec
 
-from taskforge.client.calls import Call, make_key, query_text, reader
+from taskforge.client.calls import Call, make_key, query_text, reader, time_text
 from taskforge.client.methods import (
     AsyncGroup,
     Group,
@@ -51,90 +51,70 @@ def _path(queue: str) -> str:
     return f"/v1/queues/{quote(queue, safe='')}/dead-letters"
 
 
+class DeadLetterFilter(TypedDict, total=False):
+    """Which dead letters; what is not given does not matter."""
+
+    reasons: Sequence[str]
+    job_type: str
+    tags: Sequence[str]
+    """All of them."""
+    failed_after: datetime
+    failed_before: datetime
+
+
 def _list(
     cursor: str | None,
     queue: str,
     *,
-    reason: str | None = None,
-    job_type: str | None = None,
-    tag: str | None = None,
-    failed_after: datetime | None = None,
-    failed_before: datetime | None = None,
     attempts: int | None = None,
+    **wanted: Unpack[DeadLetterFilter],
 ) -> Call[Page[Job]]:
     """Failed jobs of a queue, the newest failure first, with the newest `attempts` of each."""
-    wanted = {
-        "reason": reason,
-        "job_type": job_type,
-        "tag": tag,
-        "failed_after": failed_after.isoformat() if failed_after else None,
-        "failed_before": failed_before.isoformat() if failed_before else None,
-        "attempts": None if attempts is None else str(attempts),
-        "cursor": cursor,
-    }
-    return Call("GET", f"{_path(queue)}?{query_text(wanted)}", _read_page)
+    fields: dict[str, Any] = {"attempts": attempts, "cursor": cursor, **_sent(wanted)}
+    return Call("GET", f"{_path(queue)}?{query_text(fields)}", _read_page)
 
 
 def _requeue(
     queue: str,
     *,
-    reasons: Sequence[str] | None = None,
-    job_type: str | None = None,
-    tag: str | None = None,
-    failed_after: datetime | None = None,
-    failed_before: datetime | None = None,
     per_s: float | None = None,
-    most: int | None = None,
+    limit: int | None = None,
     cursor: str | None = None,
     dry_run: bool = False,
+    **wanted: Unpack[DeadLetterFilter],
 ) -> Call[DeadLettersDone]:
     """Let some run again, the newest failure first: all at once, or `per_s` of them in a second.
     A repetition by the client itself does nothing twice."""
-    body = _body(reasons, job_type, tag, failed_after, failed_before, most, cursor, dry_run)
-    if per_s is not None:
-        body["per_s"] = per_s
-    return Call("POST", f"{_path(queue)}/requeue", _read_done, _to_json(body), key=make_key())
+    body = _body(wanted, per_s=per_s, limit=limit, cursor=cursor, dry_run=dry_run)
+    return Call("POST", f"{_path(queue)}/requeue", _read_done, body, key=make_key())
 
 
 def _purge(
     queue: str,
     *,
-    reasons: Sequence[str] | None = None,
-    job_type: str | None = None,
-    tag: str | None = None,
-    failed_after: datetime | None = None,
-    failed_before: datetime | None = None,
-    most: int | None = None,
+    limit: int | None = None,
     cursor: str | None = None,
     dry_run: bool = False,
+    **wanted: Unpack[DeadLetterFilter],
 ) -> Call[DeadLettersDone]:
     """Delete some, with their attempts and logs, the newest failure first."""
-    body = _body(reasons, job_type, tag, failed_after, failed_before, most, cursor, dry_run)
-    return Call("POST", f"{_path(queue)}/purge", _read_done, _to_json(body))
+    body = _body(wanted, limit=limit, cursor=cursor, dry_run=dry_run)
+    return Call("POST", f"{_path(queue)}/purge", _read_done, body)
 
 
-def _body(
-    reasons: Sequence[str] | None,
-    job_type: str | None,
-    tag: str | None,
-    failed_after: datetime | None,
-    failed_before: datetime | None,
-    most: int | None,
-    cursor: str | None,
-    dry_run: bool,
-) -> dict[str, Any]:
-    wanted = {
-        "reasons": reasons,
-        "job_type": job_type,
-        "tag": tag,
-        "failed_after": failed_after,
-        "failed_before": failed_before,
+def _body(wanted: DeadLetterFilter, **how: Any) -> bytes:
+    given = {name: value for name, value in how.items() if value is not None}
+    return _to_json({"filter": _sent(wanted), **given})
+
+
+def _sent(wanted: DeadLetterFilter) -> dict[str, Any]:
+    if unknown := wanted.keys() - DeadLetterFilter.__annotations__.keys():
+        raise TypeError(f"dead letters are not chosen by {', '.join(sorted(unknown))}")
+    return {
+        name: time_text(value, name) if isinstance(value, datetime) else value
+        for name, value in wanted.items()
+        if value is not None
     }
-    body: dict[str, Any] = {"filter": {k: v for k, v in wanted.items() if v is not None}}
-    body |= {k: v for k, v in {"most": most, "cursor": cursor}.items() if v is not None}
-    if dry_run:
-        body["dry_run"] = True
-    return body
 
 
 class DeadLetters(Group):

@@ -9,6 +9,7 @@ from taskforge.client import models
 from taskforge.client.calls import Call, checked, job_path, query_text, reader
 from taskforge.client.http1 import MSGPACK, Response
 from taskforge.graph import Graph
+from taskforge.limits import PAGE_PARENTS
 from taskforge.options import Parent, parent_ref
 
 _to_json = msgspec.json.Encoder().encode
@@ -34,7 +35,7 @@ def add_parents(job_id: str, parents: Iterable[Parent]) -> Call[models.Job]:
 
 def list_parents(cursor: str | None, job_id: str) -> Call[models.Page[models.Parent]]:
     """What a job waits for, or waited for, with the results."""
-    path = f"{job_path(job_id)}/parents?{query_text({'cursor': cursor, 'limit': '1000'})}"
+    path = f"{job_path(job_id)}/parents?{query_text({'cursor': cursor, 'limit': PAGE_PARENTS})}"
     return Call("GET", path, reader(models.Page[models.Parent]))
 
 
@@ -42,13 +43,13 @@ def list_parents_of_lease(
     cursor: str | None, worker_id: str, job_id: str, lease: int
 ) -> Call[models.Page[models.Parent]]:
     """The same for the worker that runs the job."""
-    wanted = {"lease": str(lease), "cursor": cursor, "limit": "1000"}
+    wanted = {"lease": lease, "cursor": cursor, "limit": PAGE_PARENTS}
     path = f"/v1/workers/{UUID(worker_id)}/jobs/{UUID(job_id)}/parents?{query_text(wanted)}"
     return Call("GET", path, reader(models.Page[models.Parent]))
 
 
 def get_graph(job_id: str, limit: int | None = None) -> Call[models.JobGraph]:
     """A job with all that it is connected to, the nearest first."""
-    wanted = query_text({"limit": None if limit is None else str(limit)})
+    wanted = query_text({"limit": limit})
     path = f"{job_path(job_id)}/graph"
     return Call("GET", f"{path}?{wanted}" if wanted else path, reader(models.JobGraph))

@@ -76,15 +76,23 @@ class JobGraph(msgspec.Struct, frozen=True, kw_only=True):
     cut: bool = False
 
 
-class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How often a job is tried, and how long it waits in between (seconds). None: the server's."""
+_WIRE_NAMES: Final = {
+    f"{name}_s": name for name in ("base_delay", "max_delay", "delays", "timeout", "soft_timeout")
+}
+"""The fields of settings and policies that the HTTP API names without their unit."""
+
+
+class RetryPolicy(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_WIRE_NAMES
+):
+    """How often a job is tried, and how long it waits in between. None: the server's."""
 
     max_attempts: int | None = None
-    base_delay: float | None = None
-    max_delay: float | None = None
+    base_delay_s: float | None = None
+    max_delay_s: float | None = None
     backoff_multiplier: float | None = None
     backoff: Backoff | None = None
-    delays: Sequence[float] | None = None
+    delays_s: Sequence[float] | None = None
     """With backoff `list`: one for each retry, the last for all that follow."""
     jitter: Jitter | None = None
     non_retryable: Sequence[str] | None = None
@@ -272,12 +280,14 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     burst: int = 1
 
 
-class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The settings of a queue; `timeout` in seconds. None: the server's default."""
+class QueueSettings(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_WIRE_NAMES
+):
+    """The settings of a queue. None: the server's default."""
 
     retry_policy: RetryPolicy | None = None
-    timeout: float | None = None
-    soft_timeout: float | None = None
+    timeout_s: float | None = None
+    soft_timeout_s: float | None = None
     """After so long the handler of an attempt is told."""
     history: History | None = None
     crashes_max: int | None = None

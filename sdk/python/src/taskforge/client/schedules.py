@@ -15,6 +15,7 @@ from taskforge.client.calls import (
     queue_of,
     read_nothing,
     reader,
+    time_text,
 )
 from taskforge.client.http1 import Response
 from taskforge.client.methods import (
@@ -156,18 +157,18 @@ def _run_now(name: str) -> Call[Submitted]:
 
 def _preview(name: str, count: int = 10) -> Call[list[datetime]]:
     """The next ticks of a schedule."""
-    return Call("GET", f"{_one(name)}/preview?n={count}", _ticks)
+    return Call("GET", f"{_one(name)}/preview?count={count}", _ticks)
 
 
 def _preview_cron(
     cron: str, *, timezone: str = "UTC", count: int = 10, after: datetime | None = None
 ) -> Call[list[datetime]]:
     """The next ticks of an expression; InvalidInput."""
-    wanted = {
+    wanted: dict[str, Any] = {
         "cron": cron,
         "timezone": timezone,
-        "n": str(count),
-        "after": None if after is None else after.isoformat(),
+        "count": count,
+        "after": after and time_text(after, "after"),
     }
     return Call("GET", f"/v1/cron/preview?{query_text(wanted)}", _ticks)
 

@@ -8,11 +8,11 @@ from taskforge.client.models import RetryPolicy
 
 DEFAULTS = RetryPolicy(
     max_attempts=5,
-    base_delay=1.0,
-    max_delay=300.0,
+    base_delay_s=1.0,
+    max_delay_s=300.0,
     backoff_multiplier=2.0,
     backoff="exponential",
-    delays=(),
+    delays_s=(),
     non_retryable=(),
 )
 
@@ -28,18 +28,18 @@ def policy_over(*policies: RetryPolicy | None) -> RetryPolicy:
 
 def wait_s(policy: RetryPolicy, failures: int) -> float:
     """Seconds until the next attempt after so many failures, of a policy without gaps."""
-    assert policy.base_delay is not None
-    assert policy.max_delay is not None
+    assert policy.base_delay_s is not None
+    assert policy.max_delay_s is not None
     assert policy.backoff_multiplier is not None
     match policy.backoff:
         case "fixed":
-            return policy.base_delay
-        case "list" if policy.delays:
-            return policy.delays[min(failures, len(policy.delays)) - 1]
+            return policy.base_delay_s
+        case "list" if policy.delays_s:
+            return policy.delays_s[min(failures, len(policy.delays_s)) - 1]
         case "linear":
-            return min(policy.max_delay, policy.base_delay * failures)
+            return min(policy.max_delay_s, policy.base_delay_s * failures)
     exponent = min(failures - 1, 300)
-    return min(policy.max_delay, policy.base_delay * policy.backoff_multiplier**exponent)
+    return min(policy.max_delay_s, policy.base_delay_s * policy.backoff_multiplier**exponent)
 
 
 def failed_reason(
