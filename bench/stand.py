@@ -38,6 +38,7 @@ from taskforge_server.engine.store.bootstrap import NAME, bootstrap
 from taskforge_server.engine.store.migrate import migrate
 from taskforge_server.engine.store.pool import connect
 from taskforge_server.engine.store.tenants import create_project
+from taskforge_server.engine.vault.masters import new_master_key
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ class Stand:
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="taskforge-bench-"))
         self.api_key = api_key_text(os.urandom(API_KEY_RANDOM_BYTES))
+        self.master_keys = new_master_key("bench")
         self.node_command = node_command or [_script("taskforge"), "serve"]
         self.servers = EmbeddedServers(self.folder, settings)
         self._numbers = count(1)
@@ -262,6 +264,7 @@ class Run:
                 "TASKFORGE_REDIS_URL": self.stand.servers.redis_url,
                 "TASKFORGE_PORT": str(self.port),
                 "TASKFORGE_NODE_NAME": "bench",
+                "TASKFORGE_MASTER_KEYS": self.stand.master_keys,
                 "TASKFORGE_URL": f"http://127.0.0.1:{self.port}",
                 "TASKFORGE_API_KEY": key or self.stand.api_key,
                 RECORD_FILE_VARIABLE: str(self._record_path(process)),

@@ -242,11 +242,11 @@ class Config:
     master_keys: str | None = option(
         None,
         text(limits.MASTER_KEYS_BYTES_MAX),
-        "keys that wrap those of encrypted projects, `ID:BASE64` of 32 bytes each, by commas; "
-        "the first one wraps, the others still open",
+        "what stored secrets and the keys of encrypted projects are encrypted with, `ID:BASE64` of "
+        "32 bytes each, by commas; the first one encrypts, the others still open",
     )
     master_key_file: Path | None = option(  # noqa: RUF009 - as above
-        None, path(), "a file with the same, one key a line, where master_keys is not given"
+        None, path(), "a file with the same, one key a line; one of both must be given"
     )
     tls_cert: Path | None = option(  # noqa: RUF009 - as above
         None, path(), "the certificate of the HTTP API with its chain, PEM; makes it HTTPS"

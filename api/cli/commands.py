@@ -34,6 +34,7 @@ Host = Annotated[str | None, typer.Option(help=about("host"))]
 Port = Annotated[str | None, typer.Option(help=about("port"), metavar="PORT")]
 TlsCert = Annotated[str | None, typer.Option(help=about("tls_cert"), metavar="FILE")]
 TlsKey = Annotated[str | None, typer.Option(help=about("tls_key"), metavar="FILE")]
+MasterKeyFile = Annotated[str | None, typer.Option(help=about("master_key_file"), metavar="FILE")]
 DataDir = Annotated[str | None, typer.Option(help=about("data_dir"), metavar="DIRECTORY")]
 LogLevel = Annotated[str | None, typer.Option(help=about("log_level"), metavar="LEVEL")]
 More = Annotated[
@@ -102,12 +103,14 @@ def serve_command(
     port: Port = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    master_key_file: MasterKeyFile = None,
     log_level: LogLevel = None,
     more: More = None,
 ) -> None:
     """Run a node: the HTTP API, the worker streams and the engine.
 
-    Needs a PostgreSQL database that `taskforge migrate` has prepared, and a Redis or Valkey server.
+    Needs a PostgreSQL database that `taskforge migrate` has prepared, a Redis or Valkey server, and
+    a master key, which `taskforge keys new` makes.
     Options come from flags, then environment variables TASKFORGE_…, then the TOML file. SIGTERM
     drains: new jobs are refused, running ones may finish.
     """
@@ -125,6 +128,7 @@ def serve_command(
             port=port,
             tls_cert=tls_cert,
             tls_key=tls_key,
+            master_key_file=master_key_file,
             log_level=log_level,
         )
         uvloop.run(serve(config))
@@ -186,14 +190,22 @@ def master_key_file(config: Config) -> Path | None:
     configuration gives keys of its own."""
     if config.master_keys is not None or config.master_key_file is not None:
         return None
-    path = config.data_dir / "master.keys"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path
-    with os.fdopen(descriptor, "w") as file:
-        file.write(new_master_key("dev") + "\n")
+    return master_key_of(config.data_dir)
+
+
+def master_key_of(data_dir: Path) -> Path:
+    """The file with the master key of a data directory, made now if there is none."""
+    path = data_dir / "master.keys"
+    if not path.exists():
+        write_private(path, new_master_key("dev"))
     return path
+
+
+def write_private(path: Path, line: str) -> None:
+    """A new file for its owner alone; FileExistsError where there is one."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(line + "\n")
 
 
 def _tell_dev(scheme: str, host: str, port: int, key: str | None) -> None:
@@ -208,7 +220,12 @@ def _tell_dev(scheme: str, host: str, port: int, key: str | None) -> None:
     sys.stdout.flush()
 
 
-def migrate_command(file: File = None, postgres_url: PostgresUrl = None, more: More = None) -> None:
+def migrate_command(
+    file: File = None,
+    postgres_url: PostgresUrl = None,
+    master_key_file: MasterKeyFile = None,
+    more: More = None,
+) -> None:
     """Prepare the database: bring the schema up to date, make the first project and API key.
 
     Runs forward from an empty database, and does no harm when it runs again. A new API key is
@@ -217,7 +234,13 @@ def migrate_command(file: File = None, postgres_url: PostgresUrl = None, more: M
     from taskforge_server.api.cli.serving import prepare
 
     with reported():
-        config = configuration(file, more, postgres_url=postgres_url, log_level="warning")
+        config = configuration(
+            file,
+            more,
+            postgres_url=postgres_url,
+            master_key_file=master_key_file,
+            log_level="warning",
+        )
         made = asyncio.run(prepare(config))
         typer.echo("The schema is up to date.")
         if made.new_api_key is not None:

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from taskforge_server.api.cli.children import Child, ChildError
+from taskforge_server.api.cli.commands import master_key_of
 from taskforge_server.api.cli.embedded import EmbeddedError, EmbeddedServers
 from taskforge_server.engine.model.tenant import API_KEY_RANDOM_BYTES, api_key_text
 from taskforge_server.engine.store.pool import connect
@@ -118,6 +119,7 @@ class Demo:
             "TASKFORGE_HOST": HOST,
             "TASKFORGE_PORT": url.rpartition(":")[2],
             "TASKFORGE_API_KEY": self._api_key(),
+            "TASKFORGE_MASTER_KEY_FILE": str(master_key_of(self._data_dir)),
         }
         worker_variables = {name: variables[name] for name in ("TASKFORGE_API_KEY",)}
         self._say("Bringing the database up to date: taskforge migrate")

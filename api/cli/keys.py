@@ -7,6 +7,7 @@ changed within seconds.
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from taskforge_server.api.cli.commands import (
     configuration,
     database,
     reported,
+    write_private,
 )
 from taskforge_server.engine.config import Config
 from taskforge_server.engine.errors import ConfigError
@@ -49,15 +51,26 @@ def new(
     name: Annotated[
         str, typer.Argument(help="What the key is called, such as the year.", metavar="NAME")
     ],
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write it to this new file, readable by its owner alone, and print nothing."
+        ),
+    ] = None,
 ) -> None:
-    """Print a fresh master key, for `master_keys` or the file that `master_key_file` names.
+    """Make a master key, for `master_keys` or the file that `master_key_file` names.
 
     Keep it where backups of the database are not: without it, what it protects is lost.
     """
     try:
-        typer.echo(new_master_key(name))
+        key = new_master_key(name)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if file is None:
+        typer.echo(key)
+        return
+    with reported():
+        write_private(file, key)
 
 
 @keys.command("list")
@@ -71,8 +84,7 @@ def list_keys(file: File = None, postgres_url: PostgresUrl = None, more: More = 
             typer.echo(f"{master_id}: {count} data keys of {projects} projects{shown}")
         for master_id, count in sorted((await signing.masters()).items()):
             typer.echo(f"{master_id or 'no master key'}: {count} signing keys")
-        if masters.current is not None:
-            typer.echo(f"new keys are wrapped by {masters.current}")
+        typer.echo(f"new keys are wrapped by {masters.current}")
 
     _run(file, postgres_url, more, work)
 
@@ -98,8 +110,6 @@ def rotate(
     """
 
     async def work(rows: ProjectKeys, signing: SigningKeys, masters: MasterKeys) -> None:
-        if masters.current is None:
-            raise ConfigError("master_keys", "configuration", "none is given")
         damaged: list[WrappedKey] = []
 
         def rewrap(key: WrappedKey) -> WrappedKey | None:

@@ -22,6 +22,7 @@ from taskforge_server.engine.cluster.attempts import redis_attempts
 from taskforge_server.engine.config import Config
 from taskforge_server.engine.errors import ConfigError, Conflict, NotFound
 from taskforge_server.engine.model.queue import QueueSettings
+from taskforge_server.engine.node.masterkeys import master_keys_of
 from taskforge_server.engine.node.node import Node
 from taskforge_server.engine.runtime import allocator
 from taskforge_server.engine.runtime.tls import ServerTls
@@ -43,7 +44,9 @@ DEFAULT_QUEUE = "default"
 
 
 async def prepare(config: Config) -> Bootstrapped:
-    """Bring the schema up to date; make the first organisation, project, queue and API key."""
+    """Bring the schema up to date; make the first organisation, project, queue and API key.
+    Refused without a master key: nodes would be, too."""
+    master_keys_of(config)
     await migrate(config.postgres_url)
     pool = await open_pool(
         config.postgres_url, application_name="taskforge migrate", connections_max=1

@@ -97,7 +97,7 @@ ROUTES = (
         handler=update_encryption,
         body=EncryptionUpdate,
         reply=EncryptionView,
-        problems=("project_not_found", "no_master_key"),
+        problems=("project_not_found",),
         example={"encrypted": True},
     ),
     Route(
@@ -109,6 +109,6 @@ ROUTES = (
         permission=permissions.PROJECTS_MANAGE,
         handler=rotate_data_key,
         reply=EncryptionView,
-        problems=("project_not_found", "not_encrypted", "too_many_keys", "no_master_key"),
+        problems=("project_not_found", "not_encrypted", "too_many_keys"),
     ),
 )

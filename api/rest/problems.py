@@ -107,7 +107,6 @@ KINDS = {
         Kind("project_not_empty", 409, "Project not empty", "`detail` says what it still has."),
         Kind("too_many_api_keys", 409, "Too many API keys", "Revoke some first."),
         Kind("api_key_revoked", 409, "API key revoked", "It stays so: make another."),
-        Kind("no_master_key", 409, "No master key", "The operator has to configure one first."),
         Kind("not_encrypted", 409, "Not encrypted", "Encrypt the project first."),
         Kind("too_many_keys", 409, "Too many keys", "The project has as many as it may."),
         Kind("worker_connected", 409, "Connected", "Stop the worker first."),

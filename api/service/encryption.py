@@ -12,7 +12,6 @@ from typing import Final, Protocol
 import msgspec
 
 from taskforge_server.api.service.ports import JobDict
-from taskforge_server.engine.errors import Conflict
 from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.execution import LogLine
 from taskforge_server.engine.store.project_keys import Encryption, ProjectKeys
@@ -110,8 +109,6 @@ class EncryptionService:
         self, organization_id: bytes, project_id: bytes, encrypted: bool, actor: Actor
     ) -> Encryption:
         """From now on what comes in is sealed, or no longer; NotFound, Conflict."""
-        if encrypted:
-            self._require_master()
         state = await self._rows.switch(
             organization_id, project_id, encrypted, self._masters.new_key, actor
         )
@@ -120,17 +117,9 @@ class EncryptionService:
 
     async def rotate(self, organization_id: bytes, project_id: bytes, actor: Actor) -> Encryption:
         """A new data key seals from now on; NotFound, Conflict."""
-        self._require_master()
         state = await self._rows.add(organization_id, project_id, self._masters.new_key, actor)
         await self._keyring.changed(project_id)
         return state
-
-    def _require_master(self) -> None:
-        if self._masters.current is None:
-            raise Conflict(
-                "this installation has no master key: its operator has to configure one",
-                code="no_master_key",
-            )
 
 
 def _job(ring: Ring, job: JobDict) -> JobDict:

@@ -143,6 +143,7 @@ class Node:
         await start(Part("cluster", self.cluster.start, self.cluster.stop))
         await start(Part("roster", self.roster_news.read_all, None))
         await start(Part("encryption", self.keyring.start, None))
+        await start(Part("signing keys", self.signing_keys.start, None))
         await start(Part("revoked tokens", self.token_news.read, None))
         await start(Part("usage", lambda: self.allowances.read_elsewhere(True), None))
         await start(Part("door", open_door, None))

@@ -2,8 +2,9 @@
 
     none ──ensure──► signs ──a newer one is made──► verifies ──tokens are over──► deleted
 
-A secret is sealed under the installation's master key. Without a master key it stands there as
-`plain:<base64>`, which whoever reads the database can use; the node says so at its start.
+A secret stands there sealed under the installation's master key, so that whoever can read or write
+the database can sign nothing. What an earlier version stored as `plain:<base64>` is good for
+nothing, until the start of a node has sealed it.
 """
 
 import base64
@@ -11,30 +12,23 @@ import logging
 import secrets
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.errors import ConfigError
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
-from taskforge_server.engine.vault.masters import master_of_secret
+from taskforge_server.engine.vault.masters import (
+    MasterKeys,
+    UnknownMasterError,
+    master_of_secret,
+)
+from taskforge_server.engine.vault.sealing import UnreadableError
 
 log = logging.getLogger(__name__)
 
 SECRET_BYTES: Final = 32
 _PLAIN: Final = "plain:"
-
-
-class Sealer(Protocol):
-    """The master keys of the installation."""
-
-    current: str | None
-    """The one that seals; None when there is none."""
-
-    def seal_secret(self, name: str, secret: bytes) -> str: ...
-
-    def reseal_secret(self, name: str, text: str) -> str | None: ...
-
-    def open_secret(self, name: str, text: str) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,9 +42,26 @@ class SigningKey:
 class SigningKeys:
     """The repository of `signing_keys`."""
 
-    def __init__(self, pool: Pool, sealer: Sealer | None = None) -> None:
+    def __init__(self, pool: Pool, masters: MasterKeys) -> None:
         self._pool = pool
-        self._sealer = sealer
+        self._masters = masters
+
+    async def start(self) -> None:
+        """Seal what is plain, and let a new key sign instead: backups may have the plain one.
+        ConfigError when there are keys and the master keys open none of them."""
+        async with acquire(self._pool) as connection, connection.transaction():
+            await connection.execute(sql("signing_key_lock"))
+            rows = await connection.fetch(sql("signing_key_all"))
+            plain = [row for row in rows if row["secret"].startswith(_PLAIN)]
+            for row in plain:
+                secret = base64.b64decode(row["secret"].removeprefix(_PLAIN))
+                text = self._masters.seal_secret(_name(row["id"]), secret)
+                await connection.execute(sql("signing_key_reseal"), row["id"], text)
+            if plain:
+                log.warning("%d signing keys were not encrypted: now they are", len(plain))
+                await self._create(connection)
+            elif rows and not any(self._opened(row["id"], row["secret"]) for row in rows):
+                raise _refusal(sorted({master_of_secret(row["secret"]) for row in rows}))
 
     async def all(self) -> list[SigningKey]:
         """The newest first; those that cannot be opened are left out, and said to be."""
@@ -80,50 +91,33 @@ class SigningKeys:
 
     async def reseal(self) -> int:
         """Seal under the current master key what is not; how many. What does not open stays."""
-        sealer, count = self._sealer, 0
-        if sealer is None or sealer.current is None:
-            return 0
+        count = 0
         async with acquire(self._pool) as connection, connection.transaction():
             await connection.execute(sql("signing_key_lock"))
             for row in await connection.fetch(sql("signing_key_all")):
-                key = self._opened(row["id"], row["secret"])
-                if key is None:
+                if self._opened(row["id"], row["secret"]) is None:
                     continue
-                name = _name(key.id)
-                if row["secret"].startswith(_PLAIN):
-                    text: str | None = sealer.seal_secret(name, key.secret)
-                else:
-                    text = sealer.reseal_secret(name, row["secret"])
+                text = self._masters.reseal_secret(_name(row["id"]), row["secret"])
                 if text is not None:
-                    await connection.execute(sql("signing_key_reseal"), key.id, text)
+                    await connection.execute(sql("signing_key_reseal"), row["id"], text)
                     count += 1
         return count
 
     async def masters(self) -> dict[str, int]:
-        """How many keys each master key seals; those that none does are under the empty name."""
+        """How many keys each master key seals; plain ones are under the empty name."""
         async with acquire(self._pool) as connection:
             rows = await connection.fetch(sql("signing_key_all"))
         return Counter(master_of_secret(row["secret"]) for row in rows)
 
     async def _create(self, connection: Lent) -> None:
         key_id = secrets.token_hex(8)
-        text = self._sealed(key_id, secrets.token_bytes(SECRET_BYTES))
+        text = self._masters.seal_secret(_name(key_id), secrets.token_bytes(SECRET_BYTES))
         await connection.execute(sql("signing_key_create"), key_id, text)
-
-    def _sealed(self, key_id: str, secret: bytes) -> str:
-        if self._sealer is not None and self._sealer.current is not None:
-            return self._sealer.seal_secret(_name(key_id), secret)
-        log.warning("no master key is configured: a signing key is stored as it is")
-        return _PLAIN + base64.b64encode(secret).decode()
 
     def _opened(self, key_id: str, text: str) -> SigningKey | None:
         try:
-            if text.startswith(_PLAIN):
-                return SigningKey(key_id, base64.b64decode(text[len(_PLAIN) :], validate=True))
-            if self._sealer is None:
-                raise ValueError("no master key is configured")
-            return SigningKey(key_id, self._sealer.open_secret(_name(key_id), text))
-        except Exception as error:  # noqa: BLE001 - the sealer's errors are not ours to know
+            return SigningKey(key_id, self._masters.open_secret(_name(key_id), text))
+        except (UnknownMasterError, UnreadableError) as error:
             # Whatever keeps one key from being opened must not keep the others from their work.
             log.error("signing key %s cannot be opened: %r", key_id, error)
         return None
@@ -131,3 +125,13 @@ class SigningKeys:
 
 def _name(key_id: str) -> str:
     return f"signing_key/{key_id}"
+
+
+def _refusal(master_ids: list[str]) -> ConfigError:
+    return ConfigError(
+        "master_keys",
+        "configuration",
+        f"the keys that sign access tokens are sealed under {', '.join(map(repr, master_ids))}, "
+        "which is not given, or not what it was. If it is lost, `taskforge identity rotate-key "
+        "--revoke` makes a new one: everybody's access tokens end",
+    )

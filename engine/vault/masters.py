@@ -22,7 +22,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import ConfigError
 from taskforge_server.engine.vault.sealing import (
     KEY_BYTES,
     NONCE_BYTES,
@@ -56,12 +55,12 @@ class UnknownMasterError(Exception):
 
 
 class MasterKeys:
-    """The master keys of a node; none of them is ever shown."""
+    """The master keys of a node, at least one; none of them is ever shown."""
 
-    def __init__(self, keys: Sequence[tuple[str, bytes]] = ()) -> None:
+    def __init__(self, keys: Sequence[tuple[str, bytes]]) -> None:
         """The first one wraps."""
         self._keys = dict(keys)
-        self.current: str | None = keys[0][0] if keys else None
+        self.current = keys[0][0]
 
     def __repr__(self) -> str:
         return f"MasterKeys({', '.join(self._keys)})"
@@ -72,7 +71,7 @@ class MasterKeys:
     # data keys
 
     def new_key(self, project_id: bytes, number: int) -> WrappedKey:
-        """A fresh data key, wrapped; ConfigError when there is no master key."""
+        """A fresh data key, wrapped."""
         return self._wrap(project_id, os.urandom(16), number, os.urandom(KEY_BYTES))
 
     def unwrap(self, row: WrappedKey) -> DataKey:
@@ -96,7 +95,7 @@ class MasterKeys:
     # stored secrets
 
     def seal_secret(self, name: str, secret: bytes) -> str:
-        """A secret as it may stand in a table; ConfigError when there is no master key."""
+        """A secret as it may stand in a table."""
         master_id, sealed = self._seal(_SECRET_PURPOSE + name.encode(), secret)
         return f"{_SECRET_PREFIX}{master_id}:{base64.b64encode(sealed).decode()}"
 
@@ -114,13 +113,6 @@ class MasterKeys:
     # both
 
     def _seal(self, place: bytes, secret: bytes) -> tuple[str, bytes]:
-        if self.current is None:
-            raise ConfigError(
-                "master_keys",
-                "configuration",
-                "none is given, and secrets are stored encrypted only; "
-                "`taskforge keys new` makes one",
-            )
         nonce = os.urandom(NONCE_BYTES)
         return self.current, nonce + self._cipher(self.current, place).encrypt(nonce, secret, place)
 

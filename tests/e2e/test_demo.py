@@ -34,6 +34,7 @@ def test_demo_twice_on_one_data_directory(data_dir: Path) -> None:
     with demo(data_dir) as first:
         assert first.end() == 0, first.output
     assert "earlier runs" not in first.output
+    assert (data_dir / "master.keys").stat().st_mode & 0o777 == 0o600
     _check_table(first.output)
 
     with demo(data_dir, "--stay") as second:

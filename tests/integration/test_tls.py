@@ -27,6 +27,7 @@ from taskforge_server.engine.store.bootstrap import bootstrap
 from taskforge_server.engine.store.pool import connect, open_pool
 from tests.support.certificates import Authority
 from tests.support.commands import TASKFORGE, Command
+from tests.support.masterkeys import MASTER_KEYS
 from tests.support.real_node import SHARDS, running_node
 from tests.support.tlsfront import tls_front
 
@@ -182,7 +183,7 @@ async def test_the_command_serves_and_reloads_on_sighup(
     command = Command(
         *TASKFORGE,
         "serve",
-        *("--port", "0", "--set", f"shards={SHARDS}"),
+        *("--port", "0", "--set", f"shards={SHARDS}", "--set", f"master_keys={MASTER_KEYS}"),
         *("--tls-cert", str(cert), "--tls-key", str(key)),
         *("--postgres-url", postgres_url, "--redis-url", servers.redis_url),
     )

@@ -23,6 +23,7 @@ from taskforge_server.engine.store.pool import connect
 from tests.support.evidence import DATABASE_AWAY, fetch, gather, is_quiet
 from tests.support.history import Rule, Run, Violation, check
 from tests.support.load import Load, Submitter
+from tests.support.masterkeys import MASTER_KEYS
 from tests.support.processes import Child, CrashWorker, Node, until
 
 API_KEY = "crash-tests"
@@ -62,6 +63,7 @@ class Arena:
             "TASKFORGE_POSTGRES_URL": url,
             "TASKFORGE_REDIS_URL": servers.redis_url,
             "TASKFORGE_SHARDS": str(shards),
+            "TASKFORGE_MASTER_KEYS": MASTER_KEYS,
             "TASKFORGE_LEASE_TTL_S": str(LEASE_TTL_S),
             "TASKFORGE_HEARTBEAT_S": "0.5",
             "TASKFORGE_TICK_S": "0.05",

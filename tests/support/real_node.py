@@ -18,6 +18,7 @@ from taskforge_server.engine.store.bootstrap import bootstrap
 from taskforge_server.engine.store.pool import connect
 from taskforge_server.ext.table import SubmitBatch
 from tests.support.engine_parts import KeptOutlet
+from tests.support.masterkeys import MASTER_KEYS
 
 SHARDS = 4
 
@@ -31,6 +32,8 @@ def config_for(url: str, **options: Any) -> Config:
         "lease_ttl_s": 1.0,
         "drain_timeout_s": 5.0,
     }
+    if "master_key_file" not in options:
+        quick["master_keys"] = MASTER_KEYS
     return Config(postgres_url=url, node_name="test", **({"shards": SHARDS} | quick | options))
 
 

@@ -1,3 +1,3 @@
--- The secret comes sealed where the installation has a master key.
+-- The secret comes sealed.
 INSERT INTO signing_keys (id, secret)
 VALUES ($1, $2)

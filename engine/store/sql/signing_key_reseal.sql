@@ -1,2 +1,2 @@
--- The same secret under another master key.
+-- The same secret under the master key that seals now.
 UPDATE signing_keys SET secret = $2 WHERE id = $1

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from taskforge_server.api.cli.main import app
 from taskforge_server.engine import limits
 from tests.integration.api.conftest import until
+from tests.support.masterkeys import MASTER_KEYS
 from tests.support.people import Site
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "identity.md"
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def run(url: str, *arguments: str) -> str:
     """What the command prints; it must succeed."""
     command = ["identity", *arguments, "--postgres-url", url]
+    command += ["--set", f"master_keys={MASTER_KEYS}"]
     result = await asyncio.to_thread(CliRunner().invoke, app, command)
     assert result.exit_code == 0, result.output
     return str(result.output)

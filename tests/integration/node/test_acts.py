@@ -16,7 +16,6 @@ from taskforge_server.api.rest.table import ROUTES
 from taskforge_server.engine import limits
 from taskforge_server.engine.model import permissions
 from taskforge_server.engine.model.worker import Worker
-from taskforge_server.engine.vault.masters import new_master_key
 from tests.support.people import PASSWORD, Answer, Person, Site, serving
 
 MANAGING = {
@@ -145,7 +144,7 @@ async def test_every_administrative_act_is_recorded(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "RATE_BURST_S", 60.0)  # this administrator is quick
-    async with serving(postgres_url, master_keys=new_master_key("test")) as site:
+    async with serving(postgres_url) as site:
         story = Story(site)
         await organisation_and_people(story)
         await projects_and_keys(story)

@@ -146,14 +146,6 @@ async def test_only_admins_of_the_organisation_may(postgres_url: str) -> None:
         assert not node.core.vault.active
 
 
-async def test_without_a_master_key_it_is_refused(postgres_url: str) -> None:
-    project_id = await prepared(postgres_url)
-    async with running_node(postgres_url) as node, person(node, project_id) as call:
-        status, problem = await call("PATCH", call.path, {"encrypted": True})
-        assert (status, problem["code"]) == (409, "no_master_key")
-        assert (await call("PATCH", call.path, {"encrypted": False}))[0] == 200
-
-
 def file_of(path: Path, name: str, older: Path) -> Path:
     path.write_text(f"{new_master_key(name)}\n{older.read_text()}")
     return path
@@ -170,10 +162,14 @@ async def test_the_commands_of_an_operator(postgres_url: str, tmp_path: Path) ->
             options += ["--set", f"master_key_file={keys}"]
         return await asyncio.to_thread(CliRunner().invoke, app, ["keys", *arguments, *options])
 
-    for path, year in ((old, "2026"), (new, "2027")):
-        made = await asyncio.to_thread(CliRunner().invoke, app, ["keys", "new", year])
-        assert made.stdout.startswith(f"{year}:")
-        path.write_text(made.stdout)
+    made = await asyncio.to_thread(CliRunner().invoke, app, ["keys", "new", "2026"])
+    assert made.stdout.startswith("2026:")
+    old.write_text(made.stdout)
+    into_file = ["keys", "new", "2027", "--file", str(new)]
+    made = await asyncio.to_thread(CliRunner().invoke, app, into_file)
+    assert (made.stdout, new.stat().st_mode & 0o777) == ("", 0o600)
+    again = await asyncio.to_thread(CliRunner().invoke, app, into_file)
+    assert again.exit_code == 1, "no key is ever overwritten"
     file.write_text(new.read_text() + old.read_text())
 
     assert (await run("encrypt", name)).stdout == "encrypted\n"
@@ -196,7 +192,7 @@ async def test_the_commands_of_an_operator(postgres_url: str, tmp_path: Path) ->
         "2027: 2 data keys of 1 projects",
         "2027: 1 signing keys",
     ]
-    assert "NOT CONFIGURED" in (await run("list", keys=None)).stdout
+    assert "NOT CONFIGURED" in (await run("list", keys=old)).stdout
     assert (await run("encrypt", name, "--off", keys=new)).stdout == "not encrypted\n"
     connection = await connect(postgres_url, application_name="test")
     await connection.execute("UPDATE project_keys SET wrapped = $1 WHERE number = 1", bytes(60))

@@ -13,7 +13,6 @@ from redis.asyncio import Redis
 from taskforge_server.api.rest.routes import request_hash
 from taskforge_server.engine import limits
 from taskforge_server.engine.cluster.nextruns import NextRuns, key_of
-from taskforge_server.engine.vault.masters import new_master_key
 from taskforge_server.ext.ids import uuid_bytes
 from tests.support.people import Person, Site, serving
 
@@ -26,7 +25,7 @@ JOB = {"job_type": "send", "payload": {"to": "ada"}, "priority": 4, "tags": ["ni
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(module_postgres_url: str) -> AsyncIterator[Site]:
-    async with serving(module_postgres_url, master_keys=new_master_key("test")) as serving_site:
+    async with serving(module_postgres_url) as serving_site:
         yield serving_site
 
 

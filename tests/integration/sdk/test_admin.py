@@ -12,7 +12,6 @@ import pytest_asyncio
 from taskforge import AsyncClient, Client, NotFound, Unauthenticated
 from taskforge.admin import AdminClient, AsyncAdminClient
 from taskforge_server.engine import limits
-from taskforge_server.engine.vault.masters import new_master_key
 from tests.support.people import PASSWORD, Site, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -21,7 +20,7 @@ GROUPS = ("users", "invitations", "projects", "api_keys", "audit")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(module_postgres_url: str) -> AsyncIterator[Site]:
-    async with serving(module_postgres_url, master_keys=new_master_key("one")) as started:
+    async with serving(module_postgres_url) as started:
         yield started
 
 

@@ -25,7 +25,6 @@ from taskforge_server.engine.model.permissions import of_role
 from taskforge_server.engine.model.tenant import api_key_text
 from taskforge_server.engine.observe.logs import JsonFormatter, WithoutDetails
 from taskforge_server.engine.store.pool import acquire
-from taskforge_server.engine.vault.masters import new_master_key
 from taskforge_server.ext.ids import uuid_bytes
 from tests.integration.tenants.test_matrix import DOCUMENT, OPERATIONS, Operation
 from tests.support.estate import Estate, found, id_of, make_key
@@ -130,7 +129,7 @@ def log() -> Iterator[io.StringIO]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(module_postgres_url: str, log: io.StringIO) -> AsyncIterator[Place]:
-    async with serving(module_postgres_url, master_keys=new_master_key("test")) as site:
+    async with serving(module_postgres_url) as site:
         ada = await found(site, "ada")
         keeper = await site.member(ada.admin, "admin")
         await site.node.projector.flush()

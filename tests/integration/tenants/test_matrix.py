@@ -23,7 +23,6 @@ from taskforge_server.engine.model.permissions import (
 )
 from taskforge_server.engine.model.tenant import UserRole, api_key_text
 from taskforge_server.engine.store.pool import Lent, acquire
-from taskforge_server.engine.vault.masters import new_master_key
 from taskforge_server.ext.ids import uuid_bytes
 from tests.support.estate import Estate, found, id_of, ids_of, make_key, rows_of
 from tests.support.people import Answer, Person, Site, serving
@@ -163,7 +162,7 @@ class Place:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(module_postgres_url: str) -> AsyncIterator[Place]:
-    async with serving(module_postgres_url, master_keys=new_master_key("test")) as site:
+    async with serving(module_postgres_url) as site:
         ada, bob = await found(site, "ada"), await found(site, "bob")
         await site.node.projector.flush()
         await site.api.last_used.write()

@@ -5,7 +5,6 @@ import os
 
 import pytest
 
-from taskforge_server.engine.errors import ConfigError
 from taskforge_server.engine.vault.masters import (
     MasterKeys,
     UnknownMasterError,
@@ -83,14 +82,6 @@ def test_a_secret_opens_under_its_name_alone() -> None:
     assert anew is not None
     assert MasterKeys([NEW]).open_secret("signing key a", anew) == b"c4n4ry"
     assert MasterKeys([NEW, OLD]).reseal_secret("signing key a", anew) is None
-
-
-def test_without_a_master_key_nothing_is_stored() -> None:
-    masters = MasterKeys()
-    with pytest.raises(ConfigError, match="master_keys"):
-        masters.seal_secret("a", b"1")
-    with pytest.raises(ConfigError, match="taskforge keys new"):
-        masters.new_key(PROJECT, 1)
 
 
 def test_the_text_of_the_configuration() -> None:
