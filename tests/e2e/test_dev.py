@@ -126,7 +126,6 @@ def test_every_command_explains_itself(name: str) -> None:
         (["migrate", "--config", "missing.toml"], "cannot read it"),
         (["serve"], "`taskforge keys new 2026 --file master.keys` makes one"),
         (["migrate"], "`taskforge keys new 2026 --file master.keys` makes one"),
-        (["identity", "rotate-key"], "`taskforge keys new 2026 --file master.keys` makes one"),
     ],
 )
 def test_a_wrong_option_stops_the_start_and_is_named(arguments: list[str], said: str) -> None:
