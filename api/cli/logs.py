@@ -1,13 +1,10 @@
-"""`taskforge logs`: what the handlers of a job logged, to its end if that is wanted.
-
-It goes over HTTP, with the SDK's client: TASKFORGE_URL and TASKFORGE_API_KEY say where and who.
-"""
+"""`taskforge logs`: what the handlers of a job logged, to its end if that is wanted."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from taskforge_server.api.cli.workers import project_client
+from taskforge_server.api.cli.client import printable, project_client
 
 if TYPE_CHECKING:
     from taskforge import LogLine
@@ -33,6 +30,4 @@ def logs(
 def _shown(line: "LogLine") -> str:
     at = line.logged_at.isoformat(timespec="milliseconds") if line.logged_at else "-"
     fields = "".join(f" {name}={value!r}" for name, value in line.metadata.items())
-    # A message may hold anything: what could move the cursor is shown as what it is.
-    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in line.message)
-    return f"{at} #{line.attempt} {line.level:5} {text}{fields}"
+    return f"{at} #{line.attempt} {line.level:5} {printable(line.message)}{fields}"

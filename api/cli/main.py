@@ -8,8 +8,12 @@ import typer
 from taskforge_server.api.cli import (
     audit,
     commands,
+    dead_letters,
     identity,
     inbox,
+    jobs,
+    queues,
+    schedules,
     subscription,
     tenants,
     workers,
@@ -46,16 +50,24 @@ def _options(
 
 commands.add_to(app)
 app.command("demo")(demo)
-app.command("logs")(logs)
-app.add_typer(audit.app)
-app.add_typer(keys)
-app.add_typer(identity.app)
-app.add_typer(inbox.app)
-app.add_typer(subscription.app)
-app.add_typer(tenants.organizations)
-app.add_typer(tenants.projects)
-app.add_typer(tenants.api_keys)
-app.add_typer(workers.app)
+
+_PROJECT = "A project, over HTTP: TASKFORGE_URL and TASKFORGE_API_KEY"
+_INSTALLATION = "The installation, on its database: --postgres-url"
+app.add_typer(jobs.app, rich_help_panel=_PROJECT)
+app.command("logs", rich_help_panel=_PROJECT)(logs)
+for group in (queues.app, dead_letters.app, schedules.app, workers.app):
+    app.add_typer(group, rich_help_panel=_PROJECT)
+for group in (
+    tenants.organizations,
+    tenants.projects,
+    tenants.api_keys,
+    subscription.app,
+    identity.app,
+    keys,
+    audit.app,
+    inbox.app,
+):
+    app.add_typer(group, rich_help_panel=_INSTALLATION)
 
 
 def main() -> None:

@@ -1,29 +1,16 @@
-"""`taskforge workers`: look at the workers of a project, drain them, assign them to queues.
+"""`taskforge workers`: look at the workers of a project, drain them, assign them to queues."""
 
-It goes over HTTP, with the SDK's client: TASKFORGE_URL and TASKFORGE_API_KEY say where and who.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from taskforge_server.api.cli.commands import FAILED, USAGE
+from taskforge_server.api.cli.client import Queue, group, project_client
 
-if TYPE_CHECKING:
-    from taskforge import Client
-
-app = typer.Typer(
-    name="workers",
-    help="The workers of a project; TASKFORGE_URL and TASKFORGE_API_KEY say which.",
-    no_args_is_help=True,
-)
+app = group("workers", "Workers: look at, drain, assign to queues")
 
 WorkerId = Annotated[
     str, typer.Argument(help="The worker's id, as `list` shows it.", metavar="WORKER")
 ]
-Queue = Annotated[str, typer.Argument(help="Name or id of a queue.", metavar="QUEUE")]
 
 
 @app.command("list")
@@ -85,22 +72,3 @@ def assignments(queue: Queue) -> None:
             typer.echo(
                 f"{entry.worker_id} {entry.weight} {'active' if entry.is_active else 'inactive'}"
             )
-
-
-@contextmanager
-def project_client() -> Iterator["Client"]:
-    """A client of the project; what the server refuses is one line."""
-    try:
-        from taskforge import Client, TaskForgeError
-    except ImportError:
-        typer.echo("taskforge: the Python SDK is missing: pip install taskforge", err=True)
-        raise typer.Exit(USAGE) from None
-    try:
-        with Client() as client:
-            yield client
-    except ValueError as error:  # the environment says something wrong
-        typer.echo(f"taskforge: {error}", err=True)
-        raise typer.Exit(USAGE) from None
-    except TaskForgeError as error:
-        typer.echo(f"taskforge: {error}", err=True)
-        raise typer.Exit(FAILED) from None

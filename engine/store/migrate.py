@@ -6,6 +6,7 @@ and remembers it in `_pogo_migration`. It takes no lock, so we hold one around i
 
 import logging
 from importlib.resources import as_file, files
+from typing import Any
 
 from pogo_core.util.migrate import apply
 
@@ -19,6 +20,13 @@ SCHEMA = "public"
 _log = logging.getLogger(__name__)
 
 
+class _Routine(logging.LoggerAdapter[logging.Logger]):
+    """The library warns of every step forward; for us that is no warning."""
+
+    def warning(self, msg: object, *args: object, **options: Any) -> None:
+        self.info(msg, *args, **options)
+
+
 async def migrate(url: str) -> list[str]:
     """Apply what is missing and make the partitions of the next days; returns what was applied."""
     connection = await connect(
@@ -28,7 +36,7 @@ async def migrate(url: str) -> list[str]:
         await connection.execute(sql("migration_lock"), timeout=limits.MIGRATION_LOCK_TIMEOUT_S)
         before = await _applied(connection)
         with as_file(files("taskforge_server.engine.store") / "migrations") as folder:
-            await apply(connection, folder, schema_name=SCHEMA, logger=_log)
+            await apply(connection, folder, schema_name=SCHEMA, logger=_Routine(_log))
         after = await _applied(connection)
         await ensure_partitions(connection)
         await connection.execute(sql("migration_unlock"))
