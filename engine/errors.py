@@ -167,9 +167,19 @@ class Overloaded(EnvironmentalError):
     """A bound on memory, backlog or lag is reached (429)."""
 
     def __init__(
-        self, retry_after_s: float = 1.0, message: str = "more work than the server can take now"
+        self,
+        retry_after_s: float = 1.0,
+        message: str = "more work than the server can take now",
+        code: str = "overloaded",
     ) -> None:
-        super().__init__("overloaded", message, retry_after_s)
+        super().__init__(code, message, retry_after_s)
+
+
+class ShareUsedUp(Overloaded):
+    """The organisation has its part of something of which a node holds so many for all (429)."""
+
+    def __init__(self, retry_after_s: float, message: str) -> None:
+        super().__init__(retry_after_s, message, "share_used_up")
 
 
 class RateLimited(EnvironmentalError):

@@ -77,7 +77,7 @@ DEAD_LETTER_KEEP_S_MAX: Final = 3_650 * 86_400.0
 GRAPH_JOBS_MAX: Final = 16_384  # a fan of ten thousand with both its ends
 GRAPH_EDGES_MAX: Final = 65_536  # and both callbacks; submitted in one turn, some 0.6 s
 PARENTS_MAX: Final = 16_384  # of one job: 380 KB in its options while they are missing
-EDGES_MAX: Final = 1_000_000  # open ones of a node, some 400 bytes each
+EDGES_MAX: Final = 1_000_000  # open ones of a node, some 400 bytes each; shared
 CYCLE_STEPS_MAX: Final = 100_000  # open edges on the way up from a new parent; some 50 ms
 PARENTS_LOOK_MAX: Final = 500  # parents or children in one go: some 5 ms
 PARENTS_SWEEP_S: Final = 5.0
@@ -525,11 +525,15 @@ DUE_TIMER_S_MAX: Final = 60.0
 """The timer for due jobs looks again after this long, whatever it was told."""
 
 WAITERS_MAX: Final = 50_000
-"""Calls that wait for the end of a job; each holds a connection anyway."""
+"""Calls that wait for the end of a job; each holds a connection anyway. Shared."""
 
 KEYS_MAX: Final = 1_000_000
 KEYS_BYTES_MAX: Final = 256 * MIB
-"""Idempotency keys that a node remembers; beyond, the oldest go before their day is over."""
+"""Idempotency keys that a node remembers; beyond, keys of organisations with more than the mean go
+before their day is over, the oldest first."""
+KEY_ENTRY_BYTES: Final = 256
+KEYS_LOOK: Final = 1_024
+"""What a key is reckoned to take beside its ids; old ones that are looked at for each new one."""
 
 # Schedules
 
@@ -625,7 +629,8 @@ UNIQUE_PERIOD_S_MAX: Final = 86_400
 """A period is remembered beside the Idempotency-Keys, and as long as these at most."""
 
 UNIQUE_PERIODS_MAX: Final = 100_000
-"""Keys that jobs of one shard hold for a period, some 30 MiB; beyond, such submits get 429."""
+"""Keys that jobs of one shard hold for a period, some 30 MiB; beyond, such submits get 429. Shared,
+as each bound that names it: an organisation may have as much as it leaves to all others."""
 
 UNIQUE_JOBS_MAX: Final = 1_000
 """Jobs with a unique key in one request: each is decided by itself, in some 10 µs."""
@@ -639,7 +644,8 @@ PROGRESS_PER_S_MAX: Final = 2_000
 10 ms of the loop. Beyond, the newest are dropped; a worker says the last word of a job again."""
 
 PROGRESS_JOBS_MAX: Final = 100_000
-"""Running jobs whose progress is remembered, some 30 MiB; beyond, that of others is only told."""
+"""Running jobs whose progress is remembered, some 30 MiB; beyond, that of others is only told.
+Shared."""
 
 EVENTS_KEPT_MAX: Final = 200_000
 EVENTS_KEPT_EACH_MAX: Final = 20_000
@@ -647,7 +653,7 @@ EVENTS_KEPT_EACH_MAX: Final = 20_000
 follower may lag behind before it misses some."""
 
 EVENT_TOPICS_MAX: Final = 1_000
-"""Jobs, queues and projects that are followed at one time."""
+"""Jobs, queues and projects that are followed at one time. Shared."""
 
 EVENT_LINGER_S: Final = 10.0
 """How long events are kept for a follower that was cut off and comes back."""
@@ -780,7 +786,8 @@ NAME_BYTES_SHOWN_MAX: Final = 64
 """What a problem repeats of a name that the caller made up."""
 
 BODIES_BYTES_MAX: Final = 256 * MIB
-"""Bodies that are being read at one time, in the whole process; beyond, callers get 429."""
+"""Bodies that are being read at one time, in the whole process; beyond, callers get 429. Shared:
+senders that are slow on purpose keep no other organisation out."""
 
 QUERY_FIELDS_MAX: Final = 32
 """Parameters of a query string; no operation has that many."""
@@ -945,6 +952,7 @@ THROTTLE_ENTRIES_MAX: Final = 20_000
 """Accounts and addresses that a node counts by itself; beyond, the oldest are forgotten."""
 
 assert GRAPH_JOBS_MAX <= PARENTS_MAX < EDGES_MAX, "on_complete waits for all of a graph"
+assert 8 * GRAPH_EDGES_MAX < EDGES_MAX, "three organisations have room for the largest graph"
 assert SCHEDULE_GRACE_S < SCHEDULE_KEY_KEPT_S < IDEMPOTENCY_KEY_RETENTION_S
 assert 0 == PRIORITY_MIN < PRIORITY_MAX < 16
 assert PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX < REQUEST_BYTES_MAX

@@ -46,11 +46,11 @@ from taskforge_server.engine.errors import (
     CallerError,
     InternalError,
     InvalidInput,
-    Overloaded,
     TaskForgeError,
     TooLarge,
 )
 from taskforge_server.engine.observe.logs import correlation_id
+from taskforge_server.engine.shard.shared import SharedBound
 
 log = logging.getLogger(__name__)
 
@@ -76,23 +76,6 @@ class Response(web.Response):
             self.on_sent()
 
 
-class Bodies:
-    """The budget of the bodies that are being read."""
-
-    def __init__(self, bytes_max: int = limits.BODIES_BYTES_MAX) -> None:
-        self._bytes_max = bytes_max
-        self.bytes_held = 0
-
-    def hold(self, count: int) -> None:
-        """Overloaded when there is no room for so many bytes more."""
-        if self.bytes_held + count > self._bytes_max:
-            raise Overloaded(limits.OVERLOAD_RETRY_S, "too many large bodies at once")
-        self.bytes_held += count
-
-    def release(self, count: int) -> None:
-        self.bytes_held -= count
-
-
 class Api:
     """The REST interface behind the HTTP server."""
 
@@ -112,7 +95,7 @@ class Api:
         self._stream = stream
         self._learn = learn
         self._requests = counts.requests
-        self._bodies = Bodies()
+        self._bodies = SharedBound("bytes of bodies that are being read", limits.BODIES_BYTES_MAX)
         self.events = EventStreams()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -219,13 +202,15 @@ class Api:
         if declared is not None and declared > bytes_max:
             raise TooLarge(f"a body of {declared} bytes: at most {bytes_max} here")
         held = bytes_max if declared is None else declared
-        self._bodies.hold(held)
+        organization_id = call.principal.organization_id
+        self._bodies.require(organization_id, held)
+        self._bodies.add(organization_id, held)
         try:
             call.body = await read_body(request, bytes_max)
             assert call.route.handler is not None
             reply = await call.route.handler(self._services, call)
         finally:
-            self._bodies.release(held)
+            self._bodies.remove(organization_id, held)
         answer = await self._sent(request, call, reply)
         if reply.status < 400:
             self._learn(request, call)

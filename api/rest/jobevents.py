@@ -244,7 +244,7 @@ ROUTES = (
         handler=follow_job,
         query=EventsQuery,
         reply_type=EVENTS_TYPE,
-        problems=("job_not_found", "overloaded"),
+        problems=("job_not_found", "overloaded", "share_used_up"),
     ),
     Route(
         method="GET",
@@ -256,7 +256,7 @@ ROUTES = (
         handler=follow_queue,
         query=EventsQuery,
         reply_type=EVENTS_TYPE,
-        problems=("queue_not_found", "overloaded"),
+        problems=("queue_not_found", "overloaded", "share_used_up"),
     ),
     Route(
         method="GET",
@@ -268,7 +268,7 @@ ROUTES = (
         handler=follow_project,
         query=EventsQuery,
         reply_type=EVENTS_TYPE,
-        problems=("overloaded",),
+        problems=("overloaded", "share_used_up"),
     ),
     Route(
         method="POST",

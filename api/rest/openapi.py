@@ -40,6 +40,7 @@ _WITH_BODY = (
     "unsupported_media_type",
     "invalid_input",
     "overloaded",
+    "share_used_up",
 )
 _PARAMETERS = {
     "queue": {"type": "string", "description": "name or id of a queue"},

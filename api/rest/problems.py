@@ -140,6 +140,7 @@ KINDS = {
         Kind("rate_limited", 429, "Too many requests", "Come back after `Retry-After` seconds."),
         Kind("too_many_attempts", 429, "Too many attempts", "Try again after `Retry-After`."),
         Kind("overloaded", 429, "Overloaded", "Come back after `Retry-After` seconds."),
+        Kind("share_used_up", 429, "Share used up", "`detail` says which bound, and who has what."),
         Kind("internal", 500, "Internal error", "Our fault; the server's log says why."),
         Kind("unavailable", 503, "Unavailable", "Come back after `Retry-After` seconds."),
         Kind(

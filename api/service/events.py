@@ -47,7 +47,7 @@ class EventService:
         """What the job is, unless it goes on behind `after`, and what happens to it until its end.
         NotFound, Unavailable, Overloaded."""
         await self._jobs.get(project_id, job_id)
-        follower = self._engine.follow_job(job_id, after)
+        follower = self._engine.follow_job(job_id, project_id, after)
         return self._of_job(project_id, job_id, follower)
 
     async def _of_job(

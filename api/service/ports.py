@@ -81,15 +81,16 @@ class Engine(Protocol):
 
     def watch_ends(
         self,
+        project_id: bytes,
         job_ids: Sequence[bytes],
         ended: Callable[[bytes], None],
         lost: Callable[[Exception], None],
     ) -> AbstractContextManager[None]:
-        """Tells of the ends of those of these jobs that memory has open now. Raises Overloaded."""
+        """Tells of the ends of those of these jobs that memory has open now. Raises ShareUsedUp."""
         ...
 
-    def follow_job(self, job_id: bytes, after: str | None) -> "EventFollower":
-        """What happens to the job. Raises Unavailable, Overloaded."""
+    def follow_job(self, job_id: bytes, project_id: bytes, after: str | None) -> "EventFollower":
+        """What happens to the job. Raises Unavailable, ShareUsedUp."""
         ...
 
     def follow_queue(self, queue: QueueRef, after: str | None) -> "EventFollower":

@@ -44,7 +44,7 @@ class WaitService:
         first that is no job of the project. Unavailable, Overloaded."""
         waiting = _Waiting(self._engine, project_id, ids)
         over_s = asyncio.get_running_loop().time() + timeout_s
-        with self._engine.watch_ends(ids, waiting.ended, waiting.lost):
+        with self._engine.watch_ends(project_id, ids, waiting.ended, waiting.lost):
             await self._look(waiting)
             while not waiting.enough(mode):
                 waiting.news.clear()

@@ -71,8 +71,10 @@ class Dependencies:
         shard: Callable[[int], Shard | None],
         changed: Callable[[Shard, bytes], None],
         counters: Counters,
+        tenant: Callable[[bytes], bytes] = lambda project_id: project_id,
     ) -> None:
-        """`changed` hears of a queue of the shard whose jobs may start."""
+        """`changed` hears of a queue of the shard whose jobs may start; `tenant` says who shares
+        bounds with others."""
         self.rows: ParentRows = NoRows()
         self.waiting = Waiting()
         self._clock = clock
@@ -80,6 +82,7 @@ class Dependencies:
         self._shard = shard
         self._changed = changed
         self._counters = counters
+        self._tenant = tenant
         self._watched: dict[bytes, _End] = {}
         self._looks: dict[bytes, None] = {}
         self._later: set[bytes] = set()
@@ -107,7 +110,8 @@ class Dependencies:
             return
         edges = unpacked(parents.edges)
         self._note(shard, job_id, edges)
-        new = self.waiting.wait(job_id, shard, edges, parents.not_before_us)
+        tenant = self._tenant(shard.table.project_of(job_id) or b"")
+        new = self.waiting.wait(job_id, shard, tenant, edges, parents.not_before_us)
         if job_id in self.waiting.children:
             self.look(new)
 

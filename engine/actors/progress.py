@@ -18,6 +18,7 @@ from taskforge_server.engine.model.events import Progress
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.shard.shared import SharedBound
 from taskforge_server.ext.ids import shard_of
 
 ID_BYTES = 16
@@ -28,9 +29,10 @@ PERCENT_MAX = 100
 class Running:
     """A job under one lease whose handler has said something."""
 
-    __slots__ = ("attempt", "job_id", "job_type", "progress", "project_id", "queue_id")
+    __slots__ = ("attempt", "job_id", "job_type", "progress", "project_id", "queue_id", "tenant")
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: dict[str, Any], tenant: bytes) -> None:
+        self.tenant = tenant
         self.job_id: bytes = job["id"]
         self.queue_id: bytes = job["queue_id"]
         self.project_id: bytes = job["project_id"]
@@ -70,14 +72,22 @@ class ProgressBook:
     """The progress of all jobs that run on a node."""
 
     def __init__(
-        self, clock: Clock, shard: Callable[[int], Shard | None], counters: Counters
+        self,
+        clock: Clock,
+        shard: Callable[[int], Shard | None],
+        counters: Counters,
+        tenant: Callable[[bytes], bytes] = lambda project_id: project_id,
     ) -> None:
+        """`tenant` says who shares the bound with others."""
         self.sink: ProgressSink | None = None
         self._clock = clock
         self._shard = shard
         self._counters = counters
+        self._tenant = tenant
         self._running: dict[bytes, Running] = {}
-        self._sweep_at = limits.LOG_ATTEMPTS_SWEPT
+        self._bound = SharedBound("jobs with progress", limits.PROGRESS_JOBS_MAX)
+        self._new = 0
+        self._sweep_after = limits.LOG_ATTEMPTS_SWEPT
 
     def allowance(self) -> Allowance:
         """That of a new session."""
@@ -112,27 +122,35 @@ class ProgressBook:
     def _held(self, token: bytes, index_in: Callable[[Shard], int]) -> Running | None:
         shard = self._shard(shard_of(token[:ID_BYTES]))
         if shard is None or not shard.table.holds(token, index_in(shard)):
-            self._running.pop(token, None)
+            self._forget(token)
             return None
         running = self._running.get(token)
         if running is None:
             job = shard.table.get(token[:ID_BYTES])
             if job is None:
                 return None
-            running = Running(job)
-            if len(self._running) >= self._sweep_at:
+            running = Running(job, self._tenant(job["project_id"]))
+            self._new += 1
+            if self._new >= self._sweep_after:
                 self._sweep()
-            if len(self._running) < limits.PROGRESS_JOBS_MAX:
+            if self._bound.room(running.tenant) > 0:
                 self._running[token] = running
+                self._bound.add(running.tenant)
         return running
+
+    def _forget(self, token: bytes) -> None:
+        running = self._running.pop(token, None)
+        if running is not None:
+            self._bound.remove(running.tenant)
 
     def _sweep(self) -> None:
         """Forget what no longer runs; how often follows from how much goes on."""
         for token in list(self._running):
             shard = self._shard(shard_of(token[:ID_BYTES]))
             if shard is None or not shard.table.holds(token):
-                del self._running[token]
-        self._sweep_at = max(limits.LOG_ATTEMPTS_SWEPT, 2 * len(self._running))
+                self._forget(token)
+        self._new = 0
+        self._sweep_after = max(limits.LOG_ATTEMPTS_SWEPT, len(self._running))
 
 
 def _check_entry(entry: Any) -> None:

@@ -337,6 +337,11 @@ class QueueActor(Actor[Command]):
             self._remember(request, ids, now_us)
         self.shard.effect(Reply(command.reply, ids))
 
+    @property
+    def tenant(self) -> bytes:
+        """Whose the queue is, where tenants share a bound."""
+        return self._context.usage.tenant(self.ref.project_id)
+
     def require_usage(self, jobs: int, now_us: int) -> None:
         """The project may submit so many more; else what says why not."""
         self._context.usage.require(self.ref.project_id, jobs, now_us)

@@ -45,8 +45,10 @@ def decide(queue: "QueueActor", command: SubmitUnique, ring: Ring | None, now_us
     """Submit what is new, and do to what is there what was asked; the ids."""
     shard = queue.shard
     queue.require_usage(_new_jobs(queue, command.parts, now_us), now_us)
-    if any(part.ask is not None and part.ask.scope == "period" for part in command.parts):
-        shard.unique.require_room(now_us)
+    tenant = queue.tenant
+    periods = sum(part.ask is not None and part.ask.scope == "period" for part in command.parts)
+    if periods:
+        shard.unique.require_room(tenant, periods, now_us)
     ids, place = [], 0
     for part in command.parts:
         ask = part.ask
@@ -56,7 +58,7 @@ def decide(queue: "QueueActor", command: SubmitUnique, ring: Ring | None, now_us
         if holder is None:
             made = queue.submit_now(part.batch, now_us)
             if ask is not None:
-                shard.unique.take(queue.ref.project_id, queue.ref.id, made, ask, now_us)
+                shard.unique.take(queue.ref.project_id, tenant, queue.ref.id, made, ask, now_us)
             ids.append(made)
         else:
             assert ask is not None

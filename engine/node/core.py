@@ -62,9 +62,9 @@ class Core:
         self.clock = clock
         self.journal = journal
         self.counters = Counters()
-        self.keys = KeyBook()
         self.vault = Vault()
         self.usage = UsageBook()
+        self.keys = KeyBook(tenant=self.usage.tenant)
         self.budgets = Budgets()
         self.dead_letters = DeadLetterNews()
         self.shards: dict[int, Shard] = {}
@@ -88,7 +88,7 @@ class Core:
             self, self.counters, jitter, self.vault, self.budgets, self.dead_letters
         )
         self.dependencies = Dependencies(
-            clock, journal, self.shards.get, self._freed, self.counters
+            clock, journal, self.shards.get, self._freed, self.counters, self.usage.tenant
         )
         self.leases = Leases(clock, lease_ttl_s, self.outcomes, journal, self.touched, worker_ended)
         self._queue_context = queue_module.Context(
@@ -108,7 +108,7 @@ class Core:
             wake_at=self.token_timer.note,
         )
         self.logs = LogBook(clock, self.shards.get, self, self.counters)
-        self.progress = ProgressBook(clock, self.shards.get, self.counters)
+        self.progress = ProgressBook(clock, self.shards.get, self.counters, self.usage.tenant)
         self.events = EventHub(self.shards, self.refs, clock.monotonic_us)
         self.progress.sink = self.events
         self._worker_context = worker_module.Context(

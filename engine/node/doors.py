@@ -48,6 +48,7 @@ from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.effects import Join, Reply
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.shard.shared import SharedBound
 from taskforge_server.engine.shard.unique import Outcome, Part
 from taskforge_server.ext.channel import ChannelClosed
 from taskforge_server.ext.ids import shard_of
@@ -84,7 +85,7 @@ class Doors:
         self._pager = pager
         self._lease_ttl_s = lease_ttl_s
         self._heartbeat_s = heartbeat_s
-        self._waiters = 0
+        self._waiters = SharedBound("waits for the end of a job", limits.WAITERS_MAX)
 
     def now_us(self) -> int:
         return self._core.clock.now_us()
@@ -344,12 +345,12 @@ class Doors:
         if job["status"] in FINAL:
             await _durable(shard, job["lsn"])
             return
-        if self._waiters >= limits.WAITERS_MAX:
-            raise Overloaded(limits.OVERLOAD_RETRY_S, "too many calls wait for jobs")
+        tenant = self._core.usage.tenant(job["project_id"])
+        self._waiters.require(tenant)
         ended: asyncio.Future[None] = loop.create_future()
         if not shard.watch(job_id, ended):
             return
-        self._waiters += 1
+        self._waiters.add(tenant)
         try:
             await asyncio.wait((ended,), timeout=over_s - loop.time())
             if ended.done():
@@ -357,7 +358,7 @@ class Doors:
         except ShardLost as error:
             raise moved() from error
         finally:
-            self._waiters -= 1
+            self._waiters.remove(tenant)
             shard.unwatch(job_id, ended)
 
     async def look(self, job_id: bytes) -> Job | None:
@@ -376,15 +377,16 @@ class Doors:
     @contextmanager
     def watch_ends(
         self,
+        project_id: bytes,
         job_ids: Sequence[bytes],
         ended: Callable[[bytes], None],
         lost: Callable[[Exception], None],
     ) -> Iterator[None]:
         """While it is open: `ended` is called at the durable end of each of these that memory has
-        open now, `lost` when that can no longer be known. Overloaded."""
-        if self._waiters + len(job_ids) > limits.WAITERS_MAX:
-            raise Overloaded(limits.OVERLOAD_RETRY_S, "too many calls wait for jobs")
-        self._waiters += len(job_ids)
+        open now, `lost` when that can no longer be known. ShareUsedUp."""
+        tenant = self._core.usage.tenant(project_id)
+        self._waiters.require(tenant, len(job_ids))
+        self._waiters.add(tenant, len(job_ids))
         watched: list[tuple[Shard, bytes, _End]] = []
         try:
             for job_id in job_ids:
@@ -394,29 +396,29 @@ class Doors:
                     watched.append((shard, job_id, end))
             yield
         finally:
-            self._waiters -= len(job_ids)
+            self._waiters.remove(tenant, len(job_ids))
             for shard, job_id, end in watched:
                 end.over = True
                 shard.unwatch(job_id, end)
 
     # events
 
-    def follow_job(self, job_id: bytes, after: str | None) -> Follower:
-        """What happens to the job from now on, or behind the event `after`. Unavailable,
-        Overloaded."""
+    def follow_job(self, job_id: bytes, project_id: bytes, after: str | None) -> Follower:
+        """What happens to this job of the project from now on, or behind the event `after`.
+        Unavailable, ShareUsedUp."""
         self._shard(job_id)
-        return self._core.events.follow_job(job_id, after)
+        return self._core.events.follow_job(job_id, self._core.usage.tenant(project_id), after)
 
     def follow_queue(self, queue: QueueRef, after: str | None) -> Follower:
         """The same of all jobs of a queue."""
         if queue.shard not in self._core.shards:
             raise moved()
         self._core.refs.setdefault(queue.id, queue)
-        return self._core.events.follow(queue.id, after)
+        return self._core.events.follow(queue.id, self._core.usage.tenant(queue.project_id), after)
 
     def follow_project(self, project_id: bytes, after: str | None) -> Follower:
         """The same of all jobs of a project that this node decides about."""
-        return self._core.events.follow(project_id, after)
+        return self._core.events.follow(project_id, self._core.usage.tenant(project_id), after)
 
     async def why(
         self, queue: QueueRef, job: Job, executions: Sequence[Job], ahead: int | None = None

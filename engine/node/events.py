@@ -24,10 +24,10 @@ from typing import Any, Final
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.progress import Running
-from taskforge_server.engine.errors import Overloaded
 from taskforge_server.engine.model.events import JobEvent, Missed, Told
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.shard.shard import Shard
+from taskforge_server.engine.shard.shared import SharedBound
 from taskforge_server.ext.followed import followed
 from taskforge_server.ext.ids import shard_of
 from taskforge_server.ext.table import NEVER_US
@@ -39,10 +39,11 @@ NUMBER_CHARS_MAX = 18
 class Topic:
     """The events of one job, queue or project, numbered from 0; the newest are kept."""
 
-    __slots__ = ("_first", "_ring", "followers", "key", "next_number", "tag")
+    __slots__ = ("_first", "_ring", "followers", "key", "next_number", "tag", "tenant")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, tenant: bytes) -> None:
         self.key = key
+        self.tenant = tenant
         self.tag = secrets.token_hex(TAG_BYTES)
         self.followers: set[Follower] = set()
         self.next_number = 0
@@ -160,26 +161,31 @@ class EventHub:
         self._others: dict[bytes, Topic] = {}
         self._rooms: dict[bytes, int] = {}
         self._filled_us = 0
+        self._bound = SharedBound("followed jobs, queues and projects", limits.EVENT_TOPICS_MAX)
 
     def __len__(self) -> int:
         return len(self._jobs) + len(self._others)
 
     # followers
 
-    def follow_job(self, job_id: bytes, after: str | None = None) -> Follower:
-        """Overloaded: too much is followed."""
-        return self._follow(self._jobs, job_id, after)
+    def follow_job(self, job_id: bytes, tenant: bytes, after: str | None = None) -> Follower:
+        """ShareUsedUp: the tenant follows too much."""
+        return self._follow(self._jobs, job_id, tenant, after)
 
-    def follow(self, id: bytes, after: str | None = None) -> Follower:
-        """Of a queue or a project, by its id. Overloaded."""
-        return self._follow(self._others, id, after)
+    def follow(self, id: bytes, tenant: bytes, after: str | None = None) -> Follower:
+        """Of a queue or a project, by its id. ShareUsedUp."""
+        return self._follow(self._others, id, tenant, after)
 
-    def _follow(self, topics: dict[bytes, Topic], key: bytes, after: str | None) -> Follower:
+    def _follow(
+        self, topics: dict[bytes, Topic], key: bytes, tenant: bytes, after: str | None
+    ) -> Follower:
         topic = topics.get(key)
         if topic is None:
-            if len(self) >= limits.EVENT_TOPICS_MAX and not self._forget_idle():
-                raise Overloaded(limits.OVERLOAD_RETRY_S, "too much is followed")
-            topic = topics[key] = Topic(key)
+            if self._bound.room(tenant) < 1:
+                self._forget_idle(tenant)
+            self._bound.require(tenant)
+            topic = topics[key] = Topic(key, tenant)
+            self._bound.add(tenant)
             self._changed()
         follower = Follower(topic, after, self._left)
         topic.followers.add(follower)
@@ -193,20 +199,20 @@ class EventHub:
             loop = asyncio.get_running_loop()
             loop.call_later(limits.EVENT_LINGER_S, self._forget, topic)
 
-    def _forget(self, topic: Topic) -> bool:
+    def _forget(self, topic: Topic) -> None:
         if topic.followers:
-            return False
+            return
         for topics in (self._jobs, self._others):
             if topics.get(topic.key) is topic:
                 del topics[topic.key]
+                self._bound.remove(topic.tenant)
                 self._changed()
-        return True
 
-    def _forget_idle(self) -> bool:
-        """Make room: a topic that only waits for somebody to come back."""
-        topics = itertools.chain(self._jobs.values(), self._others.values())
-        idle = next((topic for topic in topics if not topic.followers), None)
-        return idle is not None and self._forget(idle)
+    def _forget_idle(self, tenant: bytes) -> None:
+        """Make room: topics of the tenant that only wait for somebody to come back."""
+        for topic in [*self._jobs.values(), *self._others.values()]:
+            if topic.tenant == tenant:
+                self._forget(topic)
 
     def _changed(self) -> None:
         """Something is followed now, or no longer."""

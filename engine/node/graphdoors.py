@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.graphs import Graph
 from taskforge_server.engine.actors.queue import AddParents, SubmitGraph
-from taskforge_server.engine.errors import NotFound, Overloaded, ShardLost, Unavailable
+from taskforge_server.engine.errors import NotFound, ShardLost, Unavailable
 from taskforge_server.engine.model.graph import Edge
 from taskforge_server.engine.model.job import FINAL, JobStatus
 from taskforge_server.engine.node.admission import Admission
@@ -51,8 +51,7 @@ class GraphDoors:
     async def hold(self, project_id: bytes, job_ids: Sequence[bytes]) -> dict[bytes, JobStatus]:
         """How these jobs of the project are, durably; from now on their rows stay, so that jobs
         which wait for them find how they ended. Unavailable while one of them is on its way."""
-        if self._core.dependencies.waiting.edges + len(job_ids) > limits.EDGES_MAX:
-            raise Overloaded(limits.OVERLOAD_RETRY_S, "too many jobs wait for others")
+        self._require_room(project_id, len(job_ids))
         found: dict[bytes, JobStatus] = {}
         asked: list[bytes] = []
         touched: dict[Shard, None] = {}
@@ -97,6 +96,11 @@ class GraphDoors:
             ):
                 return
 
+    def _require_room(self, project_id: bytes, edges: int) -> None:
+        """ShareUsedUp: the project's jobs may not wait for so many more."""
+        tenant = self._core.usage.tenant(project_id)
+        self._core.dependencies.waiting.edges.require(tenant, edges)
+
     def _keep(self, shard: Shard, job: Job) -> None:
         options = None if job["status"] in FINAL else kept(job["options"])
         if options is not None:
@@ -119,8 +123,7 @@ class GraphDoors:
     async def submit(self, graph: Graph, key: KeyedRequest | None) -> tuple[bytes, bool]:
         """The ids of all its jobs, in their order, when they are durable; and whether the key came
         before: then nothing was submitted now."""
-        if self._core.dependencies.waiting.edges + graph.edges > limits.EDGES_MAX:
-            raise Overloaded(limits.OVERLOAD_RETRY_S, "too many jobs wait for others")
+        self._require_room(graph.jobs[0].queue.project_id, graph.edges)
         parts = {job.queue.id: self._core.queue(job.queue) for job in graph.jobs}
         self._admission.admit(graph, graph.jobs[0].queue.project_id)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

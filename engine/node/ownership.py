@@ -173,7 +173,7 @@ class Ownership:
         self._restore_usage(shard, taken, stored)
         for project_id, key, body_hash, ids, at_us in taken.keys:
             if key.startswith(MARK_PREFIX):
-                shard.unique.restore(key, body_hash, ids)
+                shard.unique.restore(key, body_hash, ids, self._core.usage.tenant(project_id))
                 continue
             entry = KeyEntry(shard.number, taken.head_lsn, body_hash, ids, at_us)
             self._core.keys.remember(project_id, key, entry)

@@ -15,7 +15,8 @@ the Idempotency-Keys, in the same log row as its `submitted`: a key that no call
 for a day. So the book is the same after every takeover, and one shard decides about a queue.
 
 Bounded: what no longer holds is forgotten, two looks for each key that comes; and there are at most
-UNIQUE_PERIODS_MAX keys of periods in a shard, beyond which such a submit is refused.
+UNIQUE_PERIODS_MAX keys of periods in a shard, shared by its tenants, beyond which such a submit is
+refused.
 """
 
 import hashlib
@@ -23,9 +24,9 @@ from collections import OrderedDict
 from typing import Any, Literal, NamedTuple
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import Overloaded
 from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.joboptions import Told, read_told
+from taskforge_server.engine.shard.shared import SharedBound
 from taskforge_server.ext.table import ShardTable, SubmitBatch
 
 Scope = Literal["waiting", "unfinished", "period"]
@@ -84,14 +85,23 @@ class Holder(NamedTuple):
         return self.job is not None and self.job["status"] in WAITING_STATES
 
 
+class Period(NamedTuple):
+    """A job holds a key until then, for this tenant."""
+
+    job_id: bytes
+    until_us: int
+    tenant: bytes
+
+
 class UniqueBook:
     """The keys of one shard."""
 
     def __init__(self, table: ShardTable) -> None:
         self._table = table
         self._held: dict[str, bytes] = {}
-        # mark -> (job, until)
-        self._periods: dict[str, tuple[bytes, int]] = {}
+        # By mark.
+        self._periods: dict[str, Period] = {}
+        self._bound = SharedBound("unique keys for a period", limits.UNIQUE_PERIODS_MAX)
         self._turns: OrderedDict[str, None] = OrderedDict()
         self._room_us = 0
 
@@ -116,12 +126,18 @@ class UniqueBook:
         if live is not None:
             return live
         period = self._periods.get(name)
-        if period is None or period[1] <= now_us:
+        if period is None or period.until_us <= now_us:
             return None
-        return Holder(period[0], self._table.get(period[0]))
+        return Holder(period.job_id, self._table.get(period.job_id))
 
     def take(
-        self, project_id: bytes, queue_id: bytes, job_id: bytes, ask: Ask, now_us: int
+        self,
+        project_id: bytes,
+        tenant: bytes,
+        queue_id: bytes,
+        job_id: bytes,
+        ask: Ask,
+        now_us: int,
     ) -> None:
         """A new job holds the key; for a period this goes to the log with the job."""
         name = mark_of(queue_id, ask.key)
@@ -136,26 +152,22 @@ class UniqueBook:
             job_id,
             now_us,
         )
-        self._keep(name, job_id, until_us)
+        self._keep(name, Period(job_id, until_us, tenant))
 
-    def require_room(self, now_us: int) -> None:
-        """Overloaded: too many keys are held for their periods."""
-        if len(self._periods) >= limits.UNIQUE_PERIODS_MAX:
-            if now_us < self._room_us:
-                raise Overloaded(limits.OVERLOAD_RETRY_S, "too many unique keys are held")
+    def require_room(self, tenant: bytes, count: int, now_us: int) -> None:
+        """ShareUsedUp: the tenant may not hold so many more keys for their periods."""
+        if count > self._bound.room(tenant) and now_us >= self._room_us:
             self._room_us = now_us + _ROOM_US
-            self._periods = {
-                name: entry for name, entry in self._periods.items() if entry[1] > now_us
-            }
-            if len(self._periods) >= limits.UNIQUE_PERIODS_MAX:
-                raise Overloaded(limits.OVERLOAD_RETRY_S, "too many unique keys are held")
+            for name in [n for n, period in self._periods.items() if period.until_us <= now_us]:
+                self._bound.remove(self._periods.pop(name).tenant)
+        self._bound.require(tenant, count)
 
-    def restore(self, name: str, until: bytes, job_id: bytes) -> None:
+    def restore(self, name: str, until: bytes, job_id: bytes, tenant: bytes) -> None:
         """What the log and the tables remember of a period."""
         until_us = int.from_bytes(until)
         known = self._periods.get(name)
-        if known is None or known[1] < until_us:
-            self._keep(name, job_id, until_us)
+        if known is None or known.until_us < until_us:
+            self._keep(name, Period(job_id, until_us, tenant))
 
     def _live(self, name: str) -> Holder | None:
         """The job in memory that holds the key by its state; one that does not is forgotten."""
@@ -172,8 +184,12 @@ class UniqueBook:
         self._held[name] = job_id
         self._look(name)
 
-    def _keep(self, name: str, job_id: bytes, until_us: int) -> None:
-        self._periods[name] = job_id, until_us
+    def _keep(self, name: str, period: Period) -> None:
+        before = self._periods.get(name)
+        if before is not None:
+            self._bound.remove(before.tenant)
+        self._periods[name] = period
+        self._bound.add(period.tenant)
 
     def _look(self, name: str) -> None:
         """Look at the keys that were not looked at for longest, so that the dead do not gather."""

@@ -155,6 +155,10 @@ class UsageBook:
         """The organisation of the project, if it is known."""
         return self._owners.get(project_id)
 
+    def tenant(self, project_id: bytes) -> bytes:
+        """Who shares bounds with others: the organisation, or while it is unknown the project."""
+        return self._owners.get(project_id, project_id)
+
     def used(self, organization_id: bytes, now_us: int) -> int:
         """What the organisation has submitted this month."""
         if now_us >= self._month_ends_us:

@@ -17,16 +17,18 @@ from typing import Any
 from taskforge_server.engine import limits
 from taskforge_server.engine.model.graph import Edge, OnFailure, Verdict, verdict
 from taskforge_server.engine.model.job import JobStatus
+from taskforge_server.engine.shard.shared import SharedBound
 
 
 class Child:
     """A job that waits."""
 
-    __slots__ = ("id", "missing", "not_before_us", "shard", "written")
+    __slots__ = ("id", "missing", "not_before_us", "shard", "tenant", "written")
 
-    def __init__(self, child_id: bytes, shard: Any, not_before_us: int) -> None:
+    def __init__(self, child_id: bytes, shard: Any, tenant: bytes, not_before_us: int) -> None:
         self.id = child_id
         self.shard = shard
+        self.tenant = tenant
         self.not_before_us = not_before_us
         self.missing: dict[bytes, OnFailure] = {}
         """The open edges."""
@@ -41,21 +43,26 @@ class Waiting:
         self.children: dict[bytes, Child] = {}
         self.parents: dict[bytes, set[bytes]] = {}
         """Parent -> who waits for it."""
-        self.edges = 0
+        self.edges = SharedBound("open edges between jobs", limits.EDGES_MAX)
         self.changed: dict[bytes, None] = {}
         """Children that wait for fewer parents than their options name."""
         self.halved: dict[bytes, None] = {}
         """Those of them that wait for half of many or less."""
 
     def wait(
-        self, child_id: bytes, shard: Any, edges: Iterable[Edge], not_before_us: int = 0
+        self,
+        child_id: bytes,
+        shard: Any,
+        tenant: bytes,
+        edges: Iterable[Edge],
+        not_before_us: int = 0,
     ) -> list[bytes]:
         """The child waits for these, whatever was known of it; the parents that are new."""
         known = self.children.get(child_id)
         if known is not None and known.shard is not shard:
             self.forget(child_id)
             known = None
-        child = known or Child(child_id, shard, not_before_us)
+        child = known or Child(child_id, shard, tenant, not_before_us)
         child.not_before_us = not_before_us
         wanted = {edge.parent_id: edge.on_failure for edge in edges if not edge.done}
         for parent_id in [parent_id for parent_id in child.missing if parent_id not in wanted]:
@@ -63,7 +70,7 @@ class Waiting:
         new = [parent_id for parent_id in wanted if parent_id not in child.missing]
         for parent_id in new:
             self.parents.setdefault(parent_id, set()).add(child_id)
-        self.edges += len(new)
+        self.edges.add(child.tenant, len(new))
         child.missing = wanted
         child.written = len(wanted)
         self.changed.pop(child_id, None)
@@ -112,7 +119,7 @@ class Waiting:
 
     def _unlink(self, child: Child, parent_id: bytes) -> None:
         del child.missing[parent_id]
-        self.edges -= 1
+        self.edges.remove(child.tenant)
         children = self.parents[parent_id]
         children.discard(child.id)
         if not children:

@@ -165,6 +165,7 @@ class StubEngine:
     @contextmanager
     def watch_ends(
         self,
+        project_id: bytes,
         job_ids: Sequence[bytes],
         ended: Callable[[bytes], None],
         lost: Callable[[Exception], None],
@@ -175,14 +176,14 @@ class StubEngine:
         for job_id in job_ids:
             self._watchers[job_id].remove(ended)
 
-    def follow_job(self, job_id: bytes, after: str | None) -> Follower:
-        return self.events.follow_job(job_id, after)
+    def follow_job(self, job_id: bytes, project_id: bytes, after: str | None) -> Follower:
+        return self.events.follow_job(job_id, project_id, after)
 
     def follow_queue(self, queue: QueueRef, after: str | None) -> Follower:
-        return self.events.follow(queue.id, after)
+        return self.events.follow(queue.id, queue.project_id, after)
 
     def follow_project(self, project_id: bytes, after: str | None) -> Follower:
-        return self.events.follow(project_id, after)
+        return self.events.follow(project_id, project_id, after)
 
     async def cancel(self, job_id: bytes, project_id: bytes, grace_s: float = 30.0) -> JobDict:
         job = self.table.get(job_id)

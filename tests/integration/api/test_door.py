@@ -393,17 +393,19 @@ async def test_a_slow_body_is_given_up(api: Fixture, monkeypatch: pytest.MonkeyP
 
 async def test_bodies_share_a_budget(api: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     door = api.server._door
-    monkeypatch.setattr(door._api._bodies, "_bytes_max", 300_000)
+    bodies = door._api._bodies
+    monkeypatch.setattr(bodies, "_most", 500_000)
     path = f"{JOBS}/batch"
     head = submit(path=path).split(b"Content-Length")[0] + b"Content-Length: 200000\r\n\r\n"
     _, writer = await raw(api, head + b"{")
-    await until(lambda: bool(door._api._bodies.bytes_held))
+    await until(lambda: bool(bodies.used))
     reader, second = await raw(api, head + b"{")
     status, body = await answer_of(reader)
-    assert (status, b'"code":"overloaded"' in body) == (429, True)
+    assert (status, b'"code":"share_used_up"' in body) == (429, True)
+    assert bodies.room(b"another organization") > 100_000
     writer.close()
     second.close()
-    await until(lambda: not (door._api._bodies.bytes_held))
+    await until(lambda: not bodies.used)
 
 
 async def test_a_caller_that_goes_away_leaves_nothing_behind(api: Fixture) -> None:

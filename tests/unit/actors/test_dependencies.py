@@ -95,10 +95,10 @@ async def test_children_that_ended_by_themselves_are_waited_for_no_more() -> Non
     parent = reply.result()
     child = child_of(parts, queue, Edge(parent, "block"))
     await parts.dependencies.work()
-    assert parts.dependencies.waiting.edges == 1
+    assert parts.dependencies.waiting.edges.used == 1
     cancelled: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     queue.handle([Cancel(child, cancelled)])
     parts.settle()
     parts.dependencies.sweep()
-    assert parts.dependencies.waiting.edges == 0
+    assert parts.dependencies.waiting.edges.used == 0
     assert not parts.dependencies.waiting.parents

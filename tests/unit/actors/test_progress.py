@@ -75,6 +75,21 @@ async def test_a_worker_that_tells_too_much_is_not_heard_out(
     assert heard.words[-1][1] == 9
 
 
+async def test_one_tenant_does_not_fill_the_book_of_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "PROGRESS_JOBS_MAX", 2)
+    monkeypatch.setattr(limits, "LOG_ATTEMPTS_SWEPT", 2)
+    parts, worker, outlet, heard = running(3)
+    first, second, third = outlet.tokens()
+    worker.handle([words([first, 10, None], [second, 20, None])])
+    assert [percent for _, percent, _ in heard.words] == [10, 20], "told in any case"
+    assert parts.progress.find(first) is not None
+    assert parts.progress.find(second) is None
+    worker.handle([done(1, first), words([third, 30, None], [third, 40, None])])
+    assert parts.progress.find(third) is not None, "what is over made room"
+
+
 async def test_long_messages_are_cut() -> None:
     parts, worker, outlet, _ = running()
     (token,) = outlet.tokens()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.errors import (
     Conflict,
     KeyConflict,
@@ -13,6 +14,7 @@ from taskforge_server.engine.errors import (
     OutcomeUnknown,
     Overloaded,
     PermissionDenied,
+    ShareUsedUp,
     Unavailable,
 )
 from taskforge_server.engine.journal.memory import MemoryShardLog
@@ -348,3 +350,21 @@ async def test_a_queue_that_changed_is_known_by_its_new_settings() -> None:
         _, outlet = await node.worker(changed)
         await until(lambda: outlet.of(11))
         assert outlet.of(11)[0][6][0]["timeout_ms"] == 5000
+
+
+async def test_one_tenant_does_not_use_up_the_waits_of_a_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "WAITERS_MAX", 4)
+    async with MemoryNode(MemoryShardLog()) as node:
+        ids = await node.doors.submit(MAIL, jobs(2))
+        first, second = ids[:16], ids[16:]
+
+        def nothing(_: object) -> None: ...
+
+        with node.doors.watch_ends(PROJECT, [first, second], nothing, nothing):
+            with pytest.raises(ShareUsedUp, match="waits for the end of a job"):
+                await node.doors.wait_finished(first, 60.0)
+            with node.doors.watch_ends(b"o" * 16, [first], nothing, nothing):
+                pass
+        await node.doors.wait_finished(first, 0.0)

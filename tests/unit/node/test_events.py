@@ -6,7 +6,7 @@ import msgpack
 import pytest
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import Overloaded
+from taskforge_server.engine.errors import ShareUsedUp
 from taskforge_server.engine.journal.memory import MemoryShardLog
 from taskforge_server.engine.model.events import JobEvent, Missed, Told
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
@@ -37,7 +37,7 @@ async def test_a_life_is_told_in_its_order_once_it_is_durable() -> None:
         queue = node.doors.follow_queue(REF, None)
         project = node.doors.follow_project(PROJECT, None)
         ids = await node.doors.submit(REF, jobs())
-        job = node.doors.follow_job(ids, None)
+        job = node.doors.follow_job(ids, PROJECT, None)
         worker, outlet = await node.worker(REF)
         await arrives(outlet, outlet.tokens)
         await worker.receive([done(1, b"".join(outlet.tokens()))])
@@ -77,7 +77,7 @@ async def test_while_nobody_follows_nobody_listens() -> None:
         shards = node.core.shards
         assert [shards[n].listener for n in (1, 2)] == [None, None]
         ids = await node.doors.submit(REF, jobs())
-        follower = node.doors.follow_job(ids, None)
+        follower = node.doors.follow_job(ids, PROJECT, None)
         assert shards[1].listener is not None
         assert shards[2].listener is None
         follower.close()
@@ -117,7 +117,7 @@ async def test_beyond_the_budget_events_are_counted(monkeypatch: pytest.MonkeyPa
         ids = await node.doors.submit(REF, jobs(10))
         assert kinds(told := await take(follower, 5)) == ["submitted"] * 4 + ["missed"]
         assert told[-1][1] == Missed(6)
-        alone = node.doors.follow_job(ids[:16], None)
+        alone = node.doors.follow_job(ids[:16], PROJECT, None)
         await node.doors.cancel(ids[:16], PROJECT)
         assert kinds(await take(alone, 1)) == ["cancelled"]
 
@@ -169,15 +169,16 @@ async def test_followers_of_a_lost_shard_hear_that_they_miss_something() -> None
 
 
 async def test_topics_are_bounded_and_idle_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "EVENT_TOPICS_MAX", 2)
+    monkeypatch.setattr(limits, "EVENT_TOPICS_MAX", 5)
     async with MemoryNode(MemoryShardLog(), refs=(REF,)) as node:
         first = node.doors.follow_queue(REF, None)
         node.doors.follow_project(PROJECT, None)
-        with pytest.raises(Overloaded):
-            node.doors.follow_project(b"y" * 16, None)
+        with pytest.raises(ShareUsedUp, match="followed"):
+            node.core.events.follow_job(bytes(16), PROJECT)
+        node.doors.follow_project(b"y" * 16, None)  # another tenant
         first.close()
-        node.doors.follow_project(b"y" * 16, None)
-        assert len(node.core.events) == 2
+        node.core.events.follow_job(bytes(16), PROJECT)
+        assert len(node.core.events) == 3
 
 
 async def test_progress_is_told_under_the_lease_and_shown() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.graphs import Graph, GraphJob
-from taskforge_server.engine.errors import InternalError, Overloaded
+from taskforge_server.engine.errors import InternalError, ShareUsedUp
 from taskforge_server.engine.journal.memory import MemoryShardLog
 from taskforge_server.engine.model.graph import OnFailure
 from taskforge_server.engine.model.job import JobStatus
@@ -88,7 +88,7 @@ async def test_open_edges_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = TWO
     monkeypatch.setattr(limits, "EDGES_MAX", 1)
     async with MemoryNode(MemoryShardLog(), refs=(queue,)) as node:
-        with pytest.raises(Overloaded):
+        with pytest.raises(ShareUsedUp, match="open edges"):
             await doors(node).submit(Graph([job(queue), job(queue), job(queue, 0, 1)], []), None)
 
 

@@ -40,6 +40,16 @@ def test_the_oldest_go_when_there_are_too_many_or_they_are_too_heavy() -> None:
     assert len(book) == 1
 
 
+def test_a_flood_of_one_tenant_costs_others_no_key() -> None:
+    book = KeyBook(entries_max=100, tenant=lambda project_id: project_id[:1])
+    book.remember(b"q", "old", entry())
+    for number in range(1_000):
+        book.remember(b"p%d" % (number % 7), f"k{number}", entry())
+    assert len(book) == 100
+    assert book.find(b"q", KeyedRequest("old", b"hash"), NOW_US) == entry()
+    assert book.find(b"p%d" % (999 % 7), KeyedRequest("k999", b"hash"), NOW_US) == entry()
+
+
 def test_a_shard_takes_its_keys_with_it() -> None:
     book = KeyBook()
     book.remember(PROJECT, "here", entry(shard=1))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import queue as queue_module
-from taskforge_server.engine.errors import Overloaded, UniqueConflict
+from taskforge_server.engine.errors import ShareUsedUp, UniqueConflict
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.shard.unique import MARK_PREFIX, Ask, Outcome, Part
@@ -117,7 +117,7 @@ class Bench:
         early = table.collect(1, 0)
         for _, key, until, ids, _ in early.keys if early is not None else ():
             if key.startswith(MARK_PREFIX):
-                shard.unique.restore(key, until, ids)
+                shard.unique.restore(key, until, ids, PROJECT)
         shard.marks.drain(table)
         if early is not None:
             table.projected(early)
@@ -227,12 +227,13 @@ def test_keys_of_two_queues_are_two_keys() -> None:
 def test_periods_are_bounded_and_those_that_are_over_make_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limits, "UNIQUE_PERIODS_MAX", 2)
+    monkeypatch.setattr(limits, "UNIQUE_PERIODS_MAX", 4)
     bench = Bench()
     bench.one("a", "period")
     bench.one("b", "period")
-    with pytest.raises(Overloaded):
+    with pytest.raises(ShareUsedUp, match="unique keys for a period"):
         bench.one("c", "period")
+    bench.queue.shard.unique.require_room(b"another", 1, bench.now_us)
     bench.parts.clock.advance(PERIOD_US / 1e6 + 1)
     assert bench.one("c", "period")[1] == "new"
 

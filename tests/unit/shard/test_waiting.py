@@ -32,7 +32,7 @@ class Model(RuleBasedStateMachine):
     )
     def wait(self, child: bytes, edges: dict[bytes, tuple[OnFailure, bool]], shard: int) -> None:
         told = [Edge(parent, policy, done) for parent, (policy, done) in edges.items()]
-        new = self.waiting.wait(child, self.shards[shard], told)
+        new = self.waiting.wait(child, self.shards[shard], child[-1:], told)
         wanted = {edge.parent_id: edge.on_failure for edge in told if not edge.done}
         assert set(new) <= wanted.keys()
         self.open.pop(child, None)
@@ -78,7 +78,7 @@ class Model(RuleBasedStateMachine):
             for parent in edges:
                 by_parent.setdefault(parent, set()).add(child)
         assert self.waiting.parents == by_parent
-        assert self.waiting.edges == sum(map(len, self.open.values()))
+        assert self.waiting.edges.used == sum(map(len, self.open.values()))
         assert self.waiting.changed.keys() <= self.open.keys()
 
 
@@ -89,7 +89,7 @@ TestModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=
 def test_a_child_of_many_is_to_be_written_when_half_of_them_are_there() -> None:
     waiting = Waiting()
     parents = [n.to_bytes(16) for n in range(10_000)]
-    waiting.wait(b"c" * 16, None, [Edge(parent, "block") for parent in parents])
+    waiting.wait(b"c" * 16, None, b"t", [Edge(parent, "block") for parent in parents])
     written = 0
     for parent in parents:
         free = waiting.ended(parent, "succeeded")
