@@ -8,7 +8,7 @@ Whoever wires a node gives the services' ports; this builds the interface, liste
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from taskforge_server.api.auth.tokens import AccessTokens, KeyRing
 from taskforge_server.api.rest.front import Door, step_aside
 from taskforge_server.api.rest.handlers import Services
 from taskforge_server.api.rest.openapi import document
+from taskforge_server.api.rest.proxies import Proxies
 from taskforge_server.api.rest.table import ROUTES
 from taskforge_server.api.service.allowances import AllowancePorts, Allowances
 from taskforge_server.api.service.audit import AuditReader, AuditService
@@ -55,6 +56,7 @@ from taskforge_server.api.service.waits import WaitService
 from taskforge_server.api.service.workers import WorkerPorts, WorkerService
 from taskforge_server.api.stream.session import WorkerStreams
 from taskforge_server.engine import limits
+from taskforge_server.engine.config import Network
 from taskforge_server.engine.model.permissions import WORKERS_CONNECT
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,8 @@ class ApiPorts:
     """What keeps the node from taking requests; nothing when it does."""
     key_changed: Callable[[bytes], None] = lambda key_id: None
     """Told the id of an API key that was changed here."""
+    trusted_proxies: Sequence[Network] = ()
+    """Whose word about the address of a caller is taken."""
     payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX_DEFAULT
 
 
@@ -154,6 +158,7 @@ class ApiServer:
             services,
             self.authenticator,
             self.streams.handle,
+            Proxies(ports.trusted_proxies),
         )
         self._listener: asyncio.Server | None = None
 

@@ -11,8 +11,9 @@ import platform
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from taskforge_server.engine import limits
@@ -163,6 +164,21 @@ def path() -> Rule:
     return Rule(read, "the path of a file")
 
 
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+def networks() -> Rule:
+    """Networks of addresses, each once; an address alone is one, too."""
+
+    def read(raw: object) -> tuple[Network, ...]:
+        parts = raw.split(",") if isinstance(raw, str) else raw
+        if not isinstance(parts, list | tuple):
+            raise ValueError
+        return tuple(dict.fromkeys(ip_network(str(part).strip()) for part in parts))
+
+    return Rule(read, "networks such as 10.0.0.0/8 or fd00::/8, by commas")
+
+
 def option(default: Any, rule: Rule, about: str) -> Any:
     """A field of `Config` with its rule and what a newcomer reads about it."""
     return field(default=default, metadata={"rule": rule, "about": about})
@@ -247,6 +263,12 @@ class Config:
     )
     master_key_file: Path | None = option(  # noqa: RUF009 - as above
         None, path(), "a file with the same, one key a line; one of both must be given"
+    )
+    trusted_proxies: tuple[Network, ...] = option(
+        (),
+        networks(),
+        "the proxies whose X-Forwarded-For is believed, for the addresses in limits and in the "
+        "audit log",
     )
     tls_cert: Path | None = option(  # noqa: RUF009 - as above
         None, path(), "the certificate of the HTTP API with its chain, PEM; makes it HTTPS"

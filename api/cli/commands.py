@@ -34,6 +34,10 @@ Host = Annotated[str | None, typer.Option(help=about("host"))]
 Port = Annotated[str | None, typer.Option(help=about("port"), metavar="PORT")]
 TlsCert = Annotated[str | None, typer.Option(help=about("tls_cert"), metavar="FILE")]
 TlsKey = Annotated[str | None, typer.Option(help=about("tls_key"), metavar="FILE")]
+TrustedProxies = Annotated[
+    list[str] | None,
+    typer.Option("--trusted-proxy", help=about("trusted_proxies"), metavar="CIDR"),
+]
 MasterKeyFile = Annotated[str | None, typer.Option(help=about("master_key_file"), metavar="FILE")]
 DataDir = Annotated[str | None, typer.Option(help=about("data_dir"), metavar="DIRECTORY")]
 LogLevel = Annotated[str | None, typer.Option(help=about("log_level"), metavar="LEVEL")]
@@ -103,6 +107,7 @@ def serve_command(
     port: Port = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    trusted_proxy: TrustedProxies = None,
     master_key_file: MasterKeyFile = None,
     log_level: LogLevel = None,
     more: More = None,
@@ -128,6 +133,7 @@ def serve_command(
             port=port,
             tls_cert=tls_cert,
             tls_key=tls_key,
+            trusted_proxies=trusted_proxy or None,
             master_key_file=master_key_file,
             log_level=log_level,
         )

@@ -171,6 +171,7 @@ def api_of(node: Node, inbox: InboxPorts | None = None) -> ApiServer:
             inbox=inbox or _inbox_of(node),
             audit=AuditLog(node.pool),
             identity=_identity_of(node),
+            trusted_proxies=node.config.trusted_proxies,
             registry=node.registry,
             ready=node.ready,
             schedules=SchedulePorts(node.doors, node.schedules, node.core.vault),

@@ -30,6 +30,7 @@ from taskforge_server.api.rest import correlation
 from taskforge_server.api.rest.handlers import Services
 from taskforge_server.api.rest.http import Api, Response, Stream, response_of
 from taskforge_server.api.rest.metrics import RequestCounts
+from taskforge_server.api.rest.proxies import Proxies
 from taskforge_server.api.rest.routes import Call
 from taskforge_server.api.rest.submits import HEAD_END, Submit, Submits
 from taskforge_server.api.rest.table import ROUTES
@@ -77,10 +78,16 @@ class _Server(web.Server):
 class Door:
     """All connections of a listening process."""
 
-    def __init__(self, services: Services, authenticator: Authenticator, stream: Stream) -> None:
+    def __init__(
+        self,
+        services: Services,
+        authenticator: Authenticator,
+        stream: Stream,
+        proxies: Proxies | None = None,
+    ) -> None:
         counts = RequestCounts(self._gauges)
         services.registry.register(counts)
-        self._api = Api(ROUTES, services, authenticator, stream, counts, self.learn)
+        self._api = Api(ROUTES, services, authenticator, stream, counts, self.learn, proxies)
         self.submits = Submits(services, authenticator, counts)
         self.server = _Server(
             self._handle,

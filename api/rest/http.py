@@ -33,6 +33,8 @@ from taskforge_server.api.rest.problems import (
     problem_of,
     rate_headers,
 )
+from taskforge_server.api.rest.proxies import HEADER as FORWARDED_FOR
+from taskforge_server.api.rest.proxies import Proxies
 from taskforge_server.api.rest.routes import (
     EVENTS_TYPE,
     Call,
@@ -87,6 +89,7 @@ class Api:
         stream: Stream,
         counts: RequestCounts,
         learn: Learn = lambda request, call: None,
+        proxies: Proxies | None = None,
     ) -> None:
         """`stream` gets requests of routes without a handler, with their principal."""
         self._router = Router(routes)
@@ -94,6 +97,7 @@ class Api:
         self._authenticator = authenticator
         self._stream = stream
         self._learn = learn
+        self._proxies = proxies or Proxies()
         self._requests = counts.requests
         self._bodies = SharedBound("bytes of bodies that are being read", limits.BODIES_BYTES_MAX)
         self.events = EventStreams()
@@ -190,7 +194,7 @@ class Api:
             of_body,
             of_reply,
             key,
-            request.remote or "",
+            self._proxies.caller(request.remote or "", headers.getall(FORWARDED_FOR, ())),
             correlation_id.get(),
             headers.get("Last-Event-ID") if route.reply_type == EVENTS_TYPE else None,
         )

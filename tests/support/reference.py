@@ -162,7 +162,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _default(name: str, value: object) -> str:
-    if value is None or value == "":
+    if value is None or value in ("", ()):
         return NONE
     if name == "heartbeat_s":
         return NONE

@@ -4,6 +4,8 @@ import asyncio
 import time
 import uuid
 from dataclasses import replace
+from ipaddress import ip_network
+from itertools import count
 from typing import Any
 
 import jwt
@@ -189,6 +191,31 @@ async def test_guesses_from_an_address_end(own_site: Site, monkeypatch: pytest.M
         assert (await own_site.post("/v1/auth/login", value=value)).status == 401
     value = {"email": ada.email, "password": PASSWORD}
     assert (await own_site.post("/v1/auth/login", value=value)).status == 429
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_nobody_makes_up_an_address(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    monkeypatch.setattr(limits, "LOGIN_FAILURES_ADDRESS_MAX", 3)
+    proxies = (ip_network("127.0.0.1"), ip_network("10.0.0.7")) if trusted else ()
+    async with serving(postgres_url, trusted_proxies=proxies) as site:
+
+        async def guess(said: str) -> int:
+            value = {"email": f"{next(numbers)}@example.com", "password": PASSWORD}
+            headers = {"X-Forwarded-For": said, "Forwarded": f"for={said}"}
+            return (await site.call("POST", "/v1/auth/login", None, value, headers)).status
+
+        numbers = count()
+        spoofed = [await guess(f"8.8.8.{number}, 192.0.2.7, 10.0.0.7") for number in range(4)]
+        assert spoofed == [401, 401, 401, 429]
+        assert await guess("192.0.2.7, 192.0.2.8") == (401 if trusted else 429)
+        headers = {"X-Forwarded-For": "8.8.8.8, 192.0.2.9"}
+        value = {"organization": "Engines", "email": "ada@example.com", "password": PASSWORD}
+        made = await site.call("POST", "/v1/signup", None, value, headers)
+        assert made.status == 201
+        seen = await site.node.pool.fetch("SELECT DISTINCT address FROM audit_log")
+        assert ("192.0.2.9" if trusted else "127.0.0.1") in {row["address"] for row in seen}
 
 
 async def test_good_logins_are_not_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
