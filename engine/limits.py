@@ -239,6 +239,12 @@ USAGE_READ_S: Final = 5.0
 HISTORY_DELETE_ROWS_MAX: Final = 10_000
 """Finished jobs past their days that one transaction deletes."""
 
+RETENTION_S: Final = 600.0
+"""How often a node looks for finished jobs past their days; they go by whole days."""
+
+RETENTION_LOCK_S: Final = 0.5
+"""How long taking a partition out may make readers and writers wait, while it waits itself."""
+
 # Limits of queues
 
 QUEUE_CONCURRENCY_MAX: Final = 1_000_000

@@ -10,8 +10,8 @@ tail speaks of, and the rules that need no log, are checked.
 
 What the log says above the watermark may be missing in the tables: of a job whose newest event is
 above it, the row may be older or absent, but never newer and never different at the same lsn. A
-queue that does not keep its history may lack rows of finished jobs; those that are there must be
-right.
+queue that does not keep its history may lack rows of finished jobs, and so may every queue of those
+past their days; those that are there must be right.
 
 Memory: one shard at a time, some 1 KB for each of its jobs. The node must be stopped, or nothing
 must be going on: what is decided during the check counts as a difference.
@@ -67,10 +67,15 @@ class CheckedTables(UnfinishedJobs, Protocol):
 
 
 async def check(
-    log: ShardLog, tables: CheckedTables, queues: Iterable[QueueRef], shards: Iterable[int]
+    log: ShardLog,
+    tables: CheckedTables,
+    queues: Iterable[QueueRef],
+    shards: Iterable[int],
+    kept_since_us: Mapping[bytes, int] | None = None,
 ) -> list[Difference]:
-    """All differences, up to CHECK_DIFFERENCES_MAX; an empty list means that all is well."""
-    checked = Check(log, tables, {queue.id: queue for queue in queues})
+    """All differences, up to CHECK_DIFFERENCES_MAX; an empty list means that all is well.
+    `kept_since_us`: what ended before that is past its days, by project."""
+    checked = Check(log, tables, {queue.id: queue for queue in queues}, kept_since_us or {})
     wanted = sorted(shards)
     jobs = ByShard(tables.all_jobs())
     executions = ByShard(tables.all_executions())
@@ -124,8 +129,13 @@ class Check:
     """Finds differences, shard by shard."""
 
     def __init__(
-        self, log: ShardLog, tables: CheckedTables, queues: Mapping[bytes, QueueRef]
+        self,
+        log: ShardLog,
+        tables: CheckedTables,
+        queues: Mapping[bytes, QueueRef],
+        kept_since_us: Mapping[bytes, int],
     ) -> None:
+        self._kept_since_us = kept_since_us
         self._log = log
         self._tables = tables
         self._queues = queues
@@ -154,7 +164,7 @@ class Check:
             elif expected is not None:
                 self._compare("job", row, expected, JOB_COLUMNS, mark)
         for row_id, row in folded.jobs.items():
-            gone = row["status"] in FINAL and not self._keeps_all(row)
+            gone = row["status"] in FINAL and not (self._keeps_all(row) and self._in_days(row))
             if row["lsn"] <= mark and not gone:
                 self.differ("job missing", shard, row_id, row["status"], "no row")
         async for row in executions.of(shard):
@@ -225,6 +235,10 @@ class Check:
     def _keeps_all(self, row: Row) -> bool:
         queue = self._queues.get(row["queue_id"])
         return queue is not None and queue.settings.history_code == HISTORY_ALL
+
+    def _in_days(self, row: Row) -> bool:
+        since_us = self._kept_since_us.get(row["project_id"])
+        return since_us is None or row["finished_at"] >= since_us
 
     def _compare(self, kind: str, row: Row, expected: Row, columns: Columns, mark: int) -> None:
         """A row at the lsn of its newest event is equal; an older one is fine above the mark."""

@@ -2,30 +2,18 @@
 
 rates           settled with the other nodes
 usage           what was counted in shards of other nodes is read now and then
-history         finished jobs past the days of their plan are deleted
 """
 
-import logging
-
-from taskforge_server.engine.errors import TaskForgeError
 from taskforge_server.engine.model.subscription import Plan
 from taskforge_server.engine.node.core import Core
-from taskforge_server.engine.node.workerrows import moment
-from taskforge_server.engine.store.history import expire_history
-from taskforge_server.engine.store.pool import Pool
 from taskforge_server.engine.store.subscriptions import Subscriptions
 from taskforge_server.engine.store.usage import UsageRows
-
-log = logging.getLogger(__name__)
 
 
 class AllowanceUpkeep:
     """What is done at intervals."""
 
-    def __init__(
-        self, pool: Pool, core: Core, subscriptions: Subscriptions, usage_rows: UsageRows
-    ) -> None:
-        self._pool = pool
+    def __init__(self, core: Core, subscriptions: Subscriptions, usage_rows: UsageRows) -> None:
         self._core = core
         self._subscriptions = subscriptions
         self._usage_rows = usage_rows
@@ -53,15 +41,3 @@ class AllowanceUpkeep:
         jobs = await self._usage_rows.elsewhere(month, self._core.shards) if missing else {}
         self._core.usage.counted_elsewhere(month, jobs)
         self._elsewhere = missing
-
-    async def expire_history(self) -> None:
-        """Delete what is past its days, one organisation after the other."""
-        now = moment(self._core.clock.now_us())
-        for plan in await self._subscriptions.plans():
-            try:
-                gone = await expire_history(self._pool, plan, now)
-            except TaskForgeError as error:
-                log.warning("history not deleted: %s", error)
-                return
-            if gone:
-                log.info("%d finished jobs were past their days", gone)

@@ -7,9 +7,13 @@ from taskforge_server.engine.journal.link import Connection
 from taskforge_server.engine.journal.postgres import PostgresShardLog
 from taskforge_server.engine.node.adapters import DatabaseTime, StoredJobs
 from taskforge_server.engine.node.node import check_schema
+from taskforge_server.engine.node.workerrows import moment
 from taskforge_server.engine.runtime.clock import DatabaseClock
-from taskforge_server.engine.store.pool import acquire, connect, open_pool
+from taskforge_server.engine.store.pool import Pool, acquire, connect, open_pool
 from taskforge_server.engine.store.queues import Queues
+from taskforge_server.engine.store.retention import keepers_of
+from taskforge_server.engine.store.subscriptions import Subscriptions
+from taskforge_server.engine.store.usage import UsageRows
 
 NAME = "taskforge check"
 
@@ -29,7 +33,20 @@ async def check_database(config: Config) -> list[Difference]:
         await clock.refresh()
         tables = PostgresCheckedTables(connected, StoredJobs(pool, clock))
         queues = [queue.ref() for queue in await Queues(pool, config.shards).all()]
-        return await check(shard_log, tables, queues, range(config.shards))
+        kept_since_us = await _kept_since_us(pool, clock)
+        return await check(shard_log, tables, queues, range(config.shards), kept_since_us)
     finally:
         await shard_log.close()
         await pool.close()
+
+
+async def _kept_since_us(pool: Pool, clock: DatabaseClock) -> dict[bytes, int]:
+    """By project; those that keep all are left out."""
+    keepers = keepers_of(await Subscriptions(pool).plans(), moment(clock.now_us()))
+    since = {keeper.organization_id: keeper.since for keeper in keepers}
+    owners = await UsageRows(pool, clock.now_us).owners()
+    return {
+        project_id: round(at.timestamp() * 1e6)
+        for project_id, organization_id in owners
+        if (at := since.get(organization_id)) is not None
+    }

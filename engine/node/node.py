@@ -54,6 +54,7 @@ from taskforge_server.engine.node.pager import Pager, page_jobs
 from taskforge_server.engine.node.plans import Plans
 from taskforge_server.engine.node.projectkeys import ProjectKeyring
 from taskforge_server.engine.node.queuenews import QueueNews
+from taskforge_server.engine.node.retention import RetentionUpkeep
 from taskforge_server.engine.node.rosternews import RosterNews
 from taskforge_server.engine.node.scheduler import Scheduler
 from taskforge_server.engine.node.tokennews import TokenNews
@@ -228,7 +229,7 @@ class Node:
             self.project_keys, self.masters, self.core.vault, self.cluster, self._keys_whole
         )
         self.rates = RateLimiter(RedisBuckets(config.redis_url) if self._over_redis else None)
-        self.allowances = AllowanceUpkeep(self.pool, self.core, self.subscriptions, self.usage_rows)
+        self.allowances = AllowanceUpkeep(self.core, self.subscriptions, self.usage_rows)
         self.plans = Plans(self.subscriptions, self.cluster, learned=self.allowances.learned)
         self.worker_count = WorkerCount(
             self.core,
@@ -245,6 +246,7 @@ class Node:
         )
         self._build_scheduler()
         self._build_dead_letters()
+        self._build_retention()
         self.queue_news.listeners.append(self.core.update)
         self.roster_news = RosterNews(self.cluster, self.workers, self.assignments, self.core)
         self.ownership = Ownership(
@@ -280,6 +282,21 @@ class Node:
         self.dead_letters = DeadLetters(self.pool)
         self.dead_letter_upkeep = DeadLetterUpkeep(
             self.core, self.dead_letters, self.doors, self.find_queue
+        )
+
+    def _build_retention(self) -> None:
+        async def connected() -> Connection:
+            return await connect(
+                self.config.postgres_url,
+                application_name="taskforge retention",
+                statement_timeout_s=limits.BULK_TIMEOUT_S,
+            )
+
+        self.retention = RetentionUpkeep(
+            connected,
+            self.subscriptions,
+            self.core.counters,
+            lambda: moment(self.clock.now_us()),
         )
 
     def _build_pager(self) -> StoredJobs:
@@ -395,6 +412,7 @@ class Node:
         every("silent workers", self.config.lease_ttl_s, self._forget_silent)
         every("unkept logs", limits.LOG_UNKEPT_S, self._delete_unkept_logs)
         every("upkeep", limits.UPKEEP_S, self._upkeep)
+        every("retention", limits.RETENTION_S, self.retention.sweep)
 
     async def _stop_upkeep(self) -> None:
         self.rates.stop()
@@ -415,6 +433,7 @@ class Node:
             "silent workers",
             "unkept logs",
             "upkeep",
+            "retention",
         )
         await self.rates.close()
         await self._stop_log_writer()
@@ -503,7 +522,6 @@ class Node:
         await self.workers.expire(
             moment(now_us - kept_us), limits.WORKERS_KEPT_MAX, limits.UPKEEP_ROWS_MAX
         )
-        await self.allowances.expire_history()
         await self.expire_edges()
 
     async def expire_edges(self, kept_s: float = limits.PARENT_KEPT_S) -> None:

@@ -54,6 +54,8 @@ class Counters:
     __slots__ = (
         "cancelled_jobs",
         "crashed_attempts",
+        "dropped_days",
+        "expired_jobs",
         "failed_jobs",
         "log_lines_dropped",
         "log_lines_stale",
@@ -89,6 +91,8 @@ class Counters:
         self.stale_completions = 0
         self.refused_submits = 0
         self.shards_lost = 0
+        self.dropped_days = 0
+        self.expired_jobs = 0
         self.log_lines_written = 0
         self.log_lines_dropped = 0
         self.log_lines_stale = 0

@@ -100,6 +100,8 @@ def _jobs(counters: Counters) -> Iterator[Metric]:
             ("attempts_timed_out", "Attempts past their time.", counters.timed_out_attempts),
             ("completions_stale", "Completions without a lease.", counters.stale_completions),
             ("submits_refused", "Submits turned away by overload.", counters.refused_submits),
+            ("jobs_expired", "Jobs deleted after their days.", counters.expired_jobs),
+            ("days_dropped", "Days of finished jobs dropped whole.", counters.dropped_days),
             ("shards_lost", "Shards lost to another owner.", counters.shards_lost),
             ("schedule_ticks", "Ticks of schedules that had a job.", counters.ticks_submitted),
             ("schedule_ticks_skipped", "Ticks that had none.", counters.ticks_skipped),

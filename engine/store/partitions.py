@@ -1,8 +1,8 @@
-"""Daily partitions of `jobs`, `job_executions` and `execution_logs`: made ahead, dropped by age.
+"""Daily partitions of `jobs`, `job_executions` and `execution_logs`, made ahead.
 
-The work is done by two functions of the database (migration 0005), under an advisory lock, so that
-any number of nodes may call them at any time. A row whose day has no partition goes to the default
-partition, and moves when its day is made.
+The work is done by a function of the database (migration 0005), under an advisory lock, so that any
+number of nodes may call it at any time. A row whose day has no partition goes to the default
+partition, and moves when its day is made. `retention` drops what nobody keeps.
 """
 
 from taskforge_server.engine import limits
@@ -18,13 +18,3 @@ async def ensure_partitions(
         sql("partitions_ensure"), ahead_days, timeout=limits.BULK_TIMEOUT_S
     )
     return made
-
-
-async def drop_partitions(connection: Lent, retention_days: int) -> int:
-    """Drop days older than `retention_days`, except such with unfinished jobs; returns how many."""
-    if retention_days < 1:
-        raise ValueError("retention_days must be at least 1")
-    dropped: int = await connection.fetchval(
-        sql("partitions_drop"), retention_days, timeout=limits.BULK_TIMEOUT_S
-    )
-    return dropped

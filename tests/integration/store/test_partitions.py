@@ -1,15 +1,13 @@
-"""Partitions: made ahead by any number of nodes, filled from the default one, dropped by age."""
+"""Partitions: made ahead by any number of nodes, filled from the default one."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from taskforge_server.engine import limits
 from taskforge_server.engine.store.job_queries import EPOCH
-from taskforge_server.engine.store.partitions import drop_partitions, ensure_partitions
+from taskforge_server.engine.store.partitions import ensure_partitions
 from taskforge_server.engine.store.pool import Connection, Pool
-from tests.support.rows import Rows, copy_executions, copy_jobs
+from tests.support.rows import Rows, copy_jobs
 
 TABLES = 3
 DAY = timedelta(days=1)
@@ -79,22 +77,3 @@ async def test_partitions_have_every_index(connection: Connection) -> None:
     )
     assert len({row["indexes"] for row in rows}) == 1
     assert len(rows) > limits.PARTITIONS_AHEAD_DAYS
-
-
-async def test_old_days_go_but_not_with_unfinished_jobs(connection: Connection) -> None:
-    noon = await server_noon(connection)
-    await connection.execute("SELECT ensure_partitions($1, $2)", *(noon - 5 * DAY, noon - 2 * DAY))
-    kept, gone, young = rows_of(noon - 5 * DAY), rows_of(noon - 4 * DAY), rows_of(noon - 2 * DAY)
-    waiting, old, recent = kept.job(), gone.job(status="succeeded"), young.job(status="failed")
-    await copy_jobs(connection, [waiting, old, recent])
-    await copy_executions(connection, [gone.execution(old, 1), young.execution(recent, 1)])
-
-    assert await drop_partitions(connection, 2) == 3 * TABLES - 1
-    assert await connection.fetchval("SELECT array_agg(id ORDER BY id) FROM jobs") == [
-        waiting["id"],
-        recent["id"],
-    ]
-    assert await connection.fetchval("SELECT count(*) FROM job_executions") == 1
-    assert await drop_partitions(connection, 2) == 0
-    with pytest.raises(ValueError, match="at least 1"):
-        await drop_partitions(connection, 0)

@@ -10,7 +10,6 @@ from taskforge_server.engine.errors import InvalidInput, LimitReached, NotFound
 from taskforge_server.engine.model.audit import OPERATOR
 from taskforge_server.engine.model.queue import QueueSettings
 from taskforge_server.engine.model.subscription import FOREVER, TIERS, Limits, overridden
-from taskforge_server.engine.store.history import expire_history
 from taskforge_server.engine.store.pool import Connection, Pool
 from taskforge_server.engine.store.queues import Queues
 from taskforge_server.engine.store.subscriptions import Subscriptions
@@ -161,70 +160,6 @@ async def test_an_organisation_has_its_queues_in_all_projects(
     # One that was deleted makes room.
     await queues.delete(guest.project_id, first.id, lambda: None)
     await queues.create(other.id, "b", 0, QueueSettings())
-
-
-async def test_finished_jobs_go_after_their_days_with_all_that_belongs_to_them(
-    rows: Subscriptions, guest: Tenant, tenant: Tenant, pool: Pool, connection: Connection
-) -> None:
-    await rows.agree(guest.organization_id, OPERATOR, changes={"history_days": 7})
-    queues = Queues(pool, 64)
-    mine = (await queues.create(guest.project_id, "a", 0, QueueSettings())).id
-    theirs = (await queues.create(tenant.project_id, "a", 0, QueueSettings())).id
-    old, young = NOW - timedelta(days=8), NOW - timedelta(days=6)
-    gone = await _job(connection, mine, guest.project_id, old, old)
-    kept = [
-        await _job(connection, mine, guest.project_id, old, young),
-        await _job(connection, mine, guest.project_id, old, None),
-        await _job(connection, mine, guest.project_id, young, young),
-        await _job(connection, theirs, tenant.project_id, old, old),
-    ]
-    more = [await _job(connection, mine, guest.project_id, old, old) for _ in range(5)]
-    for plan in await rows.plans():
-        expected = 6 if plan.organization_id == guest.organization_id else 0
-        assert await expire_history(pool, plan, NOW, rows_max=4) == expected
-    left = {row["id"] for row in await connection.fetch("SELECT id FROM jobs")}
-    assert left == set(kept)
-    attempts = await connection.fetch("SELECT job_id FROM job_executions")
-    assert {row["job_id"] for row in attempts} == left
-    lines = await connection.fetch("SELECT execution_id FROM execution_logs")
-    assert len(lines) == len(kept)
-    assert gone not in left
-    assert not left & set(more)
-
-
-async def _job(
-    connection: Connection,
-    queue_id: bytes,
-    project_id: bytes,
-    created: datetime,
-    finished: datetime | None,
-) -> bytes:
-    """A job with an attempt and a line, in the default partitions."""
-    job_id = await connection.fetchval(
-        """INSERT INTO jobs (id, queue_id, project_id, job_type, status, finished_at, shard, lsn)
-        VALUES ($1, $2, $3, 'send', $4, $5, 1, 1)
-        RETURNING id""",
-        round(created.timestamp() * 1000).to_bytes(6) + uuid.uuid4().bytes[6:],
-        queue_id,
-        project_id,
-        "pending" if finished is None else "succeeded",
-        finished,
-    )
-    execution_id = uuid.uuid4().bytes
-    await connection.execute(
-        """INSERT INTO job_executions (id, job_id, status, shard, lsn)
-        VALUES ($1, $2, 'succeeded', 1, 1)""",
-        execution_id,
-        job_id,
-    )
-    await connection.execute(
-        """INSERT INTO execution_logs (id, execution_id, project_id, level, message)
-        VALUES ($1, $2, $3, 'info', 'm')""",
-        uuid.uuid4().bytes,
-        execution_id,
-        project_id,
-    )
-    return bytes(job_id)
 
 
 def test_every_limit_of_every_tier_is_valid() -> None:

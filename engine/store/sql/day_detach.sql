@@ -1,0 +1,2 @@
+-- False: it is needed by now.
+SELECT detach_day($1)
