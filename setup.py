@@ -44,9 +44,7 @@ def extensions() -> list[Extension]:
     for path in sorted((ROOT / "ext").rglob("*.pyx")):
         source = path.relative_to(ROOT)
         name = ".".join(("taskforge_server", *source.with_suffix("").parts))
-        found.append(
-            Extension(name, [str(source)], extra_compile_args=["-O3", "-Wno-sign-compare"])
-        )
+        found.append(Extension(name, [str(source)], extra_compile_args=FLAGS))
     if not found:
         return []
     return cythonize(

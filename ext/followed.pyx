@@ -13,9 +13,10 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 
 from taskforge_server.ext.buf cimport tf_be64, tf_rd64
-from taskforge_server.ext.scan cimport Scan, scan_array, scan_bin, scan_bytes, scan_int, scan_str
+from taskforge_server.ext.scan cimport Scan, scan_array, scan_bin, scan_int, scan_str
 from taskforge_server.ext.slots cimport NONE, Job, job_at
-from taskforge_server.ext.table cimport QueueState, ShardTable
+from taskforge_server.ext.table cimport ShardTable
+from taskforge_server.ext.tableparts cimport QueueState
 
 cdef enum:
     BODY_HEAD_BYTES = 5

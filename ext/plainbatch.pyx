@@ -13,7 +13,7 @@ from libc.string cimport memchr, memcmp
 
 from taskforge_server.ext.jsontext cimport JSON_OK, check_bytes
 from taskforge_server.ext.scan cimport Scan, scan_array, scan_bin, scan_has, scan_range, scan_str
-from taskforge_server.ext.table cimport SubmitBatch
+from taskforge_server.ext.tableparts cimport SubmitBatch
 
 cdef enum:
     HAS_TYPE = 1

@@ -1,1 +1,1 @@
-"""Rows of binary COPY, for the slot table; nothing of it is visible to Python."""
+"""Rows of binary COPY, for the slot table; `split_rows` stands in table.pyi."""

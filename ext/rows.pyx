@@ -7,13 +7,13 @@ All words are big endian; times are microseconds since 2000. Column orders are t
 import struct
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int16_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
 import msgpack
 
-from taskforge_server.ext.buf cimport buf_need, tf_be64, tf_rd16, tf_rd32, tf_rd64, w8, w16, w32, w64, wmem
-from taskforge_server.ext.attempts cimport RUN_FAILED, RUN_RETRYING, RUN_STARTED, RUN_SUCCEEDED
+from taskforge_server.ext.buf cimport buf_need, tf_rd16, tf_rd32, tf_rd64, w8, w16, w32, w64, wmem
+from taskforge_server.ext.attempts cimport RUN_SUCCEEDED
 from taskforge_server.ext.ids cimport execution_id_into
 from taskforge_server.ext.slots cimport (
     CANCELLED, FAILED, FREE, PENDING, PROCESSING, SCHEDULED, SUCCEEDED, Blob,
@@ -28,6 +28,7 @@ cdef enum:
 cdef int64_t PG_EPOCH_US = 946684800000000
 cdef int64_t NEVER_US = <int64_t>1 << 62    # the due time of a job that is held: none in its row
 cdef int TEXT_OID = 25
+COPY_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
 # What the options of a job name, and where each stands in the row.
 OPTION_NAMES = ("idempotency_key", "unique_key", "group_key", "tags", "waiting_on", "more", "keep")
 cdef int *OPTION_CELLS = [24, 25, 26, 27, 28, 32, 33]
@@ -394,3 +395,41 @@ cdef bytes options_of_row(const JobRow *row):
             at += 4 + size
         named[name] = texts
     return msgpack.packb(named) if named else None
+
+
+cdef Py_ssize_t first_row(bytes data) except -1:
+    """Where the rows begin: behind the header, if there is one."""
+    if not data.startswith(COPY_SIGNATURE):
+        return 0
+    if PyBytes_GET_SIZE(data) < 19:
+        raise ValueError("the data end within the header")
+    return 19 + <int>tf_rd32(<const unsigned char *>PyBytes_AS_STRING(data) + 15)
+
+
+cdef Py_ssize_t next_row(const unsigned char *p, Py_ssize_t start, Py_ssize_t size) except -1:
+    """Where the row that begins at `start` ends; 0 when there is none but the trailer."""
+    cdef Py_ssize_t end
+    if start >= size:
+        return 0
+    end = row_end(p, start, size)
+    if end == -2 and <int16_t>tf_rd16(p + start) == -1:
+        if start + 2 != size:
+            raise ValueError(f"{size - start - 2} bytes after the trailer")
+        return 0
+    if end < 0:
+        raise ValueError(f"the row at byte {start} is cut or damaged")
+    return end
+
+
+def split_rows(bytes data not None):
+    """(start, end) of each row of binary COPY. A header and a trailer are allowed.
+
+    Raises ValueError when the data are cut or damaged.
+    """
+    cdef const unsigned char *p = <const unsigned char *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t start = first_row(data), end
+    cdef list rows = []
+    while (end := next_row(p, start, PyBytes_GET_SIZE(data))):
+        rows.append((start, end))
+        start = end
+    return rows

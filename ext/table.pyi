@@ -1,4 +1,4 @@
-"""One shard in memory; see the texts of table.pyx and pure/table.py."""
+"""One shard in memory, with what its layers add; see the texts of table.pyx and pure/table.py."""
 
 from collections.abc import Callable
 from typing import Any

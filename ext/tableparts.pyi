@@ -1,0 +1,1 @@
+"""Parts of the shard table: what Python sees of them stands in table.pyi."""

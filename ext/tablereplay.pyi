@@ -1,0 +1,3 @@
+"""A layer of the shard table: what Python sees of it stands in table.pyi."""
+
+class Replay: ...

@@ -1,0 +1,30 @@
+"""What the tables have of the jobs, and what they miss; see the text of tablestored.pyx."""
+from libc.stdint cimport int64_t, uint32_t
+
+from taskforge_server.ext.attempts cimport Attempts
+from taskforge_server.ext.tablereplay cimport Replay
+
+
+cdef class Projection:
+    cdef readonly int shard
+    cdef readonly int64_t watermark
+    cdef readonly bytes jobs_copy, jobs_merge, executions_copy, executions_merge
+    cdef readonly bytes deletes                 # ids with the lsn of their end, 24 bytes each
+    cdef readonly Py_ssize_t jobs_copy_rows, jobs_merge_rows
+    cdef readonly Py_ssize_t executions_copy_rows, executions_merge_rows
+    cdef readonly list keys
+    cdef readonly list usage    # whoever counts submits puts rows here, for the same transaction
+    cdef readonly list edges    # and whoever knows what waits for what
+    cdef uint32_t *slots
+    cdef int64_t *lsns
+    cdef Py_ssize_t taken
+    cdef Attempts attempts
+
+
+cdef class Stored(Replay):
+    cdef int64_t watermark
+    cdef object under_way       # deque of Projection
+    cdef readonly bint reading  # rows of jobs are being read: nothing leaves memory meanwhile
+    cdef list leaving           # slots to be freed when the reading is over
+
+    cdef int _load_row(self, const unsigned char *p) except -1
