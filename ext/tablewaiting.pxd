@@ -7,6 +7,7 @@ from taskforge_server.ext.tableparts cimport QueueState
 
 
 cdef class Waiting(Fold):
+    cdef int _rows_may_stand(self, int queue) except -1
     cdef int _limit(self, int index, QueueState q, object given) except -1
     cdef int _regroup(self, int index, QueueState q, Groups groups) except -1
     cdef int64_t _allowed(self, QueueState q, int64_t now_us) except -1

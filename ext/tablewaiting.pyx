@@ -8,7 +8,7 @@ from libc.string cimport memcmp
 from taskforge_server.ext.buf cimport tf_rd64
 from taskforge_server.ext.groups cimport Kind, Limits, Rate, full_ns, limits_of, token_ns
 from taskforge_server.ext.slots cimport (
-    CHUNK_BITS, NONE, PENDING, PROCESSING, SUCCEEDED, Job, job_at,
+    CHUNK_BITS, F_ROW, FREE, NONE, PENDING, PROCESSING, SUCCEEDED, Job, job_at,
 )
 from taskforge_server.ext.tableparts cimport (
     HISTORY_ALL, HISTORY_NONE, I32_MAX, NEVER, Lane, at, check, check_id, id_bytes,
@@ -31,6 +31,7 @@ cdef class Waiting(Fold):
         """Define or update a queue; its index stays. What `limits` are, groups.pyx says."""
         cdef QueueState q
         cdef int index
+        cdef Py_ssize_t known = len(self.queues)
         check_id("queue_id", queue_id)
         check_id("project_id", project_id)
         check("timeout_ms", timeout_ms, 0, I32_MAX)
@@ -40,9 +41,22 @@ cdef class Waiting(Fold):
         q = self.queues[index]
         q.project_hi, q.project_lo = tf_rd64(at(project_id)), tf_rd64(at(project_id) + 8)
         self._limit(index, q, limits)
+        if index < known and history < q.history:
+            self._rows_may_stand(index)
         q.name, q.timeout_ms, q.history = name.encode(), timeout_ms, history
         q.soft_timeout_ms = soft_timeout_ms
         return index
+
+    cdef int _rows_may_stand(self, int queue) except -1:
+        """Attempts of these jobs may be in the tables before their job is: one that is not kept in
+        the end has to be deleted with them."""
+        cdef uint32_t slot
+        cdef Job *job
+        for slot in range(self.slots.chunks_used << CHUNK_BITS):
+            job = job_at(self.slots, slot)
+            if job.state != FREE and job.queue == queue:
+                job.flags |= F_ROW
+        return 0
 
     cdef int _limit(self, int index, QueueState q, object given) except -1:
         """Other limits hold from now on; what runs goes on."""

@@ -19,7 +19,8 @@ Choices that the interface leaves open:
   timeout and deadline of jobs whose attempt is not the first or that have a deadline.
 - `watch` says whether the job is resident, also when it is final. Requeueing ends a watch.
 - `requeue` wants a queue that is defined here. A resident job's state counts, not that of the dict.
-- The history setting decides about attempts when they end, about rows when they are collected. Held
+- The history setting decides about attempts when they end, about rows when they are collected; when
+  less is to be kept from now on, jobs without a row take along what was written of them. Held
   attempts are also written when the open job is swept, since the watermark passes them then. Under
   history `none` there are no attempts at all, running ones neither.
 - `change` says nothing of what does not matter in the job's state: a time, priority or payload only
@@ -179,6 +180,10 @@ class ShardTable(Pages, Waiting):
         index = self._queue_of(queue_id, project_id)
         if index in self._limits or wanted.any:
             self._limits.setdefault(index, QueueLimits()).tune(wanted)
+        if history < self._queues[index].history:
+            # Attempts may be in the tables before their job: one that is not kept takes them along.
+            for job in self._jobs.values():
+                job.may_exist |= job.queue == index
         self._queues[index] = Queue(
             queue_id, project_id, name, timeout_ms, history, soft_timeout_ms
         )

@@ -55,7 +55,6 @@ class TableMachine(PageRules, RuleBasedStateMachine):
     def begin(self, shard: int, seed: int, head: int) -> None:
         self.shard, self.seed = shard, seed
         self.now_us = self.latest_us = EPOCH_US
-        self.queue_of: dict[bytes, int] = {}
         self.histories = [HISTORY_ALL, HISTORY_FAILED, HISTORY_NONE, HISTORY_ALL]
         self.first_lsn = head + 1
         self.pair = self.fresh_pair()
@@ -126,7 +125,6 @@ class TableMachine(PageRules, RuleBasedStateMachine):
             assert not before or job_id > max(before), "ids do not ascend"
             assert job_id not in self.ids, "an id was given twice"
             self.ids.append(job_id)
-            self.queue_of[job_id] = queue
             self.model.jobs[job_id] = ModelJob(
                 queue=queue,
                 job_type=job["job_type"],
@@ -554,15 +552,13 @@ class TableMachine(PageRules, RuleBasedStateMachine):
         """Rows agree with the queue's history, executions with the attempts of their job."""
         executions: dict[bytes, list[dict[str, Any]]] = {}
         for execution in self.tables.executions.values():
-            job_id = execution.values["job_id"]
-            # What is kept of a queue whose history changed on the way depends on when rows were
-            # written, before the change or after it.
-            if self.queue_of[job_id] != 3:
-                executions.setdefault(job_id, []).append(execution.values)
+            executions.setdefault(execution.values["job_id"], []).append(execution.values)
         for job_id, row in self.tables.jobs.items():
+            of_job = executions.pop(job_id, [])
+            # What is kept of a queue whose history changed on the way depends on when rows were
+            # written, before the change or after it: but nothing is left without its job.
             if row.values["queue_id"][0] == 3:
                 continue
-            of_job = executions.pop(job_id, [])
             started = [run["attempt_number"] for run in of_job if run["status"] == "started"]
             running = row.values["status"] == "processing"
             assert started in ([], [row.values["attempts"]] if running else [])

@@ -284,6 +284,32 @@ class TestHistory:
         assert (p.rows, p.deletes) == (0, token[:16] + (2).to_bytes(8, "big"))
         assert bench.table.jobs_resident == 0
 
+    @pytest.mark.parametrize("history", [HISTORY_FAILED, HISTORY_NONE])
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_attempts_that_came_before_their_job_go_with_it(
+        self, impl: ModuleType, history: int, ended: bool
+    ) -> None:
+        """The queue's history changes after an attempt was written, and before its job is: while
+        it runs again, or when it has ended. The order must not leave one without its job."""
+        bench = Bench(impl, HISTORY_ALL)
+        token = bench.running()
+        bench.table.retried(token, NOW_US, ERROR, NOW_US)
+        bench.commit()
+        p = bench.collect(settled_us=0)
+        assert (p.jobs_copy_rows, p.executions_copy_rows) == (0, 1)
+        bench.table.projected(p)
+        bench.table.due(NOW_US, 10)
+        (token,) = bench.start()
+        if ended:
+            bench.table.succeed(token, NOW_US)
+        bench.define(history)
+        if not ended:
+            bench.table.succeed(token, NOW_US)
+        p = bench.project()
+        assert (p.jobs_copy_rows + p.jobs_merge_rows, len(p.deletes)) == (0, 24)
+        assert p.deletes[:16] == token[:16]
+        assert bench.table.jobs_resident == 0
+
     def test_held_attempts_go_with_the_sweep(self, impl: ModuleType) -> None:
         """The watermark passes them, so they must not stay in memory alone."""
         bench = Bench(impl, HISTORY_FAILED)
