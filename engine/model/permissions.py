@@ -57,24 +57,41 @@ METRICS_READ: Final = "metrics:read"
 PERMISSIONS: Final[dict[str, Permission]] = {
     row.name: row
     for row in (
-        Permission(ACCOUNT, "organization", EVERYBODY, "See oneself, change one's password"),
+        Permission(
+            ACCOUNT,
+            "organization",
+            EVERYBODY,
+            "See oneself, change one's password, open a project, log out",
+        ),
         Permission(
             ORGANIZATION_READ, "organization", EVERYBODY, "See the organisation and its limits"
         ),
         Permission(ORGANIZATION_MANAGE, "organization", ADMINS, "Change the organisation"),
         Permission(USERS_READ, "organization", EVERYBODY, "See who belongs to the organisation"),
         Permission(
-            USERS_MANAGE, "organization", ADMINS, "Invite people, change roles, disable people"
+            USERS_MANAGE,
+            "organization",
+            ADMINS,
+            "Invite people, change roles, disable and remove people",
         ),
         Permission(PROJECTS_READ, "organization", EVERYBODY, "See projects"),
-        Permission(PROJECTS_MANAGE, "organization", ADMINS, "Make, change and delete projects"),
+        Permission(
+            PROJECTS_MANAGE, "organization", ADMINS, "Make, change, encrypt and delete projects"
+        ),
         Permission(API_KEYS_READ, "organization", EVERYBODY, "See API keys, never their text"),
-        Permission(API_KEYS_MANAGE, "organization", ADMINS, "Make, change and revoke API keys"),
+        Permission(API_KEYS_MANAGE, "organization", ADMINS, "Make, change and end API keys"),
         Permission(AUDIT_READ, "organization", ADMINS, "Read, export and verify the audit log"),
         Permission(QUEUES_READ, "project", EVERYBODY, "See queues"),
-        Permission(QUEUES_MANAGE, "project", ADMINS, "Make, change and delete queues"),
-        Permission(JOBS_READ, "project", EVERYBODY, "See jobs, their executions and logs"),
-        Permission(JOBS_WRITE, "project", EVERYBODY, "Submit jobs"),
+        Permission(
+            QUEUES_MANAGE,
+            "project",
+            ADMINS,
+            "Make, change, pause and delete queues, delete dead letters",
+        ),
+        Permission(
+            JOBS_READ, "project", EVERYBODY, "See jobs, their executions, logs, events and results"
+        ),
+        Permission(JOBS_WRITE, "project", EVERYBODY, "Submit jobs, and change those that wait"),
         Permission(JOBS_CANCEL, "project", EVERYBODY, "Cancel jobs, and let them run again"),
         Permission(SCHEDULES_READ, "project", EVERYBODY, "See schedules, with what their jobs get"),
         Permission(
@@ -85,7 +102,7 @@ PERMISSIONS: Final[dict[str, Permission]] = {
         ),
         Permission(WORKERS_CONNECT, "project", frozenset(), "Be a worker: for API keys only"),
         Permission(WORKERS_READ, "project", EVERYBODY, "See workers and their assignments"),
-        Permission(WORKERS_MANAGE, "project", ADMINS, "Drain workers, assign them to queues"),
+        Permission(WORKERS_MANAGE, "project", ADMINS, "Drain, assign and forget workers"),
         Permission(METRICS_READ, "project", EVERYBODY, "Read the figures of the project"),
     )
 }
