@@ -100,6 +100,7 @@ KINDS = {
         Kind("too_many_queues", 409, "Too many queues", "The project has as many as it may."),
         Kind("queue_not_empty", 409, "Queue not empty", "Its jobs must end or be cancelled first."),
         Kind("queue_has_schedules", 409, "Queue has schedules", "Delete them first."),
+        Kind("schedule_in_other_queue", 409, "Schedule elsewhere", "It stays in its queue."),
         Kind("schedule_name_taken", 409, "Schedule exists", "The project has one of this name."),
         Kind("too_many_schedules", 409, "Too many schedules", "The project has all it may."),
         Kind("queue_deleted", 409, "Queue deleted", "Its jobs can only be looked at."),

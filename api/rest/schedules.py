@@ -41,10 +41,9 @@ Paused = Annotated[bool, Meta(description="whether it waits to be resumed")]
 Count = Annotated[int, Meta(ge=1, le=limits.PREVIEW_TICKS_MAX, description="how many ticks")]
 
 
-class ScheduleCreate(Request, kw_only=True):
-    """A new schedule."""
+class SchedulePut(Request, kw_only=True):
+    """A schedule as it is to be."""
 
-    name: Annotated[Name, Meta(examples=["nightly-report"])]
     queue: Annotated[QueueText, Meta(description="where it stays")]
     cron: Cron
     timezone: Timezone = "UTC"
@@ -53,6 +52,12 @@ class ScheduleCreate(Request, kw_only=True):
     window_s: WindowS = WINDOW_S_DEFAULT
     overlap: Overlap = "allow"
     jitter_s: JitterS = 0
+
+
+class ScheduleCreate(SchedulePut, kw_only=True):
+    """A new schedule."""
+
+    name: Annotated[Name, Meta(examples=["nightly-report"])]
     paused: Paused = False
 
 
@@ -130,25 +135,23 @@ class CronQuery(PreviewQuery, kw_only=True):
 
 async def create_schedule(services: Services, call: Call) -> Reply:
     given = decode(call.body, call.body_coding, ScheduleCreate)
-    wanted = NewSchedule(
-        name=given.name,
-        queue=given.queue,
-        cron=given.cron,
-        timezone=given.timezone,
-        job=given.job,
-        payload=_payload(given.job, call),
-        catch_up=given.catch_up,
-        window_s=given.window_s,
-        overlap=given.overlap,
-        jitter_s=given.jitter_s,
-        paused=given.paused,
-        key=keyed(call),
-    )
+    wanted = _wanted(call, given, given.name, paused=given.paused, key=keyed(call))
     row, repeated = await _service(services).create(call.principal.project_id, wanted, call.actor)
     reply = answer(call, _view(row, call.coding))
     if repeated:
         reply.headers |= REPLAY_HEADERS
     return reply
+
+
+async def put_schedule(services: Services, call: Call) -> Reply:
+    given = decode(call.body, call.body_coding, SchedulePut)
+    try:
+        name = msgspec.convert(call.params["schedule"], Name)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(str(error), "schedule") from None
+    wanted = _wanted(call, given, name)
+    row = await _service(services).put(call.principal.project_id, wanted, call.actor)
+    return answer(call, _view(row, call.coding))
 
 
 async def list_schedules(services: Services, call: Call) -> Reply:
@@ -218,6 +221,22 @@ async def preview_cron(services: Services, call: Call) -> Reply:
     query: CronQuery = call.query
     ticks = _service(services).preview_of(query.cron, query.timezone, query.after, query.count)
     return answer(call, Preview(ticks=ticks))
+
+
+def _wanted(call: Call, given: SchedulePut, name: str, **more: Any) -> NewSchedule:
+    return NewSchedule(
+        name=name,
+        queue=given.queue,
+        cron=given.cron,
+        timezone=given.timezone,
+        job=given.job,
+        payload=_payload(given.job, call),
+        catch_up=given.catch_up,
+        window_s=given.window_s,
+        overlap=given.overlap,
+        jitter_s=given.jitter_s,
+        **more,
+    )
 
 
 def _payload(job: JobSubmit, call: Call) -> bytes:
@@ -318,6 +337,19 @@ ROUTES = (
         handler=get_schedule,
         reply=ScheduleView,
         problems=MISSING,
+    ),
+    Route(
+        method="PUT",
+        path=ONE,
+        operation_id="putSchedule",
+        summary="Make a schedule of this name, or change it to this, where it is not so already",
+        tag="schedules",
+        permission=permissions.SCHEDULES_MANAGE,
+        handler=put_schedule,
+        body=SchedulePut,
+        reply=ScheduleView,
+        problems=(*MISSING, "queue_not_found", "schedule_in_other_queue", "too_many_schedules"),
+        example={name: value for name, value in EXAMPLE.items() if name != "name"},
     ),
     Route(
         method="PATCH",

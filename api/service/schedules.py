@@ -19,7 +19,13 @@ from taskforge_server.api.service.encryption import Opener
 from taskforge_server.api.service.jobs import JobService
 from taskforge_server.api.service.submission import Checker, NewJob
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import CallerError, Conflict, InvalidInput, KeyConflict
+from taskforge_server.engine.errors import (
+    CallerError,
+    Conflict,
+    InvalidInput,
+    KeyConflict,
+    NotFound,
+)
 from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.base import checked
 from taskforge_server.engine.model.cron import NEVER_US, rule_of
@@ -33,6 +39,8 @@ _MICROSECOND = timedelta(microseconds=1)
 
 OF_ONE_MOMENT: Final = ("scheduled_for", "delay_s", "expires_at", "parents", "ref")
 """What a job may be told once, and not again and again."""
+
+PUT_FIELDS: Final = ("cron", "timezone", "catch_up", "window_s", "overlap", "jitter_s")
 
 
 class ScheduleRows(Protocol):
@@ -95,7 +103,7 @@ class NewSchedule:
     window_s: int
     overlap: Overlap
     jitter_s: int
-    paused: bool
+    paused: bool = False
     key: KeyedRequest | None = None
     """The request that makes it, if it may be repeated."""
 
@@ -190,6 +198,29 @@ class ScheduleService:
         rows, following = await self._rows.page(project_id, cursor, rows_max, queue_id=queue_id)
         return [await self._opened(row) for row in rows], following
 
+    async def put(self, project_id: bytes, new: NewSchedule, actor: Actor) -> Schedule:
+        """Make it, or change it to this; what is so already is no act. One that is paused stays so.
+        NotFound without the queue or for an unknown id; Conflict for another queue than it has."""
+        name = queue_key(new.name)
+        try:
+            row = await self._rows.get(project_id, name)
+        except NotFound:
+            if isinstance(name, bytes):
+                raise  # an id is of one that is there
+            try:
+                return (await self.create(project_id, new, actor))[0]
+            except Conflict as error:
+                if error.code != "schedule_name_taken":
+                    raise
+            # By somebody else, a moment ago.
+            row = await self._rows.get(project_id, name)
+        queue = await self._catalog.find(project_id, queue_key(new.queue))
+        if queue.id != row.queue_id:
+            message = f"its jobs go to queue {row.queue}, and it stays there"
+            raise Conflict(message, "queue", "schedule_in_other_queue")
+        changes = {name: getattr(new, name) for name in PUT_FIELDS}
+        return await self.update(project_id, new.name, changes, (new.job, new.payload), actor)
+
     async def update(
         self,
         project_id: bytes,
@@ -211,7 +242,7 @@ class ScheduleService:
         if job is not None or "jitter_s" in changes:
             self._check_job(given, changes.get("payload", b"null"), jitter_s)
         if "payload" in changes:
-            if changes["payload"] == (await self._opened(row)).payload:
+            if _canonical(changes["payload"]) == _canonical((await self._opened(row)).payload):
                 del changes["payload"]
             else:
                 changes["payload"] = self._sealed(project_id, row.id, changes["payload"])
@@ -347,6 +378,11 @@ def read_job(text: bytes) -> NewJob:
     raw = msgspec.json.decode(text)
     known = {name: raw[name] for name in NewJob.__struct_fields__ if name in raw}
     return checked(known, NewJob)
+
+
+def _canonical(payload: bytes) -> bytes:
+    """The same text for the same value."""
+    return msgspec.json.encode(msgspec.json.decode(payload), order="deterministic")
 
 
 def _next(cron: str, timezone: str, now_us: int) -> datetime:

@@ -15,6 +15,12 @@ async def report(kind: str) -> str:
     return f"{kind} report"
 
 
+# A worker with this task makes the schedule when it starts.
+@task(queue="digests", cron="0 3 * * *", timezone="Europe/Berlin")
+async def tidy_up() -> None:
+    pass
+
+
 async def main() -> None:
     async with AsyncClient() as client:
         await client.queues.create("digests")
@@ -52,9 +58,13 @@ async def main() -> None:
         print(paused.paused, paused.next_at)
         await client.schedules.resume("often")
         await client.schedules.update("often", cron="@hourly")
+
+        # What a worker with the task would do.
+        (declared,) = await client.schedules.declare(tidy_up)
+        print(declared.name, declared.cron, declared.timezone)
         print([schedule.name async for schedule in client.schedules.list(queue="digests")])
 
-        for name in ("nightly", "often"):
+        for name in ("nightly", "often", "tidy_up"):
             await client.schedules.delete(name)
         worker.stop()
         await working

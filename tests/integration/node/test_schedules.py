@@ -90,6 +90,31 @@ async def test_from_make_to_delete(site: Site, ada: Person) -> None:
     assert (await site.call("DELETE", "/v1/queues/mail", ada)).status == 204
 
 
+async def test_put_makes_it_so_once(site: Site, ada: Person) -> None:
+    path, wanted = "/v1/schedules/weekly", {"queue": "mail", "cron": "@weekly", "job": JOB}
+
+    async def put(**more: Any) -> Any:
+        return await site.call("PUT", path, ada, wanted | more)
+
+    both = await asyncio.gather(put(), put())
+    assert [answer.status for answer in both] == [200, 200]
+    first = both[0].json
+    assert first["id"] == both[1].json["id"]
+    assert (await put()).json == first, "it is so already"
+    await site.post(f"{path}/pause", ada)
+    changed = (await put(cron="@daily", job=JOB | {"payload": {"to": "bob"}})).json
+    assert (changed["cron"], changed["job"]["payload"]) == ("@daily", {"to": "bob"})
+    assert changed["paused"], "as somebody wanted it"
+    assert (await site.post("/v1/queues", ada, {"name": "other"})).status == 201
+    refused = await put(queue="other")
+    assert (refused.status, refused.json["code"]) == (409, "schedule_in_other_queue")
+    wrong = await site.call("PUT", "/v1/schedules/%20", ada, wanted)
+    assert (wrong.status, wrong.json["field"]) == (422, "schedule")
+    entries = (await site.get("/v1/audit", ada)).json["items"]
+    acts = [entry["action"] for entry in entries if entry["action"].startswith("schedule.")]
+    assert acts == ["schedule.update", "schedule.pause", "schedule.create"]
+
+
 async def test_every_act_is_in_the_audit_log_without_the_payload(site: Site, ada: Person) -> None:
     await made(site, ada, "nightly")
     await site.call("PATCH", "/v1/schedules/nightly", ada, {"cron": "@hourly"})

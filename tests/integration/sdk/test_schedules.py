@@ -3,11 +3,15 @@
 import asyncio
 import os
 import sys
+import time
 from datetime import UTC, datetime
 
 import pytest
 
-from taskforge import Client, Conflict, InvalidInput, JobSpec, NotFound, task
+from taskforge import Client, Conflict, Context, InvalidInput, JobSpec, NotFound, settings, task
+from taskforge.client.schedules import declared
+from taskforge.worker import Worker
+from taskforge.worker.declaring import declare
 from taskforge_server.api.cli.serving import api_of
 from taskforge_server.engine.model.tenant import api_key_text
 from taskforge_server.engine.store.bootstrap import bootstrap
@@ -24,7 +28,8 @@ digests 30 2 * * * skip latest
 2026-03-30T00:30:00+00:00
 daily report
 True None
-['nightly', 'often']
+tidy_up 0 3 * * * Europe/Berlin
+['nightly', 'often', 'tidy_up']
 """
 
 
@@ -33,7 +38,14 @@ async def remind(name: str) -> None:
     """Never run here."""
 
 
-async def test_the_program_of_the_guide_and_the_blocking_client(postgres_url: str) -> None:
+@task(queue="mail", cron="30 2 * * *", timezone="Europe/Berlin", overlap="skip")
+async def tidy_up(ctx: Context, depth: int = 1) -> None:
+    """Never run here."""
+
+
+async def test_the_program_of_the_guide_and_the_blocking_client(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     connection = await connect(postgres_url, application_name="test")
     await bootstrap(connection, SHARDS, KEY)
     await connection.close()
@@ -52,8 +64,32 @@ async def test_the_program_of_the_guide_and_the_blocking_client(postgres_url: st
         told, errors = await process.communicate()
         assert process.returncode == 0, errors.decode()
         assert told.decode() == SAID
+        await declare(settings.server(url, KEY), declared([tidy_up]))
+        assert "queue_not_found" in caplog.text, "it was said, and a worker works on"
         await asyncio.to_thread(blocking, url)
+        worker = Worker(url, KEY, [tidy_up])
+        serving = asyncio.create_task(worker.serve())
+        await asyncio.to_thread(declared_by_a_worker, url)
+        worker.stop()
+        await serving
         await server.stop(1.0)
+
+
+def declared_by_a_worker(url: str) -> None:
+    with Client(url, KEY) as client:
+        deadline = time.monotonic() + 20
+        while not (found := list(client.schedules.list())):
+            assert time.monotonic() < deadline
+        (made,) = found
+        assert (made.name, made.cron, made.timezone, made.overlap, made.queue) == (
+            "tidy_up",
+            "30 2 * * *",
+            "Europe/Berlin",
+            "skip",
+            "mail",
+        )
+        assert made.job == {"job_type": "tidy_up", "payload": {}, "priority": 0}
+        assert list(client.schedules.declare(tidy_up, remind)) == [made]
 
 
 def blocking(url: str) -> None:

@@ -47,6 +47,20 @@ def test_wrong_options_stop_at_once(options: dict[str, Any]) -> None:
         task(**options)(lambda: None)
 
 
+def test_a_task_may_say_when_it_has_jobs() -> None:
+    @task(cron="@daily", jitter_s=5, group_key="ada")
+    def tidy_up(ctx: Context, depth: int = 1) -> None: ...
+
+    assert tidy_up.schedule == {"cron": "@daily", "jitter_s": 5}
+    assert tidy_up.options == {"group_key": "ada"}
+    with pytest.raises(TypeError, match="without name"):
+        task(cron="@daily")(greet.function)
+    with pytest.raises(TypeError, match="timezone goes with cron"):
+        task(timezone="UTC")(tidy_up.function)
+    with pytest.raises(TypeError, match="no option cronn"):
+        task(cronn="@daily")(tidy_up.function)  # type: ignore[call-overload]
+
+
 async def test_calling_a_task_calls_the_function() -> None:
     context = Context(bytes(24), "default", "greet", 1, b"{}")
     assert await greet("Ada", context) == "Hello Ada"

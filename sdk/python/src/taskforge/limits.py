@@ -80,6 +80,7 @@ IDLE_CONNECTIONS_MAX: Final = 16  # kept by the blocking client
 PAGE_JOBS: Final = 100
 PAGE_LINES: Final = 1_000
 PAGE_PARENTS: Final = 1_000
+DECLARE_RETRIES: Final = 20  # of a worker's schedules: minutes, as servers need to come back
 FOLLOW_SILENCE_S: Final = 45.0  # a stream of events says every 15 s that it lives
 WAIT_JOBS_MAX: Final = 1_000  # jobs that one request waits for
 EVENT_BYTES_MAX: Final = 1 << 20  # one event: a line with the largest message and metadata

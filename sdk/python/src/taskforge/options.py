@@ -56,6 +56,34 @@ class JobOptions(TypedDict, total=False):
     """Goes before the queue's, field by field."""
 
 
+CatchUp = Literal["skip", "latest", "all"]
+Overlap = Literal["allow", "skip", "cancel_previous"]
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """When a task has jobs by itself, without arguments."""
+
+    cron: str
+    """At its ticks: the schedule has the task's name, and is made when a worker of the task starts,
+    or by `client.schedules.declare`."""
+
+    timezone: str
+    """Of the IANA database; default: UTC."""
+
+    catch_up: CatchUp
+    """What becomes of ticks that were missed; default: the latest has its job."""
+
+    window_s: int
+    overlap: Overlap
+    """What becomes of a tick when the job before has not ended; default: allow."""
+
+    jitter_s: int
+
+
+class TaskOptions(JobOptions, ScheduleOptions, total=False):
+    """What `@task` takes."""
+
+
 class Job(Protocol):
     """A job that is there: a handle."""
 

@@ -17,7 +17,7 @@ import msgspec
 
 from taskforge.binding import Binding
 from taskforge.context import Context
-from taskforge.options import JobOptions, known_options
+from taskforge.options import JobOptions, ScheduleOptions, TaskOptions, known_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +41,7 @@ class Task(Generic[P, R]):
         priority: int = 0,
         timeout_s: float | None = None,
         max_attempts: int | None = None,
-        **options: Unpack[JobOptions],
+        **options: Unpack[TaskOptions],
     ) -> None:
         self.function = function
         self.name = name if name is not None else getattr(function, "__name__", "")
@@ -59,9 +59,18 @@ class Task(Generic[P, R]):
         self.priority = priority
         self.timeout_s = timeout_s
         self.max_attempts = max_attempts
-        self.options = known_options(options)
+        self.schedule, self.options = _split(options)
         self.is_async = _is_async(function)
         functools.update_wrapper(self, function, updated=())
+        if self.schedule is not None:
+            self._check_schedule(self.schedule)
+
+    def _check_schedule(self, schedule: ScheduleOptions) -> None:
+        if "cron" not in schedule:
+            raise TypeError(f"task {self.name}: {', '.join(schedule)} goes with cron")
+        if required := self._names[1]:
+            needed = ", ".join(sorted(required))
+            raise TypeError(f"task {self.name}: with cron it is called without {needed}")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the function here and now, without a job; an async one returns its coroutine."""
@@ -160,7 +169,7 @@ def task(
     priority: int = 0,
     timeout_s: float | None = None,
     max_attempts: int | None = None,
-    **options: Unpack[JobOptions],
+    **options: Unpack[TaskOptions],
 ) -> "_Decorator": ...
 
 
@@ -173,14 +182,14 @@ def task(
     priority: int = 0,
     timeout_s: float | None = None,
     max_attempts: int | None = None,
-    **options: Unpack[JobOptions],
+    **options: Unpack[TaskOptions],
 ) -> Any:
     """Make a function a task: `@task` or `@task(queue="mail", timeout_s=30)`.
 
     The function may be sync (it runs in a thread) or async. Its parameters come from the payload by
     name, converted to their type hints; a parameter annotated `Context` gets the job's context.
     The options hold for jobs that are submitted through this SDK; `submit` may override those that
-    it has, `Task.configure` the others.
+    it has, `Task.configure` the others. With `cron="0 3 * * *"` it has jobs by itself.
     """
     decorate = _Decorator(
         name=name,
@@ -205,6 +214,14 @@ class _Decorator:
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:
         return Task(function, **self.options)
+
+
+def _split(options: TaskOptions) -> tuple[ScheduleOptions | None, JobOptions]:
+    """When it has jobs by itself, and what all of its jobs are told; TypeError for other names."""
+    given: Any = options
+    when: Any = {name: given[name] for name in ScheduleOptions.__annotations__ if name in given}
+    rest: Any = {name: value for name, value in given.items() if name not in when}
+    return when or None, known_options(rest)
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:

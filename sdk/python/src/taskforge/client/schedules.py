@@ -1,7 +1,8 @@
 """Schedules: jobs that are made again and again, at the ticks of a cron expression."""
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -27,10 +28,8 @@ from taskforge.client.methods import (
     method,
 )
 from taskforge.client.models import Page, Submitted
-from taskforge.task import JobSpec
-
-CatchUp = Literal["skip", "latest", "all"]
-Overlap = Literal["allow", "skip", "cancel_previous"]
+from taskforge.options import CatchUp, Overlap
+from taskforge.task import JobSpec, Task
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,15 +89,39 @@ def _create(
 ) -> Call[Schedule]:
     """A job at each tick: `create("nightly", "30 2 * * *", report.job(kind="daily"))`. What is not
     given is as the server has it: `catch_up` latest of an hour, `overlap` allow, no jitter."""
-    body = {
-        "name": name,
-        "queue": queue_of(job),
-        "cron": cron,
-        "timezone": timezone,
-        "job": json_item(job),
-        "paused": paused,
-    } | _given(catch_up=catch_up, window_s=window_s, overlap=overlap, jitter_s=jitter_s)
+    rest = _given(catch_up=catch_up, window_s=window_s, overlap=overlap, jitter_s=jitter_s)
+    body = {"name": name, "paused": paused} | _body(cron, timezone, job) | rest
     return Call("POST", _PATH, _read, _to_json(body), key=make_key())
+
+
+def _put(
+    name: str,
+    cron: str,
+    job: JobSpec[Any],
+    *,
+    timezone: str = "UTC",
+    catch_up: CatchUp | None = None,
+    window_s: int | None = None,
+    overlap: Overlap | None = None,
+    jitter_s: int | None = None,
+) -> Call[Schedule]:
+    """The same, or change the schedule of this name to it; nothing happens where it is so already.
+    It stays in its queue (else Conflict), and stays paused if it is."""
+    rest = _given(catch_up=catch_up, window_s=window_s, overlap=overlap, jitter_s=jitter_s)
+    return Call("PUT", _one(name), _read, _to_json(_body(cron, timezone, job) | rest))
+
+
+def _body(cron: str, timezone: str, job: JobSpec[Any]) -> dict[str, Any]:
+    return {"queue": queue_of(job), "cron": cron, "timezone": timezone, "job": json_item(job)}
+
+
+def declared(tasks: Iterable[Task[..., Any]]) -> Sequence[Call[Schedule]]:
+    """The schedules that tasks declare: `@task(cron=…)`."""
+    return [
+        _put(task.name, job=task.job(), **task.schedule)
+        for task in tasks
+        if task.schedule is not None
+    ]
 
 
 def _list_schedules(cursor: str | None, *, queue: str | None = None) -> Call[Page[Schedule]]:
@@ -181,6 +204,7 @@ class Schedules(Group):
     """The schedules of the project."""
 
     create = method(_create)
+    put = method(_put)
     list = listing(_list_schedules)
     get = method(_get)
     update = method(_update)
@@ -191,11 +215,16 @@ class Schedules(Group):
     preview = method(_preview)
     preview_cron = method(_preview_cron)
 
+    def declare(self, *tasks: Task[..., Any]) -> Sequence[Schedule]:
+        """Put the schedules of tasks that have a `cron`, as a worker does when it starts."""
+        return [self.execute(call) for call in declared(tasks)]
+
 
 class AsyncSchedules(AsyncGroup):
     """The schedules of the project."""
 
     create = async_method(_create)
+    put = async_method(_put)
     list = async_listing(_list_schedules)
     get = async_method(_get)
     update = async_method(_update)
@@ -205,3 +234,7 @@ class AsyncSchedules(AsyncGroup):
     run_now = async_method(_run_now)
     preview = async_method(_preview)
     preview_cron = async_method(_preview_cron)
+
+    async def declare(self, *tasks: Task[..., Any]) -> Sequence[Schedule]:
+        """Put the schedules of tasks that have a `cron`, as a worker does when it starts."""
+        return [await self.execute(call) for call in declared(tasks)]

@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any, Literal, get_args
 
 from taskforge import settings
+from taskforge.client.schedules import declared
 from taskforge.limits import (
     BYE_TIMEOUT_S,
     CONCURRENCY_DEFAULT,
@@ -36,6 +37,7 @@ from taskforge.version import VERSION
 from taskforge.worker import frames
 from taskforge.worker.completions import Completions
 from taskforge.worker.credit import next_credit
+from taskforge.worker.declaring import declare
 from taskforge.worker.heartbeat import Heartbeat
 from taskforge.worker.lines import Lines
 from taskforge.worker.link import Link
@@ -76,6 +78,8 @@ class Worker:
     ) -> None:
         self._server = settings.server(url, api_key, ca_file)
         self.tasks = _by_name(tasks)
+        self._schedules = declared(self.tasks.values())
+        self._declaring: asyncio.Task[None] | None = None
         if not 1 <= concurrency <= CONCURRENCY_MAX:
             raise ValueError(f"concurrency is 1 to {CONCURRENCY_MAX}, not {concurrency}")
         if not 1 <= threads <= THREADS_MAX:
@@ -178,9 +182,10 @@ class Worker:
             self._heartbeat.stop()
             self._pool.stop_running("shutdown")
             self._pool.close()
-            for task in (link, stop, ticks):
+            ours = [link, stop, ticks, *([self._declaring] if self._declaring else [])]
+            for task in ours:
                 task.cancel()
-            await asyncio.gather(link, stop, ticks, return_exceptions=True)
+            await asyncio.gather(*ours, return_exceptions=True)
             await self._parents.close()
 
     async def _drain(self, link: asyncio.Task[None]) -> None:
@@ -227,6 +232,8 @@ class Worker:
         if welcome.body.result_bytes_max:
             self._pool.result_bytes_max = welcome.body.result_bytes_max
         self._heartbeat.start(welcome.body.heartbeat_s)
+        if self._schedules and self._declaring is None:
+            self._declaring = asyncio.create_task(declare(self._server, self._schedules))
 
     async def _tick(self) -> None:
         """The coarse clock: deadlines and credit."""
