@@ -83,7 +83,12 @@ async def database(postgres_url: str, purpose: str) -> "AsyncIterator[Pool]":
     """The database, for a command that works on it without a node."""
     from taskforge_server.engine.store.pool import open_pool
 
-    pool = await open_pool(postgres_url, application_name=f"taskforge {purpose}", connections_max=1)
+    name = f"taskforge {purpose}"
+    try:
+        pool = await open_pool(postgres_url, application_name=name, connections_max=1)
+    except OSError as error:
+        hint = "--postgres-url or TASKFORGE_POSTGRES_URL says where it is"
+        raise ConnectionError(f"no answer from PostgreSQL: {error}; {hint}") from None
     try:
         yield pool
     finally:
@@ -186,7 +191,11 @@ def dev(
             made = asyncio.run(prepare(config))
             key = made.new_api_key or config.api_key
             scheme = "http" if config.tls_cert is None else "https"
-            uvloop.run(serve(config, lambda bound: _tell_dev(scheme, config.host, bound, key)))
+
+            def tell(port: int) -> None:
+                _tell_dev(f"{scheme}://{config.host}:{port}", key, servers.postgres_url)
+
+            uvloop.run(serve(config, tell))
         finally:
             servers.stop()
 
@@ -214,14 +223,15 @@ def write_private(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def _tell_dev(scheme: str, host: str, port: int, key: str | None) -> None:
-    url = f"{scheme}://{host}:{port}"
+def _tell_dev(url: str, key: str | None, postgres_url: str) -> None:
     shown = key or "<the API key of the first run>"
     typer.echo(
         f"TaskForge serves at {url}. Ctrl-C ends it.\n\n"
         f"  export TASKFORGE_URL={url}\n"
         f"  export TASKFORGE_API_KEY={shown}\n\n"
         f'  curl -H "Authorization: Bearer $TASKFORGE_API_KEY" {url}/v1/queues\n'
+        "  taskforge queues list\n"
+        f"  taskforge organizations list --postgres-url '{postgres_url}'\n"
     )
     sys.stdout.flush()
 

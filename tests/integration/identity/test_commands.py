@@ -88,4 +88,4 @@ async def test_the_guide_says_what_is_true(own_site: Site, tmp_path: Path) -> No
     told, _ = await process.communicate()
     assert process.returncode == 0, told.decode()
     emails = await own_site.node.pool.fetch("SELECT email FROM users ORDER BY email")
-    assert [row["email"] for row in emails] == ["ada@example.com", "grace@example.com"]
+    assert [row["email"] for row in emails] == ["charles@example.com", "grace@example.com"]

@@ -1,6 +1,6 @@
 """The async client. It belongs to the event loop in which it is first used."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from datetime import datetime
 from time import monotonic
 from typing import Any, Generic, TypeVar, Unpack, cast
@@ -18,7 +18,6 @@ from taskforge.client.models import (
     Job,
     JobEnd,
     JobEvent,
-    JobStatus,
     LogLevel,
     LogLine,
     Queue,
@@ -256,11 +255,7 @@ class AsyncClient(AsyncCaller):
             if until is not None and monotonic() >= until:
                 raise TimeoutError(f"job {job_id} is {job.status} after {timeout_s:g} s")
 
-    async def cancel(self, job_id: str, grace_s: float | None = None) -> Job:
-        """End a job: at once if it waits. One that runs is asked to end within `grace_s`, 30 s by
-        default; Conflict when it has ended otherwise."""
-        return await self.execute(calls.cancel(job_id, grace_s))
-
+    cancel = async_method(calls.cancel)
     change = async_method(calls.change)
     run_now = async_method(calls.run_now)
     why = async_method(calls.why)
@@ -269,46 +264,8 @@ class AsyncClient(AsyncCaller):
         """Run a job again that failed or was cancelled; else Conflict."""
         return await self.execute(calls.retry(job_id, self.make_key()))
 
-    async def list(
-        self,
-        *,
-        queue: str | None = None,
-        status: JobStatus | None = None,
-        job_type: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-    ) -> AsyncIterator[Job]:
-        """Jobs, newest first, fetched page by page as they are taken."""
-        cursor = None
-        while True:
-            page = await self.execute(
-                calls.list_jobs(
-                    queue=queue,
-                    status=status,
-                    job_type=job_type,
-                    created_after=created_after,
-                    created_before=created_before,
-                    cursor=cursor,
-                )
-            )
-            for job in page.items:
-                yield job
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    async def logs(
-        self, job_id: str, *, attempt: int | None = None, level: LogLevel | None = None
-    ) -> AsyncIterator[LogLine]:
-        """What the handlers of a job logged, the oldest line first, page by page as it is taken."""
-        cursor = None
-        while True:
-            page = await self.execute(calls.list_logs(job_id, attempt, level, cursor))
-            for line in page.items:
-                yield line
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+    list = async_listing(calls.list_jobs)
+    logs = async_listing(calls.list_logs)
 
     def follow_logs(
         self,

@@ -17,7 +17,6 @@ from taskforge.client.models import (
     Job,
     JobEnd,
     JobEvent,
-    JobStatus,
     LogLevel,
     LogLine,
     Queue,
@@ -237,11 +236,7 @@ class Client(Caller):
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(f"job {job_id} is {job.status} after {timeout_s:g} s")
 
-    def cancel(self, job_id: str, grace_s: float | None = None) -> Job:
-        """End a job: at once if it waits. One that runs is asked to end within `grace_s`, 30 s by
-        default; Conflict when it has ended otherwise."""
-        return self.execute(calls.cancel(job_id, grace_s))
-
+    cancel = method(calls.cancel)
     change = method(calls.change)
     run_now = method(calls.run_now)
     why = method(calls.why)
@@ -250,44 +245,8 @@ class Client(Caller):
         """Run a job again that failed or was cancelled; else Conflict."""
         return self.execute(calls.retry(job_id, self.make_key()))
 
-    def list(
-        self,
-        *,
-        queue: str | None = None,
-        status: JobStatus | None = None,
-        job_type: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-    ) -> Iterator[Job]:
-        """Jobs, newest first, fetched page by page as they are taken."""
-        cursor = None
-        while True:
-            page = self.execute(
-                calls.list_jobs(
-                    queue=queue,
-                    status=status,
-                    job_type=job_type,
-                    created_after=created_after,
-                    created_before=created_before,
-                    cursor=cursor,
-                )
-            )
-            yield from page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    def logs(
-        self, job_id: str, *, attempt: int | None = None, level: LogLevel | None = None
-    ) -> Iterator[LogLine]:
-        """What the handlers of a job logged, the oldest line first, page by page as it is taken."""
-        cursor = None
-        while True:
-            page = self.execute(calls.list_logs(job_id, attempt, level, cursor))
-            yield from page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+    list = listing(calls.list_jobs)
+    logs = listing(calls.list_logs)
 
     def follow_logs(
         self,

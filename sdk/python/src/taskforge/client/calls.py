@@ -290,7 +290,8 @@ def get(job_id: str, wait_s: float = 0.0) -> Call[models.Job]:
 
 
 def cancel(job_id: str, grace_s: float | None = None) -> Call[models.Job]:
-    """End a job: at once if it waits; one that runs is asked to end within `grace_s`."""
+    """End a job: at once if it waits. One that runs is asked to end within `grace_s`, 30 s by
+    default; Conflict when it has ended otherwise."""
     query = "" if grace_s is None else f"?grace_s={grace_s:g}"
     return Call("POST", f"{job_path(job_id)}/cancel{query}", _job)
 
@@ -358,15 +359,15 @@ def retry(job_id: str, key: str | None) -> Call[models.Job]:
 
 
 def list_jobs(
-    *,
-    queue: str | None,
-    status: str | None,
-    job_type: str | None,
-    created_after: datetime | None,
-    created_before: datetime | None,
     cursor: str | None,
+    *,
+    queue: str | None = None,
+    status: models.JobStatus | None = None,
+    job_type: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
 ) -> Call[models.Page[models.Job]]:
-    """One page of jobs, newest first."""
+    """Jobs, newest first, fetched page by page as they are taken."""
     wanted: dict[str, Any] = {
         "queue": queue,
         "status": status,
@@ -381,9 +382,13 @@ def list_jobs(
 
 
 def list_logs(
-    job_id: str, attempt: int | None, level: str | None, cursor: str | None
+    cursor: str | None,
+    job_id: str,
+    *,
+    attempt: int | None = None,
+    level: models.LogLevel | None = None,
 ) -> Call[models.Page[models.LogLine]]:
-    """One page of what the handlers of a job logged."""
+    """What the handlers of a job logged, the oldest line first, page by page as it is taken."""
     wanted = {
         "attempt": attempt,
         "level": level,
