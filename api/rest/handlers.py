@@ -61,7 +61,12 @@ from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.model.subscription import Plan
 from taskforge_server.engine.observe.metrics import ProjectCollector
-from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.shard.keys import (
+    CALLERS_KEY,
+    INBOX_PREFIX,
+    OWN_PREFIX,
+    KeyedRequest,
+)
 from taskforge_server.engine.shard.unique import Outcome
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.ext.ids import uuid_bytes, uuid_text
@@ -71,7 +76,7 @@ Parents = Mapping[bytes, JobStatus]
 
 _ID_BYTES = 16
 _NO_ID = bytes(_ID_BYTES)
-_VISIBLE = re.compile(r"[\x21-\x7e]{1,255}\Z")
+_CALLERS_KEY = re.compile(CALLERS_KEY)
 Met = Mapping[int, Outcome]
 """What became of jobs that met another one, by their places among those that passed."""
 
@@ -354,8 +359,12 @@ def _results_msgpack(count: int, ids: bytes, checker: Checker) -> bytes:
 
 def check_idempotency_key(text: str | None) -> str | None:
     """The key of a request, if it has one."""
-    if text is not None and not _VISIBLE.match(text):
-        raise InvalidInput("1 to 255 visible ASCII characters", "Idempotency-Key")
+    if text is not None and not _CALLERS_KEY.fullmatch(text):
+        raise InvalidInput(
+            f"1 to 255 visible ASCII characters, which do not begin with {INBOX_PREFIX} or "
+            f"{OWN_PREFIX}: such keys are the server's own",
+            "Idempotency-Key",
+        )
     return text
 
 

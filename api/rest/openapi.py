@@ -16,6 +16,7 @@ from taskforge_server.api.rest.routes import EVENTS_TYPE, Route
 from taskforge_server.api.rest.schemas import UuidText
 from taskforge_server.api.service.allowances import is_rated
 from taskforge_server.engine import limits
+from taskforge_server.engine.shard.keys import CALLERS_KEY
 
 REF = "#/components/schemas/{name}"
 ABOUT = """\
@@ -169,7 +170,7 @@ def _parameters(route: Route, schema_of: dict[Any, Any]) -> list[dict[str, Any]]
             "Repeating a request with the same key and body gives the first answer, for at least "
             f"{limits.IDEMPOTENCY_KEY_RETENTION_S // 3600} hours."
         )
-        schema = {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"}
+        schema = {"type": "string", "pattern": f"^{CALLERS_KEY}$"}
         found.append(
             {"name": "Idempotency-Key", "in": "header", "schema": schema, "description": about}
         )

@@ -49,7 +49,7 @@ from taskforge_server.engine.model.permissions import JOBS_WRITE
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.model.subscription import Plan
 from taskforge_server.engine.observe.logs import correlation_id
-from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.shard.keys import CALLERS_KEY, KeyedRequest
 from taskforge_server.ext.ids import uuid_text
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ HEAD_END = b"\r\n\r\n"
 _COUNTED = (SUBMIT_ROUTE.operation_id, SUBMIT_ROUTE.status)
 _KEY_NAME = b"\r\nIdempotency-Key: "
 _CORRELATION_NAME = f"\r\n{correlation.HEADER}: ".encode()
-_KEY_VALUE = re.compile(rb"[\x21-\x7e]{1,255}")
+_KEY_VALUE = re.compile(CALLERS_KEY.encode())
 _CREATED = b"HTTP/1.1 201 Created\r\n"
 _CREATED_AGAIN = _CREATED + b"Idempotent-Replay: true\r\n"
 _PENDING = '{"id":"%s","status":"pending"}'

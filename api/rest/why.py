@@ -38,6 +38,8 @@ class WhyView(Answer):
 async def why(services: Services, call: Call) -> Reply:
     job_id = job_id_of(call)
     found = await services.jobs.why(call.principal.project_id, job_id)
+    if not call.principal.may(permissions.WORKERS_READ):
+        found.without_workers()
     reasons = [
         ReasonView(code=reason.code, message=reason.message, details=reason.details)
         for reason in found.reasons

@@ -30,7 +30,7 @@ from taskforge_server.engine.errors import (
     SubscriptionExpired,
 )
 from taskforge_server.engine.model.base import checked
-from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.shard.keys import INBOX_PREFIX, KeyedRequest
 from taskforge_server.engine.store.inbox import InboxRow
 from taskforge_server.ext import jsontext
 from taskforge_server.ext.ids import uuid_text
@@ -142,7 +142,7 @@ class InboxDrain:
     async def _submit(self, row: InboxRow) -> None:
         plan = await self._allowances.active_plan(row.project_id, row.organization_id)
         queue = await self._catalog.find(row.project_id, row.queue_id)
-        key = f"inbox:{uuid_text(row.id)}"
+        key = f"{INBOX_PREFIX}{uuid_text(row.id)}"
         bytes_max = plan.limits.payload_bytes_max(self._payload_bytes_max)
         checker = Checker(self._jobs.engine.now_us(), bytes_max, key)
         payload = row.payload.encode()

@@ -8,6 +8,7 @@ from taskforge_server.api.service.catalog import QueueCatalog, queue_key
 from taskforge_server.api.service.encryption import Opener
 from taskforge_server.api.service.ports import Engine, JobDict, JobReader
 from taskforge_server.api.service.submission import Checker
+from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Conflict, NotFound
 from taskforge_server.engine.model.job import FINAL, JobStatus
 from taskforge_server.engine.model.queue import QueueRef
@@ -16,6 +17,7 @@ from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.shard.unique import Outcome
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.engine.vault.vault import Vault
+from taskforge_server.ext.ids import uuid_text
 from taskforge_server.ext.table import SubmitBatch
 
 _ID_BYTES = 16
@@ -114,7 +116,26 @@ class JobService:
         if found.counts_rows:
             ahead = await self._jobs.ahead(project_id, job)
             found = await self.engine.why(queue, job, executions, ahead)
+        if found.parents:
+            await self._tell_of_parents(project_id, found)
         return found
+
+    async def _tell_of_parents(self, project_id: bytes, found: Explanation) -> None:
+        """Which parents of the first have ended badly: it waits for somebody to retry them."""
+        ids = found.parents[: limits.PARENTS_LOOK_MAX]
+        states = {row["id"]: row["status"] for row in await self._jobs.ends(project_id, ids, 0)}
+        for job_id in ids:
+            if (job := await self.engine.look(job_id)) is not None:
+                states[job_id] = job["status"]
+        bad = [job_id for job_id in ids if states.get(job_id) in ("failed", "cancelled")]
+        if bad:
+            found.add(
+                "parents_failed",
+                f"{len(bad)} of the jobs that it waits for have failed or were cancelled: "
+                "retry them, or cancel this one",
+                parents=[uuid_text(job_id) for job_id in bad[: limits.WHY_NAMES_MAX]],
+                count=len(bad),
+            )
 
     async def wait(
         self, project_id: bytes, job_id: bytes, timeout_s: float

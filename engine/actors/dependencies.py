@@ -31,7 +31,14 @@ from typing import Protocol
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.ports import Journal
 from taskforge_server.engine.errors import TaskForgeError
-from taskforge_server.engine.model.graph import PARENT_FAILED, Edge, Parents, Verdict, unpacked
+from taskforge_server.engine.model.graph import (
+    PARENT_FAILED,
+    PARENT_GONE,
+    Edge,
+    Parents,
+    Verdict,
+    unpacked,
+)
 from taskforge_server.engine.model.job import FINAL, JobStatus
 from taskforge_server.engine.model.joboptions import Told
 from taskforge_server.engine.observe.counters import Counters
@@ -285,7 +292,9 @@ class Dependencies:
             if child is None or child.shard.lost:
                 continue
             if said == "cancel":
-                self._cancel(child)
+                self._cancel(child, PARENT_FAILED)
+            elif said == "gone":
+                self._cancel(child, PARENT_GONE)
             elif not child.missing:  # it may have been given others meanwhile
                 self._free(child)
         for child_id in list(islice(self.waiting.halved, limits.PARENTS_LOOK_MAX)):
@@ -320,12 +329,12 @@ class Dependencies:
         shard.table.change(child.id, self._clock.now_us(), due_us=due_us, options=options)
         self._journal.dirty(shard)
 
-    def _cancel(self, child: Child) -> None:
-        """A parent failed, and the child was not to run then."""
+    def _cancel(self, child: Child, reason: str) -> None:
+        """A parent failed, and the child was not to run then; or it can never succeed any more."""
         shard: Shard = child.shard
         self._forget(child.id)
         try:
-            if not shard.table.cancelled(child.id, PARENT_FAILED, self._clock.now_us()):
+            if not shard.table.cancelled(child.id, reason, self._clock.now_us()):
                 return
         except TransitionError:
             return  # it is over, or was let run by somebody

@@ -4,6 +4,7 @@
     parent failed, cancelled     block:       the child goes on waiting: the parent may be retried
                                  cancel:      the child is cancelled, and so on down
                                  run_anyway:  satisfied
+    parent gone for good         block, cancel: the child is cancelled; run_anyway: satisfied
 
 A child starts when the last of its edges is satisfied. Its own options hold the edges that were
 open when they were last written (`Parents`); a job without open edges waits for nobody.
@@ -21,7 +22,8 @@ OnFailure = Literal["block", "cancel", "run_anyway"]
 POLICIES: Final[tuple[OnFailure, ...]] = get_args(OnFailure)
 
 PARENT_FAILED: Final = "parent_failed"
-"""Why a child was cancelled."""
+PARENT_GONE: Final = "parent_gone"
+"""Why a child was cancelled; gone: a parent's row was deleted, so that nobody can retry it."""
 
 ID_BYTES: Final = 16
 EDGE_BYTES: Final = 17
@@ -69,18 +71,20 @@ def unpacked(text: str) -> list[Edge]:
     ]
 
 
-Verdict = Literal["open", "satisfied", "cancel"]
+Verdict = Literal["open", "satisfied", "cancel", "gone"]
 
 
 def verdict(on_failure: OnFailure, status: JobStatus | None) -> Verdict:
-    """What a parent in this state means for the child. None: it ended so long ago that it is gone,
-    which is no success that anybody could show."""
+    """What a parent in this state means for the child. None: it ended and its row was deleted, so
+    it can neither be shown to have succeeded nor be retried."""
     if status == "succeeded":
         return "satisfied"
     if status is not None and status not in FINAL:
         return "open"
     if on_failure == "run_anyway":
         return "satisfied"
+    if status is None:
+        return "gone"
     return "cancel" if on_failure == "cancel" else "open"
 
 

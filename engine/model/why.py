@@ -4,6 +4,7 @@ Explanation   running or not, the reasons, and when it will probably start
 Reason        one of CODES, a sentence, and what the sentence speaks of
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -18,6 +19,7 @@ CODES: Final = {
     "failed": "it has failed for good",
     "cancelled": "it was cancelled",
     "waiting_for_parents": "other jobs must end first",
+    "parents_failed": "jobs that it waits for have failed or were cancelled, and may be retried",
     "held": "it has no time to start at",
     "scheduled": "it is to start later",
     "backoff": "its last attempt failed, and the pause before the next one lasts",
@@ -71,12 +73,20 @@ class Explanation:
     running: bool = False
     reasons: list[Reason] = field(default_factory=list)
     estimated_start_at: datetime | None = None
+    parents: Sequence[bytes] = ()
+    """Open edges: whoever knows how the parents are says which of them keep it from running."""
     counts_rows: bool = False
     """More jobs may be ahead than memory could be asked for: the tables know better."""
 
     def add(self, code: str, message: str, **details: Any) -> None:
         assert code in CODES, code
         self.reasons.append(Reason(code, message, details))
+
+    def without_workers(self) -> None:
+        """Name no other workers: how many they are may be known."""
+        for reason in self.reasons:
+            if isinstance(named := reason.details.get("workers"), list):
+                reason.details["workers"] = len(named)
 
     @property
     def codes(self) -> set[str]:

@@ -28,7 +28,7 @@ from taskforge_server.engine.model.joboptions import pack_told, read_told
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.node.workerrows import moment
-from taskforge_server.engine.shard.keys import KeyedRequest
+from taskforge_server.engine.shard.keys import OWN_PREFIX, KeyedRequest
 from taskforge_server.engine.store.dead_letters import DeadLetters
 from taskforge_server.engine.vault.sealing import UnreadableError
 from taskforge_server.ext.ids import uuid_text
@@ -37,7 +37,7 @@ from taskforge_server.ext.table import SubmitBatch
 log = logging.getLogger(__name__)
 
 Job = dict[str, Any]
-KEY_PREFIX = "taskforge/dead-letter/"
+KEY_PREFIX = f"{OWN_PREFIX}dead-letter/"
 _NO_ERROR = msgspec.Raw(b"null")
 
 

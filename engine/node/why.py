@@ -117,13 +117,13 @@ def _scheduled(
         if not (waiting or parents):
             found.add("held", "it is held until somebody gives it a time")
             return
-        open_ids = [uuid_text(edge.parent_id) for edge in parents if not edge.done]
-        count = waiting or len(open_ids)
+        found.parents = [edge.parent_id for edge in parents if not edge.done]
+        count = waiting or len(found.parents)
         found.add(
             "waiting_for_parents",
             f"it waits for {count} other jobs",
             waiting_on=count,
-            parents=open_ids[: limits.WHY_NAMES_MAX],
+            parents=[uuid_text(each) for each in found.parents[: limits.WHY_NAMES_MAX]],
         )
         return
     at, left_s = _time(due_us), max(0.0, (due_us - now_us) / 1e6)

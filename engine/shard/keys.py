@@ -18,6 +18,12 @@ from typing import NamedTuple
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import KeyConflict
 
+INBOX_PREFIX = "inbox:"
+OWN_PREFIX = "taskforge/"
+"""What keys begin with that the server gives by itself."""
+CALLERS_KEY = f"(?!{INBOX_PREFIX}|{OWN_PREFIX})[\\x21-\\x7e]{{1,255}}"
+"""A pattern: what a caller may send."""
+
 RETENTION_US = round(limits.IDEMPOTENCY_KEY_RETENTION_S * 1e6)
 _LOOK_US = 1_000_000
 

@@ -82,13 +82,13 @@ class Waiting:
         return new
 
     def ended(self, parent_id: bytes, status: JobStatus | None) -> list[tuple[bytes, Verdict]]:
-        """The parent has ended so, durably; None: long ago, and is gone. Whoever is free now, or
+        """The parent has ended so, durably; None: and its row was deleted. Whoever is free now, or
         is to be cancelled."""
         found: list[tuple[bytes, Verdict]] = []
         for child_id in list(self.parents.get(parent_id, ())):
             child = self.children[child_id]
             said = verdict(child.missing[parent_id], status)
-            if said == "cancel":
+            if said in ("cancel", "gone"):
                 found.append((child_id, said))
             elif said == "satisfied":
                 self._unlink(child, parent_id)

@@ -23,6 +23,7 @@ from taskforge_server.engine.store.statements import sql
 from taskforge_server.ext.ids import uuid_text
 
 CHANNEL = "taskforge_inbox"
+NO_PROJECT = bytes(16)
 
 
 class InboxRow(NamedTuple):
@@ -61,15 +62,24 @@ class Inbox:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._after = NO_PROJECT
 
     # the engine's side
 
     async def waiting(self, shards: Sequence[int], rows_max: int) -> list[InboxRow]:
-        """The oldest rows of these shards, as many as weigh INBOX_BYTES_MAX, but one at least;
-        Unavailable."""
+        """Rows of these shards, as many as weigh INBOX_BYTES_MAX, but one at least: of all projects
+        in turn, the oldest first; Unavailable."""
         async with acquire(self._pool) as connection:
+            found = await connection.fetch(sql("inbox_projects"), self._after, rows_max)
+            if not found and self._after != NO_PROJECT:  # that was the last of them
+                found = await connection.fetch(sql("inbox_projects"), NO_PROJECT, rows_max)
+            projects = [row["project_id"] for row in found]
+            # More projects than one look has room for: the next look goes on behind these.
+            self._after = projects[-1] if len(projects) == rows_max else NO_PROJECT
+            if not projects:
+                return []
             rows = await connection.fetch(
-                sql("inbox_waiting"), list(shards), rows_max, limits.INBOX_BYTES_MAX
+                sql("inbox_waiting"), list(shards), rows_max, limits.INBOX_BYTES_MAX, projects
             )
         return [InboxRow(*row) for row in rows]
 

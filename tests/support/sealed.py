@@ -26,15 +26,21 @@ async def encrypt(node: Node, project_id: bytes, *, on: bool = True) -> bytes:
 
 async def places_of(pool: Pool, folder: Path, canary: str) -> list[str]:
     """Tables that show the text, files of the database and of its log that hold it."""
+    found = await tables_of(pool, canary)
+    await pool.execute("CHECKPOINT")
+    database = await pool.fetchval("SELECT oid FROM pg_database WHERE datname = current_database()")
+    return found + _files_with(folder, (f"base/{database}", "pg_wal", "."), canary.encode())
+
+
+async def tables_of(pool: Pool, canary: str) -> list[str]:
+    """Tables that show the text."""
     found = []
     for row in await pool.fetch(TABLES):
         table = row[0]
         shown = SHOWN.replace("any_table", table)
         if await pool.fetchval(shown, canary, canary.encode().hex()):
             found.append(table)
-    await pool.execute("CHECKPOINT")
-    database = await pool.fetchval("SELECT oid FROM pg_database WHERE datname = current_database()")
-    return found + _files_with(folder, (f"base/{database}", "pg_wal", "."), canary.encode())
+    return found
 
 
 def _files_with(folder: Path, parts: tuple[str, ...], text: bytes) -> list[str]:

@@ -440,12 +440,23 @@ async def test_idempotency_keys_on_the_short_way(api: Fixture) -> None:
     assert slow.json["id"] == ids[1]
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "with space", "é"])
+OWN = ["inbox:01997b5c-6c00-7001-8000-5f3a9c2d4e6f", "taskforge/dead-letter/x/1", "cron x 1"]
+"""Keys under which the server submits jobs by itself."""
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "with space", "é", *OWN])
 async def test_bad_idempotency_keys(api: Fixture, key: str) -> None:
     good = await api.post(JOBS, {"job_type": "t"}, headers={"Idempotency-Key": "good"})
     assert good.status == 201
-    refused = await api.post(JOBS, {"job_type": "t"}, headers={"Idempotency-Key": key})
-    assert (refused.status, refused.json["field"]) == (422, "Idempotency-Key")
+    for path, body in (
+        (JOBS, {"job_type": "t"}),
+        (f"{JOBS}/batch", {"jobs": [{"job_type": "t"}]}),
+        ("/v1/graphs", {"jobs": [{"queue": "default", "job_type": "t"}]}),
+        ("/v1/schedules", {"name": "s", "queue": "default", "cron": "@daily", "job_type": "t"}),
+        ("/v1/queues/default/dead-letters/requeue", {}),
+    ):
+        refused = await api.post(path, body, headers={"Idempotency-Key": key})
+        assert (refused.status, refused.json["field"]) == (422, "Idempotency-Key")
 
 
 # Looking, waiting, listing

@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import psycopg
@@ -32,6 +34,7 @@ from taskforge_server.engine.store.pool import connect, open_pool
 from taskforge_server.ext.ids import uuid_text
 from tests.support.real_node import SHARDS, running_node
 from tests.support.reference import ROOT
+from tests.support.sealed import encrypt, tables_of
 
 EXAMPLE = ROOT / "docs" / "examples" / "transactional_enqueue.py"
 GUIDE = ROOT / "docs" / "guides" / "transactional-enqueue.md"
@@ -230,6 +233,64 @@ async def drained(allowed: Site) -> AsyncIterator[Drained]:
         shop = await asyncpg.connect(allowed.shop_url)
         yield Drained(allowed, node, api, rows, shop)
         await shop.close()
+
+
+async def test_the_helper_takes_what_submit_takes(drained: Drained) -> None:
+    """All options of a submit come to the job; parents and unique keys are no part of it."""
+    due = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
+    options: dict[str, Any] = {
+        "priority": 7,
+        "timeout_s": 5.0,
+        "max_attempts": 2,
+        "tags": ["a"],
+        "queue": "mail",
+    }
+    await enqueue(drained.shop, receipt, {"order": 1}, scheduled_for=due, **options)
+    grouped = receipt.configure(group_key="g")
+    await enqueue(drained.shop, grouped, {"order": 2}, delay_s=3600, queue="mail")
+    assert await drained.drain() == 2
+    await drained.node.projector.flush()
+    async with drained.node.pool.acquire() as connection:
+        rows = await connection.fetch("SELECT * FROM jobs ORDER BY id")
+    first, second = rows
+    shown = ("priority", "timeout_s", "max_attempts", "tags", "scheduled_for")
+    assert [first[name] for name in shown] == [7, 5, 2, ["a"], due]
+    assert second["group_key"] == "g"
+    assert second["scheduled_for"] > datetime.now(UTC) + timedelta(minutes=50)
+
+
+OTHER_PROJECTS = """INSERT INTO projects (id, organization_id, name)
+SELECT gen_random_uuid(), organization_id, n::text
+FROM projects CROSS JOIN generate_series(1, 2) AS n RETURNING id"""
+MANY_ROWS = """INSERT INTO inbox (project_id, queue_id, shard, job_type, payload)
+SELECT project_id, (SELECT id FROM job_queues LIMIT 1), 0, 'send', '{}'
+FROM unnest(array_fill($1::uuid, ARRAY[20]) || $2::uuid[]) AS project_id"""
+
+
+async def test_projects_take_turns(drained: Drained) -> None:
+    """Many rows of one do not stand before the one row of another; and none is left out when there
+    are more projects than a look has room for."""
+    async with drained.node.pool.acquire() as connection:
+        others = [row["id"] for row in await connection.fetch(OTHER_PROJECTS)]
+        await connection.execute(MANY_ROWS, drained.site.project_id, others)
+    rows = await drained.rows.waiting(range(SHARDS), 6)
+    assert {row.project_id for row in rows} == {*others, drained.site.project_id}
+    assert len(rows) == 4, "an even part of the look for each project"
+    seen = [row.project_id for _ in range(3) for row in await drained.rows.waiting([0], 1)]
+    assert len(set(seen)) == 3
+
+
+async def test_what_was_written_before_the_encryption_is_sealed_when_it_is_taken(
+    drained: Drained,
+) -> None:
+    canary = "canary-of-the-inbox"
+    await drained.shop.fetchval("SELECT taskforge.enqueue('mail', 'send', $1)", f'"{canary}"')
+    await encrypt(drained.node, drained.site.project_id)
+    assert await drained.drain() == 1
+    assert await drained.counts() == (0, 1)
+    assert await tables_of(drained.node.pool, canary) == []
+    with pytest.raises(asyncpg.FeatureNotSupportedError):
+        await drained.shop.fetchval("SELECT taskforge.enqueue('mail', 'send')")
 
 
 async def test_a_row_that_is_met_again_makes_no_second_job(drained: Drained) -> None:

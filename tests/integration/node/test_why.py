@@ -18,10 +18,12 @@ from taskforge_server.api.cli.serving import api_of
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.model.audit import OPERATOR
+from taskforge_server.engine.model.permissions import JOBS_READ
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.model.tenant import api_key_text
 from taskforge_server.engine.model.why import CODES
 from taskforge_server.engine.node.node import Node
+from taskforge_server.engine.store.api_keys import create_api_key
 from taskforge_server.engine.store.bootstrap import bootstrap
 from taskforge_server.engine.store.pool import connect
 from taskforge_server.ext.table import NEVER_US, SubmitBatch
@@ -110,6 +112,7 @@ async def test_who_is_not_there(site: Site) -> None:
     why = await job.why()
     assert why.codes == ["workers_drained"]
     assert why.reasons[0].details["workers"] == [str(UUID(bytes=worker.id))]
+    await reader_sees_no_ids(site, job.id)
     site.node.core.drain_worker(worker.id, False)
     site.node.core.assign(site.queue.id, {b"x" * 16: 1})
     assert (await job.why()).codes == ["workers_not_assigned"]
@@ -120,6 +123,17 @@ async def test_who_is_not_there(site: Site) -> None:
     assert why.codes == ["worker_type_refused"]
     assert why.reasons[0].details["connected"] == ["general"]
     assert outlet.tokens() == []
+
+
+async def reader_sees_no_ids(site: Site, job_id: str) -> None:
+    """Whoever may only read jobs is told how many workers, not which."""
+    text = api_key_text(b"r" * 32)
+    async with site.node.pool.acquire() as connection:
+        await create_api_key(connection, site.hand.project_id, "reader", text, [JOBS_READ])
+    async with AsyncClient(site.url, text) as client:
+        why = await client.why(job_id)
+    assert why.codes == ["workers_drained"]
+    assert why.reasons[0].details["workers"] == 1
 
 
 async def test_a_plan_without_room_for_workers(site: Site) -> None:
@@ -204,8 +218,9 @@ async def test_times(site: Site) -> None:
     details = why.reasons[0].details
     assert (details["attempt"], details["error"]) == (1, {"type": "ValueError", "message": "no"})
     assert (await snoozing.why()).codes == ["put_off"]
-    table = site.node.core.shards[site.queue.shard].table
-    table.change(UUID(later.id).bytes, site.node.clock.now_us(), due_us=NEVER_US)
+    shard = site.node.core.shards[site.queue.shard]
+    shard.table.change(UUID(later.id).bytes, site.node.clock.now_us(), due_us=NEVER_US)
+    site.node.core.journal.dirty(shard)
     why = await later.why()
     assert (why.codes, why.estimated_start_at) == (["held"], None)
 
@@ -218,6 +233,11 @@ async def test_parents(site: Site) -> None:
     assert why.codes[0] == "waiting_for_parents"
     assert why.reasons[0].details == {"waiting_on": 1, "parents": [parent.id]}
     assert why.estimated_start_at is None
+    assert "parents_failed" not in why.codes
+    await parent.cancel()
+    why = await child.why()
+    told = next(reason for reason in why.reasons if reason.code == "parents_failed")
+    assert told.details == {"parents": [parent.id], "count": 1}
 
 
 async def test_what_holds_for_the_queue_and_the_node(

@@ -9,7 +9,7 @@ import pytest
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.control import Cancel
 from taskforge_server.engine.actors.queue import AddParents, QueueActor
-from taskforge_server.engine.model.graph import Edge, Parents, packed
+from taskforge_server.engine.model.graph import Edge, OnFailure, Parents, packed
 from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.joboptions import JobOptions
 from taskforge_server.ext.ids import IdSource
@@ -63,6 +63,32 @@ async def test_a_parent_elsewhere_is_looked_at_however_busy_the_node_is(
                 await asyncio.sleep(0)
     finally:
         running.cancel()
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "end"),
+    [("block", "cancelled"), ("cancel", "cancelled"), ("run_anyway", "pending")],
+)
+async def test_nobody_waits_for_ever_for_a_parent_that_is_gone(
+    on_failure: OnFailure, end: str
+) -> None:
+    parts, rows = EngineParts(), Rows()
+    parts.dependencies.rows = rows
+    queue = parts.queue("mail")
+    parent = IdSource(1, 77).next(1_700_000_000_000_000)
+    rows.known[parent] = "failed"
+    child = child_of(parts, queue, Edge(parent, on_failure))
+    if on_failure == "block":
+        await parts.dependencies.work()
+        assert status(parts, child) == "scheduled", "the parent may be retried"
+    del rows.known[parent]  # purged
+    for _ in range(2):  # once may be the moment before its row is there
+        parts.dependencies.sweep()
+        await parts.dependencies.work()
+    assert status(parts, child) == end
+    job = parts.shards[1].table.get(child)
+    assert job is not None
+    assert job["reason"] == ("parent_gone" if end == "cancelled" else None)
 
 
 async def test_a_parent_that_comes_when_the_last_one_has_just_ended() -> None:

@@ -50,6 +50,8 @@ class Model(RuleBasedStateMachine):
                 del edges[parent]
                 if not edges:
                     expected[child] = "satisfied"
+            elif status is None:
+                expected[child] = "gone"
             elif policy == "cancel":
                 expected[child] = "cancel"
         assert dict(self.waiting.ended(parent, status)) == expected

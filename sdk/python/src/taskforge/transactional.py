@@ -13,7 +13,8 @@ The connection may be one of asyncpg, psycopg (3, sync or async) or SQLAlchemy (
 or their async twins). With an async one `enqueue` is awaited.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -32,17 +33,36 @@ def enqueue(
     /,
     *,
     project: str | None = None,
+    queue: str | None = None,
+    priority: int | None = None,
+    delay_s: float | None = None,
+    scheduled_for: datetime | None = None,
+    timeout_s: float | None = None,
+    max_attempts: int | None = None,
+    tags: Sequence[str] | None = None,
     **arguments: Any,
 ) -> Any:
     """One job of this task; the reference as `UUID`, or an awaitable of it.
 
-    Arguments are given as to `Client.submit`. `project` (an id) is needed by roles that may enqueue
-    jobs of several. What the database refuses it raises by itself, and the transaction is broken
-    then, as with any statement.
+    All is given as to `Client.submit`; `delay_s` begins when a server takes the job, moments after
+    the commit. Further options come with the task, `receipt.configure(expires_in_s=60)`; parents
+    and a unique key are refused by the server. `project` (an id) is needed by roles that may
+    enqueue jobs of several. What the database refuses it raises by itself, and the transaction is
+    broken then, as with any statement.
     """
     if arguments and payload is not None:
         raise TypeError("give the arguments either as payload or by name")
-    spec = JobSpec[Any](task, arguments if payload is None else payload)
+    spec = JobSpec[Any](
+        task,
+        arguments if payload is None else payload,
+        queue=queue,
+        priority=priority,
+        delay_s=delay_s,
+        scheduled_for=scheduled_for,
+        timeout_s=timeout_s,
+        max_attempts=max_attempts,
+        tags=tags,
+    )
     return enqueue_spec(connection, spec, project=project)
 
 
