@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from taskforge_server.ext import table as compiled
 from taskforge_server.ext.pure import table as pure
+from tests.support.table_model import Call, call, weighted
 from tests.support.table_pair import Pair, Tables
 
 EPOCH_US = 1_700_000_000_000_000
@@ -91,64 +92,47 @@ new_jobs = st.fixed_dictionaries(
 )
 
 
-@dataclass(frozen=True)
-class Call:
-    """A method of the machine with its arguments."""
-
-    name: str
-    args: dict[str, Any]
-
-    def __repr__(self) -> str:
-        return f"{self.name}({', '.join(f'{name}={arg!r}' for name, arg in self.args.items())})"
-
-
-def call(weight: int, name: str, **args: st.SearchStrategy[Any]) -> list[st.SearchStrategy[Call]]:
-    return [st.builds(Call, st.just(name), st.fixed_dictionaries(args))] * weight
-
-
-# One rule with weights: hypothesis leaves some of many rules out of each run. Not `one_of`, which
-# takes what stands there twice for once.
-calls: st.SearchStrategy[Call] = st.sampled_from(
-    [
-        *call(
-            6,
-            "submit",
-            queue=queues,
-            jobs=st.lists(new_jobs, min_size=3, max_size=10),
-            step_us=steps_us,
-        ),
-        *call(
-            12,
-            "start",
-            queue=queues,
-            types=types_taken,
-            most=st.sampled_from([1, 2, 5]),
-            step_us=steps_us,
-        ),
-        *call(6, "succeed", pick=picks, step_us=steps_us),
-        *call(
-            3,
-            "end_badly",
-            pick=picks,
-            how=st.sampled_from(["failed", "retried", "released", "returned", "stopped"]),
-        ),
-        *call(1, "cancel", pick=picks),
-        *call(
-            1,
-            "change_key",
-            pick=picks,
-            key=st.sampled_from(KEYS),
-            status=st.sampled_from(["pending", "processing"]),
-        ),
-        *call(1, "change_priority", pick=picks, priority=st.integers(0, 9)),
-        *call(2, "due", step_us=steps_us),
-        *call(1, "change_limits", queue=queues, wanted=limits),
-        *call(3, "ask", queue=queues, pick=picks, step_us=steps_us),
-        *call(3, "commit"),
-        *call(2, "write"),
-        *call(1, "crash", step_us=st.integers(0, 3_000_000)),
-    ]
-).flatmap(lambda chosen: chosen)
+# One rule with weights: hypothesis leaves some of many rules out of each run.
+calls: st.SearchStrategy[Call] = weighted(
+    *call(
+        6,
+        "submit",
+        queue=queues,
+        jobs=st.lists(new_jobs, min_size=3, max_size=10),
+        step_us=steps_us,
+    ),
+    *call(
+        12,
+        "start",
+        queue=queues,
+        types=types_taken,
+        most=st.sampled_from([1, 2, 5]),
+        step_us=steps_us,
+    ),
+    *call(6, "succeed", pick=picks, step_us=steps_us),
+    *call(
+        3,
+        "end_badly",
+        pick=picks,
+        how=st.sampled_from(["failed", "retried", "released", "returned", "stopped"]),
+    ),
+    *call(1, "cancel", pick=picks),
+    *call(2, "requeue", pick=picks, step_us=steps_us),
+    *call(
+        1,
+        "change_key",
+        pick=picks,
+        key=st.sampled_from(KEYS),
+        status=st.sampled_from(["pending", "processing"]),
+    ),
+    *call(1, "change_priority", pick=picks, priority=st.integers(0, 9)),
+    *call(2, "due", step_us=steps_us),
+    *call(1, "change_limits", queue=queues, wanted=limits),
+    *call(3, "ask", queue=queues, pick=picks, step_us=steps_us),
+    *call(3, "commit"),
+    *call(2, "write"),
+    *call(1, "crash", step_us=st.integers(0, 3_000_000)),
+)
 
 
 @dataclass(frozen=True)
@@ -167,6 +151,14 @@ class Known:
     priority: int
     status: str
     token: bytes = b""
+
+
+def known_of(job: dict[str, Any], status: str) -> Known:
+    """A job of the table."""
+    options = msgpack.unpackb(job["options"]) if job["options"] else {}
+    token = job["id"] + job["lease_lsn"].to_bytes(8, "big")
+    group_key = options.get("group_key", "")
+    return Known(job["queue_id"][0], group_key, job["job_type"], job["priority"], status, token)
 
 
 @dataclass
@@ -233,6 +225,7 @@ class LimitsMachine(RuleBasedStateMachine):
         self.now_us = EPOCH_US
         self.judges = [Judge(first), Judge(Limits())]
         self.jobs: dict[bytes, Known] = {}
+        self.dead: dict[bytes, dict[str, Any]] = {}  # failed, and in the tables alone
         self.seed = 1
         self.log: dict[int, bytes] = {}
         self.tables = Tables()
@@ -401,6 +394,19 @@ class LimitsMachine(RuleBasedStateMachine):
             assert self.pair.call("cancelled", job_id, "no", self.now_us)
             self.jobs[job_id].status = "cancelled"
 
+    def requeue(self, pick: int, step_us: int) -> None:
+        """A dead letter runs again, from memory or from the tables; limits count it like others."""
+        now_us = self.tick(step_us)
+        job_id = self.choose(pick, "failed", "cancelled")
+        if job_id is not None:
+            self.pair.call("requeue", self.pair.oracle.get(job_id), now_us)
+            self.jobs[job_id].status = "pending"
+        elif self.dead:
+            job_id = sorted(self.dead)[pick % len(self.dead)]
+            job = self.dead.pop(job_id)
+            self.pair.call("requeue", job, now_us)
+            self.jobs[job_id] = known_of(job, "pending")
+
     def change_key(self, pick: int, key: str, status: str) -> None:
         """A job becomes one of another group, with what it counts for."""
         job_id = self.choose(pick, status)
@@ -459,11 +465,14 @@ class LimitsMachine(RuleBasedStateMachine):
     def write(self) -> None:
         """Into the tables, as the projector does."""
         self.commit()
+        before = self.pair.oracle.snapshot()
         projections = self.pair.collect(1000, 2**62)
         if projections is not None:
             self.tables.apply(projections.oracle)
             self.pair.projected(projections)
         left = {job["id"] for job in self.pair.oracle.snapshot()}
+        gone = [job for job in before if job["id"] not in left and job["status"] == "failed"]
+        self.dead |= {job["id"]: job for job in gone}
         self.jobs = {job_id: job for job_id, job in self.jobs.items() if job_id in left}
 
     def crash(self, step_us: int) -> None:
@@ -480,15 +489,7 @@ class LimitsMachine(RuleBasedStateMachine):
         self.pair.call("owned", "node", self.seed, self.tick(step_us))
         self.commit()
         for job in self.pair.oracle.snapshot():
-            options = msgpack.unpackb(job["options"]) if job["options"] else {}
-            kept[job["id"]] = Known(
-                job["queue_id"][0],
-                options.get("group_key", ""),
-                job["job_type"],
-                job["priority"],
-                job["status"],
-                job["id"] + job["lease_lsn"].to_bytes(8, "big"),
-            )
+            kept[job["id"]] = known_of(job, job["status"])
         self.jobs = kept
         for judge in self.judges:
             judge.exact = False

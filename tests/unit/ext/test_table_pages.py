@@ -8,7 +8,17 @@ from hypothesis.stateful import rule
 
 from taskforge_server.ext import table as compiled
 from taskforge_server.ext.pure import table as pure
-from tests.support.table_model import TYPES, Call, ages_us, call, delays_us, errors, few, picks
+from tests.support.table_model import (
+    TYPES,
+    Call,
+    ages_us,
+    call,
+    delays_us,
+    errors,
+    few,
+    picks,
+    weighted,
+)
 from tests.unit.ext import test_table_machine as machine
 
 steps_us = st.sampled_from([0, 1_000, 3_000_000])
@@ -26,7 +36,7 @@ new_jobs = st.fixed_dictionaries(
     }
 )
 
-calls = st.one_of(
+calls = weighted(
     *call(
         6, "submit", queue=queues, jobs=st.lists(new_jobs, min_size=2, max_size=8), step_us=steps_us
     ),
