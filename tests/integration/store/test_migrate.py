@@ -1,14 +1,19 @@
 """Migrations: from empty, twice, from two nodes at once; and the schema that comes out."""
 
 import asyncio
+import shutil
 from datetime import UTC, datetime
+from importlib.resources import as_file, files
+from pathlib import Path
 
 import asyncpg
 import pytest
+from pogo_core.util.migrate import apply
 
 from taskforge_server.api.cli.embedded import Postgres
 from taskforge_server.engine.store.migrate import migrate
 from taskforge_server.engine.store.pool import check_server, connect
+from tests.support.rows import Rows, copy_executions, copy_jobs
 from tests.support.servers import temporary_servers
 
 SEED_INDEXES = {
@@ -60,6 +65,36 @@ async def test_from_empty_then_again(empty_postgres_url: str) -> None:
     before = await _schema(empty_postgres_url)
     assert await migrate(empty_postgres_url) == []
     assert await _schema(empty_postgres_url) == before
+
+
+async def test_of_a_database_with_rows(empty_postgres_url: str, tmp_path: Path) -> None:
+    """The newest steps find partitions with jobs in them; old and new partitions end alike."""
+    with as_file(files("taskforge_server.engine.store") / "migrations") as folder:
+        newest = shutil.ignore_patterns("003*.sql")
+        shutil.copytree(folder, tmp_path, ignore=newest, dirs_exist_ok=True)
+    connection = await connect(empty_postgres_url, application_name="test")
+    try:
+        await apply(connection, tmp_path, schema_name="public")
+        await connection.execute("SELECT ensure_partitions('2025-03-01', '2025-03-01')")
+        rows = Rows(3, bytes(16), bytes(16), 1_740_823_200_000_000)
+        jobs = [rows.job(status=status) for status in ("succeeded", "failed", "pending")]
+        await copy_jobs(connection, jobs)
+        await copy_executions(connection, [rows.execution(job, 1) for job in jobs])
+        assert await migrate(empty_postgres_url)
+        await connection.execute("SELECT ensure_partitions('2025-03-01', '2025-03-02')")
+        for table in ("jobs", "job_executions"):
+            old, new = [
+                await connection.fetch(
+                    """SELECT replace(indexdef, tablename, '') AS text FROM pg_indexes
+                    WHERE tablename = $1 ORDER BY text""",
+                    f"{table}_p2025030{day}",
+                )
+                for day in (1, 2)
+            ]
+            assert old == new, table
+        assert await connection.fetchval("SELECT count(*) FROM jobs") == len(jobs)
+    finally:
+        await connection.close()
 
 
 async def test_from_two_nodes_at_once(empty_postgres_url: str) -> None:

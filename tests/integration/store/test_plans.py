@@ -83,6 +83,17 @@ async def test_executions_of_a_job(filled: Connection) -> None:
     assert _rows_read(plan) == 1
 
 
+async def test_jobs_by_a_state_that_few_have(filled: Connection) -> None:
+    """Jobs by a state that few have: no other row is looked at."""
+    waiting = QUEUES * JOBS_PER_QUEUE // UNFINISHED_EVERY
+    for asked, found in (("'pending'", waiting), ("'failed'", 0), ("'cancelled'", 0)):
+        text = await filled.fetchval(
+            "EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF, FORMAT JSON)"
+            f" SELECT * FROM jobs WHERE status = {asked}"
+        )
+        assert _rows_read(json.loads(text)[0]["Plan"]) == found, asked
+
+
 @pytest.mark.parametrize("queues", [1, 3])
 @pytest.mark.parametrize("middle", [True, False])
 async def test_page_of_jobs(filled: Connection, queues: int, middle: bool) -> None:
