@@ -6,11 +6,11 @@ How many of its jobs are over it learns from the queue's counts, which it asks f
 
     over >= acknowledged before the question - unfinished in the answer
 
-so the window is never exceeded, and real backlogs are a little smaller. It also waits while more
-than `--unprojected` jobs are not in the tables, by the node's metrics: a load that the projector
-does not keep up with is not sustained. Bodies are prebuilt. Every
-reply is checked: status, no errors, 16 bytes of id for each job. A refused batch (429, 503) is sent
-again after a pause, and counted.
+so the window is never exceeded, and real backlogs are a little smaller. It asks only while a batch
+waits for room. It also waits while more than `--unprojected` jobs are not in the tables, by the
+node's metrics: a load that the projector does not keep up with is not sustained. Bodies are
+prebuilt. Every reply is checked: status, no errors, 16 bytes of id for each job. A refused batch
+(429, 503) is sent again after a pause, and counted.
 
 Stops on SIGTERM, after `--jobs` jobs, or at an error; prints a JSON object at its end.
 """
@@ -69,6 +69,8 @@ class Window:
         self.acknowledged = 0
         self.over = 0
         self.held = False
+        self.full = asyncio.Event()
+        """A batch waits for jobs to be over."""
         self._changed = asyncio.Event()
         self.stopped = False
 
@@ -79,6 +81,8 @@ class Window:
                 self.sent += jobs
                 self.left -= jobs
                 return True
+            if not self.held:
+                self.full.set()
             self._changed.clear()
             await self._changed.wait()
         return False
@@ -90,9 +94,8 @@ class Window:
 
     def learn(self, over: int) -> None:
         """So many jobs at least are over."""
-        if over > self.over:
-            self.over = over
-            self._changed.set()
+        self.over = max(self.over, over)
+        self._changed.set()
 
     def hold(self, held: bool) -> None:
         """Send nothing for now, or go on."""
@@ -151,8 +154,10 @@ async def submit(
 
 
 async def watch(http: Http, request: bytes, window: Window) -> None:
-    """Keep the window informed."""
+    """Keep the window informed while it is full."""
     while True:
+        await window.full.wait()
+        window.full.clear()
         before = window.acknowledged
         status, body = await http.call(request)
         if status != 200:

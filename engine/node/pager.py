@@ -118,13 +118,13 @@ class Pager:
         now_us = self._core.clock.monotonic_us()
         for shard in [shard for shard in self._readers if shard.lost]:
             self._forget(shard)
-        crowded = False
+        crowded, ahead = False, self.ahead_jobs
         for shard in list(self._core.shards.values()):
             reader = self._reader(shard)
             if now_us - reader.let_go_us >= limits.LET_GO_S * 1e6 or not reader.let_go_us:
                 reader.let_go_us = now_us
                 crowded |= await self._let_go(shard)
-            if reader.task is None and not shard.lost and self._wants(shard):
+            if reader.task is None and not shard.lost and self._wants(shard, ahead):
                 reader.task = asyncio.create_task(
                     self._read(shard, reader), name=f"page shard {shard.number}"
                 )
@@ -173,8 +173,8 @@ class Pager:
 
     # reading
 
-    def _wants(self, shard: Shard) -> bool:
-        return bool(shard.table.short(self.ahead_jobs)) or self._wants_due(shard)
+    def _wants(self, shard: Shard, ahead: int) -> bool:
+        return bool(shard.table.short(ahead)) or self._wants_due(shard)
 
     def _wants_due(self, shard: Shard) -> bool:
         table, place = shard.table, shard.table.due_place()
