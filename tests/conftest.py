@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.servers import (
+    databases,
     empty_postgres_url,
     migrated_template,
     module_postgres_url,
@@ -12,6 +13,7 @@ from tests.support.servers import (
 )
 
 __all__ = [
+    "databases",
     "empty_postgres_url",
     "migrated_template",
     "module_postgres_url",

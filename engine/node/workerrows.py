@@ -43,6 +43,7 @@ class WorkerRows:
         self._new: dict[bytes, Worker] = {}
         self._news: dict[bytes, tuple[WorkerStatus, datetime | None]] = {}
         self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
 
     def attached(self, hello: Hello, project_id: bytes, now_us: int) -> None:
         """The worker connected."""
@@ -85,7 +86,12 @@ class WorkerRows:
                 await asyncio.sleep(limits.WORKER_ROWS_S)
 
     async def write(self) -> None:
-        """Write what is new; what fails is kept for the next time."""
+        """Write what is new; what fails is kept for the next time. One write at a time: an earlier
+        word must not be written over a later one."""
+        async with self._writing:
+            await self._write()
+
+    async def _write(self) -> None:
         while self._new:
             part = dict(list(self._new.items())[: limits.WORKER_ROWS_MAX])
             written = await self._table.upsert(list(part.values()))

@@ -13,7 +13,7 @@ from tests.support.processes import until
 pytestmark = pytest.mark.timeout(1_200)
 
 QUEUES = ("a", "b")
-ROOM = "8"
+ROOM = "16"
 BACKLOG_JOBS = 200
 PROJECTED = "taskforge_projected_rows_total"
 

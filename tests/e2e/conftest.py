@@ -1,16 +1,15 @@
 """Data directories that a PostgreSQL may use, whoever runs the tests."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.servers import data_folder
+
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A new directory. Not below pytest's own: that is closed to the user that runs PostgreSQL."""
-    folder = Path(tempfile.mkdtemp(prefix="taskforge-tests-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with data_folder() as folder:
+        yield folder

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typer.testing import CliRunner
 from taskforge import Client, JobHandle, QueueSettings, RetryPolicy
 from taskforge_server.api.cli.embedded import EmbeddedServers
 from taskforge_server.api.cli.main import app
+from tests.support.servers import data_folder
 
 TASKS = """
 from taskforge import Context, task
@@ -73,9 +73,8 @@ def dev(folder: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    # Not below pytest's folder: that is closed to the user that runs PostgreSQL for root.
-    with tempfile.TemporaryDirectory(prefix="taskforge-dev-") as name:
-        yield Path(name)
+    with data_folder() as path:
+        yield path
 
 
 def test_jobs_run_survive_a_restart_and_agree_with_the_log(folder: Path) -> None:

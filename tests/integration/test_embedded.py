@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import asyncpg
 import pytest
 
 from taskforge_server.api.cli.embedded import EmbeddedError, EmbeddedServers
-from tests.support.servers import SETTINGS
+from tests.support.servers import SETTINGS, data_folder
 
 # Starts servers in another process and tells that it has, then waits for its end.
 OTHER_PROCESS = """
@@ -28,8 +27,8 @@ with EmbeddedServers(Path(sys.argv[1])) as servers:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="taskforge-tests-") as name:
-        yield Path(name)
+    with data_folder() as path:
+        yield path
 
 
 async def write(servers: EmbeddedServers, number: int) -> None:

@@ -5,8 +5,6 @@ Everything that an arena starts is a child of this process and is gone when the 
 
 import asyncio
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -25,6 +23,7 @@ from tests.support.history import Rule, Run, Violation, check
 from tests.support.load import Load, Submitter
 from tests.support.masterkeys import MASTER_KEYS
 from tests.support.processes import Child, CrashWorker, Node, until
+from tests.support.servers import data_folder
 
 API_KEY = "crash-tests"
 TEMPLATE = "crash_template"
@@ -190,16 +189,15 @@ class Ground:
         postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
         url = postgres.url(name)
         asyncio.run(_bootstrap(url, shards))
-        folder = Path(tempfile.mkdtemp(prefix="taskforge-crash-"))
-        arena = Arena(self.servers, url, folder, shards, off, options)
-        try:
-            yield arena
-        except BaseException:
-            log.error("the arena's processes said:\n%s", arena.tails())
-            raise
-        finally:
-            arena.close()
-            shutil.rmtree(folder)
+        with data_folder() as folder:
+            arena = Arena(self.servers, url, folder, shards, off, options)
+            try:
+                yield arena
+            except BaseException:
+                log.error("the arena's processes said:\n%s", arena.tails())
+                raise
+            finally:
+                arena.close()
         postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -10,6 +10,7 @@ goes to a log file of their own, whose end is shown when something does not come
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,8 @@ POLL_S = 0.01
 READY_S = 30.0
 EXIT_S = 15.0
 TAIL_CHARS = 3_000
+PORTS = range(16_384, 32_768)
+PORTS_EACH = 1_024
 
 T = TypeVar("T")
 
@@ -48,12 +51,31 @@ def until(
     return result
 
 
+def _ports() -> Iterator[int]:
+    """Ports that the system gives to no client, so that nobody takes them while a killed server is
+    away; each worker of a test run has some of its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = PORTS[worker % (len(PORTS) // PORTS_EACH) * PORTS_EACH]
+    at = random.randrange(PORTS_EACH)
+    while True:
+        at = (at + 1) % PORTS_EACH
+        yield first + at
+
+
+_candidates = _ports()
+
+
 def free_port() -> int:
     """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    for port in _candidates:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
 
 
 class Child:

@@ -105,7 +105,11 @@ async def test_the_short_way_knows_rates_and_ends(postgres_url: str) -> None:
         assert len(recognised) > count + 2
         known = len(recognised)
         await agree(site.node, organization, ends_at=YESTERDAY, max_requests_per_second=100)
-        ended = [await site.post("/v1/queues/mail/jobs", person, JOB) for _ in range(2)]
+        ended = []
+        while len(ended) < 2:  # what was let in beyond the old rate is paid off first
+            answer = await site.post("/v1/queues/mail/jobs", person, JOB)
+            if answer.status != 429:
+                ended.append(answer)
         assert [answer.status for answer in ended] == [402, 402]
         assert ended[-1].json["code"] == "subscription_expired"
         assert ended[-1].headers["RateLimit-Limit"] == "100"

@@ -232,6 +232,7 @@ async def test_data_keys_and_master_keys_rotate_while_work_goes_on(postgres_url:
         (new_master_key("2027"), "'2026', which is not given"),
         (new_master_key("2026"), "is not what wrapped"),
     ],
+    ids=["none", "another", "wrong"],
 )
 async def test_a_node_without_the_master_key_does_not_start(
     postgres_url: str, master_keys: str | None, problem: str

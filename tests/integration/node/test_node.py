@@ -234,7 +234,7 @@ async def test_a_queue_that_another_node_changed_is_heard_of(postgres_url: str) 
         heard = asyncio.Event()
         second.queue_news.listeners.append(lambda ref: heard.set())
         first.doors.queue_changed(queue)
-        await asyncio.wait_for(heard.wait(), 10)
+        await asyncio.wait_for(heard.wait(), 20)
         assert second.core.find(queue.id) == queue
 
 

@@ -52,8 +52,10 @@ async def serving(node: Node) -> AsyncIterator[Api]:
     server = api_of(node)
     port = await server.start("127.0.0.1", 0)
     async with aiohttp.ClientSession() as session:
-        yield Api(session, f"http://127.0.0.1:{port}")
-    await server.stop(1.0)
+        try:
+            yield Api(session, f"http://127.0.0.1:{port}")
+        finally:
+            await server.stop(1.0)
 
 
 async def prepared(url: str) -> bytes:
@@ -190,7 +192,7 @@ async def test_what_another_node_changed_is_heard_of(postgres_url: str) -> None:
             await there.submit(mail)
             await there.submit(slow)
             assert (a.tokens(), b.tokens()) == ([], [])
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await api.ok("POST", f"/v1/workers/{text(A)}/resume")
                 await arrives(a, a.tokens)
                 await api.ok("DELETE", f"/v1/queues/slow/assignments/{text(A)}")

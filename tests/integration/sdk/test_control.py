@@ -159,13 +159,13 @@ async def test_running_jobs_end_in_their_grace_time(client: AsyncClient) -> None
             asked = await job.cancel(grace_s=60)
             assert asked.cancel_requested_at is not None
             with pytest.raises(JobCancelled):
-                await job.wait(timeout_s=10)
+                await job.wait(timeout_s=30)
             found = await job.get()
             assert (found.cancel_reason, found.attempts) == ("cancelled", 1)
             assert found.last_error["type"] in ("cancelled", "ValueError")
         assert Seen.told == ["cancelled", "cancelled"]
         job_that_ended = await client.submit(plain)
-        assert await job_that_ended.wait(timeout_s=10) == 0
+        assert await job_that_ended.wait(timeout_s=30) == 0
         with pytest.raises(Conflict):
             await job_that_ended.cancel()
 
@@ -175,7 +175,7 @@ async def test_work_that_is_done_in_the_grace_time_counts(client: AsyncClient) -
         job = await client.submit(finishing)
         await Seen.begun.wait()
         await job.cancel()
-        assert await job.wait(timeout_s=10) == "saved"
+        assert await job.wait(timeout_s=30) == "saved"
 
 
 async def test_who_does_not_end_loses_the_job(client: AsyncClient) -> None:
@@ -183,7 +183,7 @@ async def test_who_does_not_end_loses_the_job(client: AsyncClient) -> None:
         job = await client.submit(stubborn)
         await Seen.begun.wait()
         await job.cancel(grace_s=0.1)
-        found = await client.wait(job.id, timeout_s=10)
+        found = await client.wait(job.id, timeout_s=30)
         assert (found.status, found.last_error["type"]) == ("cancelled", "cancelled")
         assert Seen.told[0] == "ignored"
         Seen.let_go.set()
@@ -192,7 +192,7 @@ async def test_who_does_not_end_loses_the_job(client: AsyncClient) -> None:
 async def test_soft_limits_are_told_and_hard_ones_put_off(client: AsyncClient) -> None:
     async with asyncio.timeout(20):
         jobs = [await client.submit(wanted) for wanted in (softly, softly_in_thread, longer)]
-        told = [await job.wait(timeout_s=10) for job in jobs]
+        told = [await job.wait(timeout_s=30) for job in jobs]
         assert told[:2] == ["in time", False]
         assert 20 < told[2] < 30
         with pytest.raises(InvalidInput) as wrong:
@@ -215,7 +215,7 @@ async def test_waiting_jobs_are_changed_paused_and_end_together(client: AsyncCli
         assert (ended.matched, ended.cancelled, ended.asked) == (2, 2, 0)
         assert (await client.queues.get("default")).counts.pending == 3
         assert (await client.queues.resume("default")).paused_at is None
-        assert [await job.wait(10) for job in (jobs[0], jobs[2], later)] == [0, 2, 9]
+        assert [await job.wait(30) for job in (jobs[0], jobs[2], later)] == [0, 2, 9]
         with pytest.raises(Conflict) as refused:
             await later.change(priority=1)
         assert refused.value.code == "job_not_changeable"
@@ -227,7 +227,7 @@ async def test_what_expires_is_cancelled(client: AsyncClient) -> None:
     async with asyncio.timeout(20):
         await client.queues.pause("default")
         late = await client.submit(plain.configure(ttl_s=0.05))
-        found = await client.wait(late.id, timeout_s=10)
+        found = await client.wait(late.id, timeout_s=30)
         assert (found.status, found.cancel_reason) == ("cancelled", "expired")
         assert found.expires_at is not None
         with pytest.raises(InvalidInput):
@@ -235,7 +235,7 @@ async def test_what_expires_is_cancelled(client: AsyncClient) -> None:
         again = await late.retry()
         assert (again.status, again.expires_at) == ("pending", None)
         await client.queues.resume("default")
-        assert await late.wait(timeout_s=10) == 0
+        assert await late.wait(timeout_s=30) == 0
 
 
 async def test_the_blocking_client_has_the_same(client: AsyncClient) -> None:

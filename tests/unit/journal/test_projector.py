@@ -154,13 +154,14 @@ async def test_rounds_are_bounded_and_follow_at_once(monkeypatch: pytest.MonkeyP
     assert bench.projector.statistics.rounds > 10
 
 
-async def test_without_history_only_watermarks_move() -> None:
+async def test_without_history_only_watermarks_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projector_module.limits, "PROJECTION_COLLECT_ROWS", 400)
     bench = Bench(history=0)
     life = bench.lives[0]
     life.table.queue(b"q" * 15 + b"\0", b"p" * 16, "mail", 0, 0)
     async with running(bench.projector):
         for _ in range(3):
-            life.run(5_000)
+            life.run(500)
             await bench.commit()
         await bench.projector.flush()
         assert bench.tables.jobs == {}

@@ -138,7 +138,7 @@ async def test_a_flush_waits_for_what_was_added_before() -> None:
     assert parts.written == [1]
     parts.add(2)
     flushes = [asyncio.create_task(parts.writer.flush()) for _ in range(3)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await asyncio.gather(*flushes)
     assert parts.written == [1, 2]
     running.cancel()
@@ -171,7 +171,7 @@ async def test_followers_on_every_node_hear_of_their_jobs() -> None:
             news.clear()
         here.add(1)
         await here.writer.write()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await near.wait()
             await far.wait()
         assert not other.is_set()

@@ -50,7 +50,7 @@ async def test_lines_are_grouped_by_attempt_and_numbered() -> None:
     first.log("info", "a", n=1)
     second.log("warn", "b")
     first.log("error", "c")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await parts.flushed.wait()
     (frame,) = parts.lines.seal()
     assert groups(frame) == [[token(1), 1, ["a", "c"]], [token(2), 1, ["b"]]]
