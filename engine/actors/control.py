@@ -21,12 +21,12 @@ import msgpack
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.ports import Outlet
-from taskforge_server.engine.errors import Conflict, NotFound
+from taskforge_server.engine.errors import Conflict, JobAway, NotFound
 from taskforge_server.engine.model.joboptions import more_anew, read_told
 from taskforge_server.engine.observe.counters import Counters
-from taskforge_server.engine.shard.effects import Promise
+from taskforge_server.engine.shard.effects import Promise, Reply
 from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.table import NEVER_US, TransitionError
+from taskforge_server.ext.table import NEVER_US, ShardTable, TransitionError
 
 CANCEL_FRAME, EXTENDED_FRAME = 17, 18
 CANCELS = "cancel"
@@ -88,6 +88,20 @@ class Change:
     priority: int = -1
     departures: int = 0
     """Those of the table, when the job was seen in memory."""
+
+
+def require_here(table: ShardTable, job_id: bytes, departures: int) -> None:
+    """JobAway where the job may wait in the tables alone: it is not here, and since somebody looked
+    some jobs were let go. `departures`: those of the table at that time."""
+    if table.departures != departures and table.peek(job_id) is None:
+        raise JobAway(limits.UNAVAILABLE_RETRY_S)
+
+
+def answer(shard: Shard, job_id: bytes, reply: Promise[Job]) -> None:
+    """With the job as it is now, once that is durable."""
+    job = shard.table.get(job_id)
+    assert job is not None
+    shard.effect(Reply(reply, job))
 
 
 def cancel(

@@ -15,136 +15,49 @@ a worker, all of them at once and without a Python object per job.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.actors import control, families, graphs, sealed, uniques
+from taskforge_server.engine.actors import control, families, graphs, requeues, sealed, uniques
+from taskforge_server.engine.actors.commands import (
+    AddParents,
+    Command,
+    Requeue,
+    RequeueMany,
+    Submit,
+    SubmitGraph,
+    SubmitTicks,
+)
 from taskforge_server.engine.actors.control import Cancel, CancelMany, Change, SessionOf
 from taskforge_server.engine.actors.dependencies import Dependencies
-from taskforge_server.engine.actors.graphs import Graph
 from taskforge_server.engine.actors.ports import Journal
+from taskforge_server.engine.actors.repetitions import Repetitions
 from taskforge_server.engine.actors.startrate import StartRate
 from taskforge_server.engine.actors.uniques import SubmitUnique
 from taskforge_server.engine.errors import (
     Conflict,
     InternalError,
-    JobAway,
     NotFound,
     TaskForgeError,
     Unavailable,
 )
-from taskforge_server.engine.model.graph import Edge
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.actor import Actor
 from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.budget import Budgets
 from taskforge_server.engine.shard.deadletters import DeadLetterNews
-from taskforge_server.engine.shard.effects import Effect, Join, Promise, Reply
-from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest, KeyEntry
+from taskforge_server.engine.shard.effects import Effect, Join, Reply
+from taskforge_server.engine.shard.keys import KeyBook
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.shard.usage import UsageBook
-from taskforge_server.engine.vault.sealing import looks_sealed
 from taskforge_server.engine.vault.vault import Ring, Vault
 from taskforge_server.ext.channel import ChannelClosed
-from taskforge_server.ext.table import NEVER_US, ShardTable, SubmitBatch, TransitionError
+from taskforge_server.ext.table import ShardTable, SubmitBatch
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Submit:
-    """New jobs; answered with their ids, 16 bytes each."""
-
-    batch: SubmitBatch
-    key: KeyedRequest | None
-    reply: Promise[bytes]
-    repeated: bool = False
-    """The key came before: the ids are those of the first time."""
-
-
-@dataclass(slots=True)
-class Requeue:
-    """A finished job shall run again; answered with the job."""
-
-    job: dict[str, Any]
-    reply: Promise[dict[str, Any]]
-    key: KeyedRequest | None = None
-    repeated: bool = False
-    """The key came before: nothing was done now."""
-    departures: int = 0
-    """Those of the table, when it was looked whether the job is in memory."""
-
-
-@dataclass(slots=True)
-class SubmitGraph:
-    """New jobs of several queues that wait for each other; answered with their ids, in order."""
-
-    graph: Graph
-    parts: Mapping[bytes, "QueueActor"]
-    """The actors of its queues, by queue id."""
-    key: KeyedRequest | None
-    reply: Promise[bytes]
-    repeated: bool = False
-    """The key came before: the ids are those of the first time."""
-
-
-@dataclass(slots=True)
-class AddParents:
-    """A job that waits shall wait for these too; answered with the job."""
-
-    job_id: bytes
-    edges: Sequence[Edge]
-    reply: Promise[dict[str, Any]]
-    departures: int = 0
-    """Those of the table, when the job was seen in memory."""
-
-
-@dataclass(slots=True)
-class SubmitTicks:
-    """The jobs of ticks of schedules, none of which was submitted before; answered with their ids.
-
-    Each has a key of its own, so that whoever takes the shard over knows which ticks had theirs."""
-
-    batch: SubmitBatch
-    keys: list[KeyedRequest]
-    reply: Promise[bytes]
-
-
-@dataclass(slots=True)
-class RequeueMany:
-    """Failed jobs of the queue shall run again; answered with the ids of those that do, and `tail`.
-
-    The first is due at `first_us`, each further one `interval_us` later; 0: all at once. Those that
-    are no longer failed are passed over. All that happens is in one row of the log."""
-
-    jobs: list[dict[str, Any]]
-    first_us: int
-    interval_us: int
-    tail: bytes
-    """Remembered with the key, so that a repetition is answered alike: a row of ids in its form."""
-    reply: Promise[bytes]
-    key: KeyedRequest | None = None
-    repeated: bool = False
-    """The key came before: nothing was done now."""
-    departures: int = 0
-    """Those of the table, when it was looked whether the jobs are in memory."""
-
-
-Command = (
-    Submit
-    | SubmitUnique
-    | SubmitGraph
-    | SubmitTicks
-    | Cancel
-    | CancelMany
-    | Change
-    | Requeue
-    | RequeueMany
-    | AddParents
-)
 
 
 class Worker(Protocol):
@@ -195,6 +108,7 @@ class QueueActor(Actor[Command]):
         super().__init__(f"queue {ref.name}", limits.QUEUE_MAILBOX_MAX)
         self.shard = shard
         self._context = context
+        self.repetitions = Repetitions(ref.project_id, shard, context.keys, context.shard)
         # The first job of some batch, to measure how long it waits for its start: (id, since).
         self._probe: tuple[bytes, int] | None = None
         self.starts = StartRate()
@@ -290,7 +204,7 @@ class QueueActor(Actor[Command]):
             case SubmitGraph():
                 self._submit_graph(command, now_us)
             case AddParents():
-                self._not_away(command.job_id, command.departures)
+                control.require_here(self.shard.table, command.job_id, command.departures)
                 families.add_parents(self.shard, self._context.dependencies, command, now_us)
             case SubmitTicks():
                 self._submit_ticks(command, now_us)
@@ -299,42 +213,42 @@ class QueueActor(Actor[Command]):
             case CancelMany():
                 self._cancel_many(command, now_us)
             case Change():
-                self._not_away(command.job_id, command.departures)
+                control.require_here(self.shard.table, command.job_id, command.departures)
                 control.change(self.shard, command, now_us)
-                self._answer(command.job_id, command.reply)
+                control.answer(self.shard, command.job_id, command.reply)
             case Requeue():
-                self._requeue(command, now_us)
+                requeues.requeue(self, self._context, command, now_us)
             case RequeueMany():
-                self._requeue_many(command, now_us)
+                requeues.requeue_many(self, self._context, command, now_us)
 
     def _submit(self, command: Submit, now_us: int) -> None:
         project_id = self.ref.project_id
         ring = self._context.vault.ring(project_id)
         request = command.key
         if request is not None:
-            first, request = self._first(request, ring, now_us)
+            first, request = self.repetitions.first(request, ring, now_us)
             if first is not None:
                 command.repeated = True
-                self._when_durable(first, Reply(command.reply, first.ids))
+                self.repetitions.answer(first, Reply(command.reply, first.ids))
                 return
         self._context.usage.require(project_id, command.batch.count, now_us)
         ids = self.submit_now(command.batch, now_us)
         if request is not None:
-            self._remember(request, ids, now_us)
+            self.repetitions.remember(request, ids, now_us)
         self.shard.effect(Reply(command.reply, ids))
         if self._probe is None:
             self._probe = (ids[:16], now_us)
 
     def _submit_unique(self, command: SubmitUnique, now_us: int) -> None:
         ring = self._context.vault.ring(self.ref.project_id)
-        first, request = self._first(command.key, ring, now_us)
+        first, request = self.repetitions.first(command.key, ring, now_us)
         if first is not None:
             command.repeated = True
-            self._when_durable(first, Reply(command.reply, first.ids))
+            self.repetitions.answer(first, Reply(command.reply, first.ids))
             return
         ids = uniques.decide(self, command, ring, now_us)
         if request is not None and any(ids):
-            self._remember(request, ids, now_us)
+            self.repetitions.remember(request, ids, now_us)
         self.shard.effect(Reply(command.reply, ids))
 
     @property
@@ -360,10 +274,10 @@ class QueueActor(Actor[Command]):
         project_id, context = self.ref.project_id, self._context
         request = command.key
         if request is not None:
-            first, request = self._first(request, context.vault.ring(project_id), now_us)
+            first, request = self.repetitions.first(request, context.vault.ring(project_id), now_us)
             if first is not None:
                 command.repeated = True
-                self._when_durable(first, Reply(command.reply, first.ids))
+                self.repetitions.answer(first, Reply(command.reply, first.ids))
                 return
         context.usage.require(project_id, len(command.graph.jobs), now_us)
         parts = command.parts.values()
@@ -374,7 +288,7 @@ class QueueActor(Actor[Command]):
         try:
             ids = b"".join(graphs.submit(command.graph, command.parts, now_us))
             if request is not None:
-                self._remember(request, ids, now_us)
+                self.repetitions.remember(request, ids, now_us)
         except BaseException:
             # Half a graph was decided: it must not become durable.
             for shard in shards:
@@ -396,38 +310,13 @@ class QueueActor(Actor[Command]):
         self._context.usage.require(project_id, command.batch.count, now_us)
         ids = self.submit_now(command.batch, now_us)
         for place, request in enumerate(command.keys):
-            self._remember(request, ids[16 * place : 16 * place + 16], now_us)
+            self.repetitions.remember(request, ids[16 * place : 16 * place + 16], now_us)
         self.shard.effect(Reply(command.reply, ids))
-
-    def _first(
-        self, request: KeyedRequest | None, ring: Ring | None, now_us: int
-    ) -> tuple[KeyEntry | None, KeyedRequest | None]:
-        """What came with this key before, and the request as it is remembered; KeyConflict."""
-        if request is None:
-            return None, None
-        keys, project_id = self._context.keys, self.ref.project_id
-        if ring is not None:
-            return sealed.find_first(keys, ring, project_id, request, now_us)
-        return keys.find(project_id, request, now_us), request
-
-    def _remember(self, request: KeyedRequest, ids: bytes, now_us: int) -> None:
-        shard, project_id = self.shard, self.ref.project_id
-        shard.table.keyed(project_id, request.key, request.body_hash, ids, now_us)
-        lsn = shard.table.gathering_lsn
-        entry = KeyEntry(shard.number, lsn, request.body_hash, ids, now_us)
-        self._context.keys.remember(project_id, request.key, entry)
-
-    def _when_durable(self, first: KeyEntry, answer: Reply) -> None:
-        """The answer to a repetition waits for what came with the key first."""
-        holder = self._context.shard(first.shard)
-        if holder is None:
-            raise Unavailable(limits.UNAVAILABLE_RETRY_S)
-        holder.effect_at(first.lsn, answer)
 
     def _cancel(self, command: Cancel, now_us: int) -> None:
         shard = self.shard
         sessions = self._context.session
-        self._not_away(command.job_id, command.departures)
+        control.require_here(self.shard.table, command.job_id, command.departures)
         said = control.cancel(shard, command.job_id, command.grace_us, now_us, sessions)
         self._context.counters.cancelled_jobs += said == control.CANCELLED
         job = shard.table.get(command.job_id)
@@ -437,7 +326,9 @@ class QueueActor(Actor[Command]):
     def _cancel_many(self, command: CancelMany, now_us: int) -> None:
         counts = {control.CANCELLED: 0, "processing": 0}
         for job_id in command.job_ids:
-            self._not_away(job_id, command.departures)  # before anything is done
+            control.require_here(
+                self.shard.table, job_id, command.departures
+            )  # before anything is done
         for job_id in command.job_ids:
             try:
                 said = control.cancel(
@@ -450,89 +341,6 @@ class QueueActor(Actor[Command]):
         self._context.counters.cancelled_jobs += counts[control.CANCELLED]
         answer = counts[control.CANCELLED], counts["processing"]
         self.shard.effect(Reply(command.reply, answer))
-
-    def _requeue(self, command: Requeue, now_us: int) -> None:
-        table = self.shard.table
-        job_id = command.job["id"]
-        job = table.get(job_id)
-        if job is None:
-            self._not_away(job_id, command.departures)
-            job = command.job
-        ring = self._context.vault.ring(self.ref.project_id)
-        first, request = self._first(command.key, ring, now_us)
-        if first is not None:
-            command.repeated = True
-            self._when_durable(first, Reply(command.reply, job))
-            return
-        uniques.require_free(self.shard, job, now_us)
-        try:
-            self._put_back(self._as_stored(job, ring), now_us)
-        except TransitionError as error:
-            raise Conflict(
-                "only a failed or cancelled job can be retried", code="job_not_retryable"
-            ) from error
-        if request is not None:
-            self._remember(request, job_id, now_us)
-        self._answer(job_id, command.reply)
-
-    def _requeue_many(self, command: RequeueMany, now_us: int) -> None:
-        table = self.shard.table
-        ring = self._context.vault.ring(self.ref.project_id)
-        first, request = self._first(command.key, ring, now_us)
-        if first is not None:
-            command.repeated = True
-            self._when_durable(first, Reply(command.reply, first.ids))
-            return
-        for stored in command.jobs:
-            self._not_away(stored["id"], command.departures)
-        jobs = [table.get(stored["id"]) or stored for stored in command.jobs]
-        # All that may fail comes first: from here on there is no way back.
-        jobs = [self._as_stored(job, ring) for job in jobs if job["status"] == "failed"]
-        due_us, again = command.first_us, []
-        for job in jobs:
-            try:
-                uniques.require_free(self.shard, job, now_us)
-            except Conflict:
-                continue
-            self._put_back(job, now_us)
-            if due_us > now_us:
-                table.change(job["id"], now_us, due_us=due_us)
-            due_us += command.interval_us
-            again.append(job["id"])
-        ids = b"".join(again) + command.tail
-        if request is not None:
-            self._remember(request, ids, now_us)
-        self.shard.effect(Reply(command.reply, ids))
-
-    def _put_back(self, job: dict[str, Any], now_us: int) -> None:
-        """The job runs again; TransitionError."""
-        table = self.shard.table
-        table.requeue(job, now_us)
-        if families.waits(job["options"]):
-            table.change(job["id"], now_us, due_us=NEVER_US)  # it never came to its turn
-        self.shard.marks.drain(table)  # its key is held again, for what comes in this turn
-        self._context.dependencies.revived(job["id"])
-        self._context.counters.requeued_jobs += 1
-
-    def _as_stored(self, job: dict[str, Any], ring: Ring | None) -> dict[str, Any]:
-        """As the log may have it, and begun anew."""
-        job = job | {"options": control.begun_anew(job["options"])}
-        if ring is None or looks_sealed(job["payload"]):
-            return job
-        # From before the encryption; the log must not have it again.
-        return job | {"payload": ring.seal(job["id"], "payload", job["payload"])}
-
-    def _not_away(self, job_id: bytes, departures: int) -> None:
-        """JobAway where the job may wait in the tables alone: it is not here, and since somebody
-        looked some jobs were let go."""
-        table = self.shard.table
-        if table.departures != departures and table.peek(job_id) is None:
-            raise JobAway(limits.UNAVAILABLE_RETRY_S)
-
-    def _answer(self, job_id: bytes, reply: Promise[dict[str, Any]]) -> None:
-        job = self.shard.table.get(job_id)
-        assert job is not None
-        self.shard.effect(Reply(reply, job))
 
     def close(self) -> None:
         """Refuse what still waits; the shard is gone or the node stops."""

@@ -16,16 +16,16 @@ import msgpack
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import outcomes, worker
-from taskforge_server.engine.actors.control import Cancel, CancelMany, Change, tell_again
-from taskforge_server.engine.actors.ports import Hello, Outlet
-from taskforge_server.engine.actors.queue import (
+from taskforge_server.engine.actors.commands import (
     Command,
-    QueueActor,
     Requeue,
     RequeueMany,
     Submit,
     SubmitTicks,
 )
+from taskforge_server.engine.actors.control import Cancel, CancelMany, Change, tell_again
+from taskforge_server.engine.actors.ports import Hello, Outlet
+from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.actors.uniques import SubmitUnique
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import (

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.actors.commands import AddParents, SubmitGraph
 from taskforge_server.engine.actors.graphs import Graph
-from taskforge_server.engine.actors.queue import AddParents, SubmitGraph
 from taskforge_server.engine.errors import NotFound, ShardLost, Unavailable
 from taskforge_server.engine.model.graph import Edge
 from taskforge_server.engine.model.job import FINAL, JobStatus

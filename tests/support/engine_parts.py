@@ -17,6 +17,7 @@ import msgspec
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors import queue as queue_module
 from taskforge_server.engine.actors import worker as worker_module
+from taskforge_server.engine.actors.commands import Submit
 from taskforge_server.engine.actors.dependencies import Dependencies, SeenParents
 from taskforge_server.engine.actors.dispatcher import Dispatcher
 from taskforge_server.engine.actors.joblogs import LogBook
@@ -24,7 +25,7 @@ from taskforge_server.engine.actors.leases import Leases
 from taskforge_server.engine.actors.outcomes import Outcomes
 from taskforge_server.engine.actors.ports import Hello
 from taskforge_server.engine.actors.progress import ProgressBook
-from taskforge_server.engine.actors.queue import QueueActor, Submit
+from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.actors.roster import Roster
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.actors.queue import Command, QueueActor
+from taskforge_server.engine.actors.commands import Command
+from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.cluster.memory import Exchange, MemoryCluster
 from taskforge_server.engine.errors import Conflict, Unavailable
 from taskforge_server.engine.model.graph import Edge

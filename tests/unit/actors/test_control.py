@@ -10,6 +10,7 @@ import msgpack
 import pytest
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.actors.commands import Requeue
 from taskforge_server.engine.actors.control import (
     Cancel,
     CancelMany,
@@ -18,7 +19,7 @@ from taskforge_server.engine.actors.control import (
     expire,
     tell_again,
 )
-from taskforge_server.engine.actors.queue import QueueActor, Requeue
+from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import Conflict
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told, read_told

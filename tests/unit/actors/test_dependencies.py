@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.actors.commands import AddParents
 from taskforge_server.engine.actors.control import Cancel
-from taskforge_server.engine.actors.queue import AddParents, QueueActor
+from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.model.graph import Edge, OnFailure, Parents, packed
 from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.joboptions import JobOptions

@@ -7,8 +7,8 @@ import msgpack
 import pytest
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.actors.commands import Requeue, Submit
 from taskforge_server.engine.actors.control import Cancel
-from taskforge_server.engine.actors.queue import Requeue, Submit
 from taskforge_server.engine.errors import (
     Conflict,
     InternalError,

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskforge_server.engine import limits
-from taskforge_server.engine.actors import queue as queue_module
+from taskforge_server.engine.actors.commands import Requeue
+from taskforge_server.engine.actors.queue import define
+from taskforge_server.engine.actors.uniques import SubmitUnique
 from taskforge_server.engine.errors import ShareUsedUp, UniqueConflict
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.engine.shard.shard import Shard
@@ -65,7 +67,7 @@ class Bench:
 
     def submit(self, *parts: Part) -> tuple[list[bytes], dict[int, Outcome]]:
         reply = Reply()
-        command = queue_module.SubmitUnique(parts, None, reply)
+        command = SubmitUnique(parts, None, reply)
         self.queue.handle([command])
         if self.table.gathered_events:
             assert reply.value is None, "an answer before its commit"
@@ -110,7 +112,7 @@ class Bench:
     def rebuild(self) -> None:
         """The shard as the next owner makes it from the log."""
         table = ShardTable(1, 99)
-        queue_module.define(table, self.queue.ref)
+        define(table, self.queue.ref)
         for _, lsn, body in self.parts.journal.bodies:
             table.replay(lsn, body)
         shard = Shard(1, table, 2)
@@ -260,7 +262,7 @@ def test_a_job_that_waits_again_without_a_start_does_not_join_another_that_holds
     bench.move("cancelled", first, "no")
     second, _ = bench.one("k", "waiting")
     reply: Any = Reply()
-    bench.queue.handle([queue_module.Requeue(bench.job(first), reply)])
+    bench.queue.handle([Requeue(bench.job(first), reply)])
     assert isinstance(reply.error, UniqueConflict)
     assert reply.error.job_id == second
 
