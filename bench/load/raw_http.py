@@ -35,17 +35,6 @@ class LoadResult:
     def requests(self) -> int:
         return len(self.latencies_ns)
 
-    @property
-    def per_second(self) -> float:
-        return self.requests / self.elapsed_s if self.elapsed_s else 0.0
-
-    def quantile_ms(self, share: float) -> float:
-        """The latency that `share` of the calls stayed within, in milliseconds."""
-        if not self.latencies_ns:
-            return float("nan")
-        ordered = sorted(self.latencies_ns)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] / 1e6
-
 
 def post(host: str, path: str, body: bytes, token: str, *headers: str) -> bytes:
     """The bytes of one POST request; `headers` replace the JSON content type."""

@@ -30,9 +30,6 @@ ROSTER_CHANGED: Final = "roster_changed"
 SCHEDULE_CHANGED: Final = "schedule_changed"
 """A schedule was created, changed or deleted; the message is its id."""
 
-SHARD_TAKEN: Final = "shard_taken"
-"""A shard has a new owner; the message is the shard's number in decimal digits."""
-
 JOB_LOGGED: Final = "job_logged"
 """Jobs have new lines in the table; the message is 8 bytes of the sender and the jobs' ids."""
 

@@ -10,7 +10,7 @@ import pytest
 from taskforge_server.api.cli.embedded import EmbeddedServers
 from taskforge_server.engine import limits
 from taskforge_server.engine.cluster.memory import Exchange, MemoryCluster
-from taskforge_server.engine.cluster.port import QUEUE_CHANGED, SHARD_TAKEN, Cluster
+from taskforge_server.engine.cluster.port import JOB_LOGGED, QUEUE_CHANGED, Cluster
 from taskforge_server.engine.cluster.redis import RedisCluster
 from tests.support.faultproxy import FaultProxy, fault_proxy
 
@@ -137,7 +137,7 @@ async def test_messages_reach_all_nodes(bench: Bench, stack: AsyncExitStack) -> 
     await second_ear.wait(gaps=1)
     for number in range(100):
         first.publish(QUEUE_CHANGED, b"%d" % number)
-    first.publish(SHARD_TAKEN, b"nobody listens")
+    first.publish(JOB_LOGGED, b"nobody listens")
     for ear in (first_ear, second_ear):
         await ear.wait(heard=100)
         assert ear.heard == [b"%d" % number for number in range(100)]

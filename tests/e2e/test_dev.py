@@ -30,7 +30,6 @@ def second_time(ctx: Context) -> int:
     return ctx.attempt
 """
 COMMAND = [sys.executable, "-m", "taskforge_server.api.cli"]
-SERVED = "TASKFORGE_API_KEY="
 
 
 @contextmanager

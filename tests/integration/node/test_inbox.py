@@ -304,7 +304,6 @@ async def test_a_row_that_is_met_again_makes_no_second_job(drained: Drained) -> 
     assert await drained.counts() == (0, 1)
 
 
-ENDED = "UPDATE subscriptions SET current_period_end = now() - interval '1 day'"
 WRONG = ("priority", "colour")
 
 
