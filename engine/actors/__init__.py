@@ -1,1 +1,1 @@
-"""The actors that decide: queues, the dispatcher, workers, the scheduler."""
+"""The actors that decide: queues, the dispatcher, workers; and the rules and books they use."""

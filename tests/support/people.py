@@ -7,7 +7,6 @@ async with serving(postgres_url) as site:
     answer = await site.get("/v1/users", ada)
 """
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from taskforge_server.api.server import ApiServer
 from taskforge_server.engine.cluster.memory import Exchange
 from taskforge_server.engine.model.tenant import UserRole
 from taskforge_server.engine.node.node import Node
+from tests.support.answers import Answer
 from tests.support.real_node import prepared, running_node
 
 PASSWORD = "correct horse battery staple"
@@ -40,19 +40,6 @@ class Person:
     access_token: str
     refresh_token: str
     password: str = PASSWORD
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back, read to its end."""
-
-    status: int
-    headers: Any
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 from taskforge_server.api.server import ApiPorts, ApiServer
 from taskforge_server.engine.model.queue import JobQueue, QueueSettings
 from taskforge_server.engine.model.tenant import api_key_text
+from tests.support.answers import Answer
 from tests.support.stub_engine import (
     NO_TENANTS,
     StubAudit,
@@ -32,19 +33,6 @@ OTHER_PROJECT = b"o" * 16
 KEY = api_key_text(bytes(32))
 OTHER_KEY = api_key_text(b"\1" * 32)
 PAYLOAD_BYTES_MAX = 4096
-
-
-@dataclass(slots=True)
-class Answer:
-    """What came back, read to its end."""
-
-    status: int
-    headers: Any
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 @dataclass(slots=True)
