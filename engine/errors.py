@@ -224,6 +224,12 @@ class ShardLost(Exception):
         self.shard = shard
         self.in_doubt = in_doubt
 
+    def told(self, retry_after_s: float) -> "Unavailable | OutcomeUnknown":
+        """What the caller of a command hears of it."""
+        if self.in_doubt:
+            return OutcomeUnknown(retry_after_s)
+        return Unavailable(retry_after_s, "the shard is moving: try again")
+
 
 class ConfigError(Exception):
     """An option of the configuration that stops the start; names it and says what is accepted."""

@@ -385,8 +385,10 @@ PAGE_JOBS_MAX: Final = 16_384
 
 PAGERS_MAX: Final = 2
 PAGE_LOOK_S: Final = 0.02
+PAGE_LOOK_IDLE_S: Final = 0.1
 LET_GO_S: Final = 0.2
-"""Shards read at once; how often is looked for jobs that are to come, and for such that may go."""
+"""Shards read at once; how often is looked for jobs that are to come, while some are away and while
+none is, and for such that may go."""
 
 AWAY_TRIES_MAX: Final = 10
 """How often a command brings its jobs to memory and finds them gone again before it is refused; a

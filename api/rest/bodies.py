@@ -21,12 +21,14 @@ from taskforge_server.api.rest.schemas import (
     JobBatchRaw,
     JobSubmit,
     JobSubmitPacked,
+    PlainJob,
 )
-from taskforge_server.api.service.submission import Checker, NewJob
+from taskforge_server.api.service.submission import Checker, NewJob, plain_submit
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import CallerError, InvalidInput, TooLarge
 from taskforge_server.engine.model.base import invalid
 from taskforge_server.ext import bodyscan, jsontext
+from taskforge_server.ext.table import SubmitBatch
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -40,6 +42,7 @@ _OWN_DEPTH_MAX = 3
 _NAMED = re.compile(r"^Object (?:missing required|contains unknown) field `(.*)`$", re.DOTALL)
 
 _decode_job = msgspec.json.Decoder(JobSubmit).decode
+_decode_plain = msgspec.json.Decoder(PlainJob).decode
 _decode_batch = msgspec.json.Decoder(JobBatch).decode
 _decode_batch_raw = msgspec.json.Decoder(JobBatchRaw).decode
 _unpack_job = msgspec.msgpack.Decoder(JobSubmitPacked).decode
@@ -62,18 +65,36 @@ def decode(body: bytes, coding: Coding, kind: type[T]) -> T:
 def take_job(body: bytes, coding: Coding, checker: Checker) -> None:
     """The one job of a submit."""
     if coding is Coding.JSON:
-        check_json(body, DEPTH_MAX + _JOB_DEPTH)
-        offset = bodyscan.scan_json(body, _JOB_DEPTH)[0]
-        if offset >= 0:
-            _refuse_repeats(body, offset)
-        try:
-            job = _decode_job(body)
-        except UNREADABLE as error:
-            raise refusal(error) from None
-        checker.add(job, job.payload)
+        check_job(body)
+        take_checked_job(body, checker)
         return
     _refuse_repeats(body, _scan_packed(body, _JOB_DEPTH, DEPTH_MAX + _JOB_DEPTH)[0])
     _take_packed(body, checker)
+
+
+def check_job(body: bytes) -> None:
+    """What is read of one job before it is decoded: JSON that can be stored, no name twice."""
+    check_json(body, DEPTH_MAX + _JOB_DEPTH)
+    _refuse_repeats(body, bodyscan.scan_json(body, _JOB_DEPTH)[0])
+
+
+def take_checked_job(body: bytes, checker: Checker) -> None:
+    """The one job of a submit, in JSON that passed `check_job`."""
+    try:
+        job = _decode_job(body)
+    except UNREADABLE as error:
+        raise refusal(error) from None
+    checker.add(job, job.payload)
+
+
+def plain_job(body: bytes, payload_bytes_max: int) -> SubmitBatch | None:
+    """The same of a job that says nothing but its type, priority and payload; None: it says more,
+    or is not as it should be."""
+    try:
+        job = _decode_plain(body)
+    except UNREADABLE:
+        return None
+    return plain_submit(job.job_type, job.payload, job.priority, payload_bytes_max)
 
 
 def take_batch(body: bytes, coding: Coding, checker: Checker) -> int:

@@ -210,8 +210,6 @@ class Front(asyncio.Protocol):
         "_paused",
         "_reading",
         "_submit",
-        "_task",
-        "_wake",
         "active_s",
         "first_chunk",
         "requests_parsed",
@@ -229,8 +227,6 @@ class Front(asyncio.Protocol):
         self._held = b""
         self._reading = True
         self._paused = False
-        self._task: asyncio.Task[None] | None = None
-        self._wake: asyncio.Future[None] | None = None
         self._fed_bytes = 0
         self.first_chunk = b""
         self.requests_parsed = 0
@@ -253,7 +249,7 @@ class Front(asyncio.Protocol):
             return
         if self._clean:
             if not self._door.draining:
-                submit = self._door.submits.recognise(data)
+                submit = self._door.submits.recognise(data, self)
                 if submit is not None:
                     self._begin(submit)
                     return
@@ -275,8 +271,8 @@ class Front(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._paused = False
         self._inner.resume_writing()
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        if self._submit is not None and not self._submit.begun:
+            self._door.submits.begin(self._submit)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.gone()
@@ -285,8 +281,10 @@ class Front(asyncio.Protocol):
     def gone(self) -> None:
         """The connection is over, or somebody else's."""
         self._door.fronts.discard(self)
-        if self._task is not None:
-            self._task.cancel()
+        submit, self._submit = self._submit, None
+        if submit is not None:
+            submit.gone()
+            self._door.direct_ended()
 
     # the long way
 
@@ -302,34 +300,17 @@ class Front(asyncio.Protocol):
     def _begin(self, submit: Submit) -> None:
         self._submit = submit
         self._door.direct_count += 1
-        if self._task is None:
-            self._task = self._door.loop.create_task(self._serve())
-        elif self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        if not self._paused:
+            self._door.submits.begin(submit)
 
-    async def _serve(self) -> None:
-        """Answer one request after the other: one task a connection, none a request."""
-        door, transport = self._door, self.transport
-        try:
-            while True:
-                submit = self._submit
-                if submit is None or self._paused:
-                    self._wake = door.loop.create_future()
-                    await self._wake
-                    continue
-                transport.write(await door.submits.answer(submit))
-                self._submit = None
-                door.direct_ended()
-                self.active_s = door.now_s
-                if self._held:
-                    self._feed_held()
-        except Exception:
-            log.exception("a connection failed")
-            transport.abort()
-        finally:
-            if self._submit is not None:
-                self._submit = None
-                door.direct_ended()
+    def answered(self, answer: bytes) -> None:
+        """The submit that is under way has its response."""
+        self.transport.write(answer)
+        self._submit = None
+        self._door.direct_ended()
+        self.active_s = self._door.now_s
+        if self._held:
+            self._feed_held()
 
     def _hold(self, data: bytes) -> None:
         self._held += data

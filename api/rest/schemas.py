@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from taskforge_server.api.rest.problems import ItemProblem
-from taskforge_server.api.service.submission import NewJob
+from taskforge_server.api.service.submission import JobType, NewJob
 from taskforge_server.engine import limits
 from taskforge_server.engine.model.base import Name, Priority, Time
 from taskforge_server.engine.model.deadletter import DeadLetterHook, KeepS
@@ -135,6 +135,14 @@ class JobSubmit(NewJob, kw_only=True):
     """A new job."""
 
     # A factory, since the schema of a default would want to decode it.
+    payload: AnyJson = msgspec.field(default_factory=lambda: NULL)
+
+
+class PlainJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A new job of which nothing is said but this, as most are: it is decoded in less time."""
+
+    job_type: JobType
+    priority: Priority = 0
     payload: AnyJson = msgspec.field(default_factory=lambda: NULL)
 
 

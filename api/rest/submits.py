@@ -12,21 +12,24 @@ the rest says.
 Why it is worth it, in server time a request: docs/decisions/0008-known-request-heads.md.
 """
 
+import asyncio
 import logging
 import re
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Protocol
 
 from aiohttp import web
 
 from taskforge_server.api.auth import principals
 from taskforge_server.api.auth.principals import Authenticator
 from taskforge_server.api.rest import correlation
-from taskforge_server.api.rest.bodies import take_job
+from taskforge_server.api.rest.bodies import check_job, plain_job, take_checked_job
 from taskforge_server.api.rest.handlers import (
     REPLAY_HEADERS,
+    Parents,
     Services,
     payload_bytes_max,
     submit_checked,
@@ -42,9 +45,11 @@ from taskforge_server.api.rest.schemas import encode_json
 from taskforge_server.api.rest.table import SUBMIT_ROUTE
 from taskforge_server.api.service.allowances import Standing
 from taskforge_server.api.service.catalog import queue_key
+from taskforge_server.api.service.jobs import ID_BYTES, other_count
+from taskforge_server.api.service.ports import Repeatable
 from taskforge_server.api.service.submission import Checker
 from taskforge_server.engine import limits
-from taskforge_server.engine.errors import InternalError, TaskForgeError
+from taskforge_server.engine.errors import InternalError, ShardLost, TaskForgeError
 from taskforge_server.engine.model.permissions import JOBS_WRITE
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.model.subscription import Plan
@@ -129,15 +134,86 @@ class KnownHead:
     way: Way | None = None
 
 
-@dataclass(slots=True)
-class Submit:
-    """A request that goes the short way."""
+class Caller(Protocol):
+    """The connection that a request came over."""
 
-    way: Way
-    body: bytes
-    path: str
-    idempotency_key: str | None
-    correlation_id: str
+    def answered(self, answer: bytes) -> None:
+        """The whole response to the request that is under way."""
+        ...
+
+
+class Submit:
+    """A request on the short way, and the promise that the engine keeps.
+
+    known ──► begun ──ids, an error──► over: answered
+      '─────────┴──the caller is gone──► over: nobody hears of it
+    """
+
+    __slots__ = (
+        "_caller",
+        "_submits",
+        "begun",
+        "body",
+        "command",
+        "correlation_id",
+        "idempotency_key",
+        "over",
+        "path",
+        "scheduled",
+        "standing",
+        "task",
+        "way",
+    )
+
+    def __init__(
+        self,
+        submits: "Submits",
+        way: Way,
+        body: bytes,
+        path: str,
+        idempotency_key: str | None,
+        correlation_id: str,
+        caller: Caller,
+    ) -> None:
+        self._submits = submits
+        self.way = way
+        self.body = body
+        self.path = path
+        self.idempotency_key = idempotency_key
+        self.correlation_id = correlation_id
+        self._caller = caller
+        self.begun = False
+        self.over = False
+        self.scheduled = False
+        """The job waits for a time or for others."""
+        self.standing: Standing | None = None
+        self.command: Repeatable | None = None
+        """Set only where a key asks whether it came before."""
+        self.task: asyncio.Task[None] | None = None
+        """What goes on for a request that has to wait for more than one thing."""
+
+    def answer(self, response: bytes) -> None:
+        """Answer unless nobody is there."""
+        if not self.over:
+            self.over = True
+            self._caller.answered(response)
+
+    def gone(self) -> None:
+        """The caller is gone."""
+        self.over = True
+        if self.task is not None:
+            self.task.cancel()
+
+    # the promise
+
+    def done(self) -> bool:
+        return self.over
+
+    def set_result(self, ids: bytes) -> None:
+        self.answer(self._submits.created(self, ids))
+
+    def set_exception(self, error: Exception) -> None:
+        self.answer(self._submits.refused(self, error))
 
 
 class Submits:
@@ -186,7 +262,7 @@ class Submits:
             principals.digest(text), text, call.path, queue_key(call.params["queue"]), length
         )
 
-    def recognise(self, data: bytes) -> Submit | None:
+    def recognise(self, data: bytes, caller: Caller) -> Submit | None:
         """The request, if this is a whole one, and its head, its key and its queue are known."""
         end = data.find(HEAD_END)
         if end < 0:
@@ -210,7 +286,7 @@ class Submits:
                 return None
         if request_id is None:
             request_id = correlation.new_id()
-        return Submit(way, data[end + 4 :], known.path, key, request_id)
+        return Submit(self, way, data[end + 4 :], known.path, key, request_id, caller)
 
     def _find_way(self, known: KnownHead) -> Way | None:
         """Look everything up; None when something is not known, or refuses."""
@@ -234,72 +310,89 @@ class Submits:
         known.way = Way(project_id, queue, plan, bytes_max, until_s, changes)
         return known.way
 
-    async def answer(self, submit: Submit) -> bytes:
-        """The whole response, once the job is durable or refused."""
-        standing: Standing | None = None
-        way, engine, key = submit.way, self._services.engine, submit.idempotency_key
+    def begin(self, submit: Submit) -> None:
+        """Take the job in. The submit is answered when the job is durable, or refused, here or
+        later: nothing waits for it meanwhile, neither a task nor a future."""
+        way, key = submit.way, submit.idempotency_key
+        submit.begun = True
         try:
-            standing = self._allowances.take(way.project_id, way.plan)
-            checker = Checker(engine.now_us(), way.payload_bytes_max, key, unique=True)
-            take_job(submit.body, Coding.JSON, checker)
+            submit.standing = self._allowances.take(way.project_id, way.plan)
+            check_job(submit.body)
+            batch = plain_job(submit.body, way.payload_bytes_max) if key is None else None
+            request: KeyedRequest | None = None
+            if batch is None:
+                checker = self._checker(submit, None)
+                take_checked_job(submit.body, checker)
+                if checker.parents or checker.unique:
+                    # Kept by the submit: a loop forgets the tasks that nobody holds.
+                    submit.task = asyncio.create_task(self._looked_up(submit, checker))
+                    return
+                batch, submit.scheduled = checker.batch, bool(checker.scheduled)
+                request = _keyed(submit)
+            command = self._services.engine.submit_to(way.queue, batch, request, submit)
+            if request is not None:
+                submit.command = command
+        except Exception as error:  # noqa: BLE001 - told, and logged unless it is the caller's
+            submit.set_exception(error)
+
+    def _checker(self, submit: Submit, known: Parents | None) -> Checker:
+        now_us = self._services.engine.now_us()
+        key, bytes_max = submit.idempotency_key, submit.way.payload_bytes_max
+        return Checker(now_us, bytes_max, key, known, unique=True)
+
+    async def _looked_up(self, submit: Submit, checker: Checker) -> None:
+        """The same for a job with parents or a unique key."""
+        services, way = self._services, submit.way
+        try:
             if checker.parents:
-                checker = await self._with_parents(submit)
-            if checker.unique:
-                return await self._unique(submit, checker, standing)
-            if key is None:
-                ids, replayed = await engine.submit_once(way.queue, checker.batch, None)
-            else:
-                body_hash = request_hash("POST", submit.path, submit.body)
-                ids, replayed = await self._services.jobs.submit(
-                    way.queue, checker.batch, KeyedRequest(key, body_hash)
+                checker, _ = await taken(
+                    services,
+                    way.project_id,
+                    lambda known: self._checker(submit, known),
+                    lambda checker: take_checked_job(submit.body, checker),
                 )
-        except TaskForgeError as error:
-            return self._refused(submit, error, standing)
-        except Exception:
-            correlation_id.set(submit.correlation_id)
-            log.exception("a submit failed")
-            return self._refused(submit, InternalError(), standing)
+            submit.scheduled = bool(checker.scheduled)
+            key = _keyed(submit)
+            ids, replayed, met = await submit_checked(services, way.queue, checker, key)
+            view = submitted_view(ids, checker, met)
+        except Exception as error:  # noqa: BLE001 - told, and logged unless it is the caller's
+            submit.set_exception(error)
+            return
+        reply = Reply(encode_json(view), 200 if met else SUBMIT_ROUTE.status, Coding.JSON.value)
+        reply.headers |= REPLAY_HEADERS if replayed else {}
+        submit.answer(self._raw(submit, reply))
+
+    def created(self, submit: Submit, ids: bytes) -> bytes:
+        """The response: the job is durable."""
+        command = submit.command
+        if command is not None and len(ids) != ID_BYTES:
+            return self.refused(submit, other_count())
         self._requests[_COUNTED] += 1
         now_s = int(time.time())
         if now_s != self._second:
             self._renew(now_s)
-        form = self._scheduled if checker.scheduled else self._pending
+        form = self._scheduled if submit.scheduled else self._pending
+        standing = submit.standing
         rate = "" if standing is None else _RATE % standing
         answer = (form % (submit.correlation_id, rate, uuid_text(ids))).encode()
-        return answer.replace(_CREATED, _CREATED_AGAIN, 1) if replayed else answer
+        if command is not None and command.repeated:
+            return answer.replace(_CREATED, _CREATED_AGAIN, 1)
+        return answer
 
-    async def _unique(self, submit: Submit, checker: Checker, standing: Standing | None) -> bytes:
-        """The answer to a job with a unique key."""
-        key = None
-        if submit.idempotency_key is not None:
-            body_hash = request_hash("POST", submit.path, submit.body)
-            key = KeyedRequest(submit.idempotency_key, body_hash)
-        ids, replayed, met = await submit_checked(self._services, submit.way.queue, checker, key)
-        body = encode_json(submitted_view(ids, checker, met))
-        reply = Reply(body, 200 if met else SUBMIT_ROUTE.status, Coding.JSON.value)
-        reply.headers |= REPLAY_HEADERS if replayed else {}
-        reply.headers |= {} if standing is None else rate_headers(*standing)
-        reply.headers[correlation.HEADER] = submit.correlation_id
-        self._requests[SUBMIT_ROUTE.operation_id, reply.status] += 1
-        return raw(reply)
+    def refused(self, submit: Submit, error: Exception) -> bytes:
+        """The response: nothing was done, or it is not known."""
+        if isinstance(error, ShardLost):
+            error = error.told(limits.UNAVAILABLE_RETRY_S)
+        elif not isinstance(error, TaskForgeError):
+            before = correlation_id.set(submit.correlation_id)
+            log.error("a submit failed", exc_info=error)
+            correlation_id.reset(before)
+            error = InternalError()
+        return self._raw(submit, problem_reply(error))
 
-    async def _with_parents(self, submit: Submit) -> Checker:
-        """The job once more, with what its parents are."""
-        way, engine = submit.way, self._services.engine
-        checker, _ = await taken(
-            self._services,
-            way.project_id,
-            lambda known: Checker(
-                engine.now_us(), way.payload_bytes_max, submit.idempotency_key, known, unique=True
-            ),
-            lambda checker: take_job(submit.body, Coding.JSON, checker),
-        )
-        return checker
-
-    def _refused(self, submit: Submit, error: TaskForgeError, standing: Standing | None) -> bytes:
-        reply = problem_reply(error)
-        if standing is not None:
-            reply.headers.update(rate_headers(*standing))
+    def _raw(self, submit: Submit, reply: Reply) -> bytes:
+        if submit.standing is not None:
+            reply.headers.update(rate_headers(*submit.standing))
         reply.headers[correlation.HEADER] = submit.correlation_id
         self._requests[SUBMIT_ROUTE.operation_id, reply.status] += 1
         return raw(reply)
@@ -314,6 +407,13 @@ class Submits:
                 server=SERVER, date=date, correlation=correlation.HEADER, length=length
             )
             setattr(self, name, head + body)
+
+
+def _keyed(submit: Submit) -> KeyedRequest | None:
+    key = submit.idempotency_key
+    if key is None:
+        return None
+    return KeyedRequest(key, request_hash("POST", submit.path, submit.body))
 
 
 def raw(reply: Reply) -> bytes:

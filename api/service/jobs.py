@@ -20,8 +20,8 @@ from taskforge_server.engine.vault.vault import Vault
 from taskforge_server.ext.ids import uuid_text
 from taskforge_server.ext.table import SubmitBatch
 
-_ID_BYTES = 16
-_NO_ID = bytes(_ID_BYTES)
+ID_BYTES = 16
+_NO_ID = bytes(ID_BYTES)
 
 
 class JobService:
@@ -47,11 +47,8 @@ class JobService:
         if not batch.count:
             return b"", False
         ids, repeated = await self.engine.submit_once(queue, batch, key)
-        if len(ids) != batch.count * _ID_BYTES:
-            raise Conflict(
-                "the first request with this Idempotency-Key had another number of valid jobs",
-                "Idempotency-Key",
-            )
+        if len(ids) != batch.count * ID_BYTES:
+            raise other_count()
         return ids, repeated
 
     async def submit_unique(
@@ -60,16 +57,13 @@ class JobService:
         """The same for jobs of which some ask for unique keys: the ids of those that stand for
         them, zeros where one was rejected, and what became of those that met another job."""
         ids, repeated, outcomes = await self.engine.submit_unique(queue, checker.parts(), key)
-        if len(ids) != checker.count * _ID_BYTES:
-            raise Conflict(
-                "the first request with this Idempotency-Key had another number of valid jobs",
-                "Idempotency-Key",
-            )
+        if len(ids) != checker.count * ID_BYTES:
+            raise other_count()
         if repeated:
             outcomes = {
                 place: Outcome("rejected", _NO_ID, None)
                 for place in range(checker.count)
-                if ids[place * _ID_BYTES : (place + 1) * _ID_BYTES] == _NO_ID
+                if ids[place * ID_BYTES : (place + 1) * ID_BYTES] == _NO_ID
             }
         known = {
             place: outcome._replace(status=await self._status(queue.project_id, outcome))
@@ -198,6 +192,14 @@ class JobService:
     async def queue_name(self, project_id: bytes, queue_id: bytes) -> str:
         """The name of the queue that a job is in."""
         return (await self._catalog.any(project_id, queue_id)).name
+
+
+def other_count() -> Conflict:
+    """Of a repetition, of which not as many items are taken as the first time."""
+    return Conflict(
+        "the first request with this Idempotency-Key had another number of valid jobs",
+        "Idempotency-Key",
+    )
 
 
 def merged(stored: list[JobDict], live: list[JobDict]) -> list[JobDict]:

@@ -21,12 +21,22 @@ from taskforge_server.engine.model.events import Told
 from taskforge_server.engine.model.execution import LogLevel, LogLine
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.model.why import Explanation
+from taskforge_server.engine.shard.effects import Promise
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.shard.unique import Outcome, Part
 from taskforge_server.engine.store.job_queries import JobFilter
 from taskforge_server.ext.table import SubmitBatch
 
 JobDict = dict[str, Any]
+
+
+class Repeatable(Protocol):
+    """A command under a key."""
+
+    @property
+    def repeated(self) -> bool:
+        """The key came before: the answer is that of the first time."""
+        ...
 
 
 class Engine(Protocol):
@@ -43,6 +53,13 @@ class Engine(Protocol):
         self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None
     ) -> tuple[bytes, bool]:
         """The same, and whether the key came before, with what the first time gave; KeyConflict."""
+        ...
+
+    def submit_to(
+        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None, reply: Promise[bytes]
+    ) -> Repeatable:
+        """The same for one who does not wait: the promise gets the ids, or the error, ShardLost
+        among them. Raises what is known at once."""
         ...
 
     async def submit_unique(

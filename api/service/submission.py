@@ -201,6 +201,17 @@ class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
     unique: UniqueRule | None = None
 
 
+def plain_submit(
+    job_type: str, payload: bytes | memoryview, priority: int, payload_bytes_max: int
+) -> SubmitBatch | None:
+    """A job that is told nothing else; None: the `Checker` has to look at it."""
+    if job_type not in _KNOWN_TYPES or len(payload) > payload_bytes_max:
+        return None
+    batch = SubmitBatch()
+    batch.add(job_type, payload, priority)
+    return batch
+
+
 class Checker:
     """Applies the rules of one request, and gathers what passes them.
 

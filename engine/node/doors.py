@@ -45,7 +45,7 @@ from taskforge_server.engine.node.events import Follower
 from taskforge_server.engine.node.pager import Pager, may_be_away
 from taskforge_server.engine.node.why import explain
 from taskforge_server.engine.runtime import safeguards
-from taskforge_server.engine.shard.effects import Join, Reply
+from taskforge_server.engine.shard.effects import Join, Promise, Reply
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.shard.shared import SharedBound
@@ -101,15 +101,24 @@ class Doors:
         self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None
     ) -> tuple[bytes, bool]:
         """The same, and whether the key came before: then nothing was submitted now."""
-        actor = self._core.queue(queue)
-        self._admission.admit(batch, queue.project_id)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        command = Submit(batch, key, reply)
-        self.send(actor, command)
+        command = self.submit_to(queue, batch, key, reply)
         try:
             return await reply, command.repeated
         except ShardLost as error:
             raise lost(error) from error
+
+    def submit_to(
+        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None, reply: Promise[bytes]
+    ) -> Submit:
+        """The same for one who does not wait: the promise gets the ids, or the error, ShardLost
+        among them. What refuses it at once is raised. The command says whether the key came before.
+        """
+        actor = self._core.queue(queue)
+        self._admission.admit(batch, queue.project_id)
+        command = Submit(batch, key, reply)
+        self.send(actor, command)
+        return command
 
     async def submit_ticks(
         self, queue: QueueRef, batch: SubmitBatch, keys: list[KeyedRequest]
@@ -598,7 +607,7 @@ async def all_durable(shards: Sequence[Shard]) -> None:
 
 def lost(error: ShardLost) -> Unavailable | OutcomeUnknown:
     """What the caller of a command is told."""
-    return OutcomeUnknown(limits.UNAVAILABLE_RETRY_S) if error.in_doubt else moved()
+    return error.told(limits.UNAVAILABLE_RETRY_S)
 
 
 def moved() -> Unavailable:

@@ -33,6 +33,8 @@ from taskforge_server.ext.table import split_rows
 
 log = logging.getLogger(__name__)
 
+NEAR_SHARE = 0.5
+"""Of the horizon: when what was read reaches no further, the next is read."""
 ROW_ID = 6
 """Where the id stands in a row of binary COPY."""
 PRESSED_SHARE = 8
@@ -98,8 +100,8 @@ class Pager:
     async def run(self) -> None:
         """Look at all shards, again and again."""
         while True:
-            await self.turn()
-            await asyncio.sleep(limits.PAGE_LOOK_S)
+            away = await self.turn()
+            await asyncio.sleep(limits.PAGE_LOOK_S if away else limits.PAGE_LOOK_IDLE_S)
 
     async def stop(self) -> None:
         """Read nothing more."""
@@ -113,23 +115,28 @@ class Pager:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def turn(self) -> None:
-        """One look: let go of what need not be here, begin to read what must come."""
+    async def turn(self) -> bool:
+        """One look: let go of what need not be here, begin to read what must come. Whether jobs may
+        be in the tables alone."""
         now_us = self._core.clock.monotonic_us()
         for shard in [shard for shard in self._readers if shard.lost]:
             self._forget(shard)
-        crowded, ahead = False, self.ahead_jobs
+        crowded = away = False
+        ahead_jobs, soon_us = self.ahead_jobs, self._soon_us(NEAR_SHARE)
         for shard in list(self._core.shards.values()):
             reader = self._reader(shard)
+            away |= may_be_away(shard)
             if now_us - reader.let_go_us >= limits.LET_GO_S * 1e6 or not reader.let_go_us:
                 reader.let_go_us = now_us
-                crowded |= await self._let_go(shard)
-            if reader.task is None and not shard.lost and self._wants(shard, ahead):
+                if shard.table.jobs_resident:
+                    crowded |= await self._let_go(shard)
+            if reader.task is None and not shard.lost and self._wants(shard, ahead_jobs, soon_us):
                 reader.task = asyncio.create_task(
                     self._read(shard, reader), name=f"page shard {shard.number}"
                 )
         if crowded:
             self._hurry()
+        return away
 
     def _reader(self, shard: Shard) -> _Reader:
         reader = self._readers.get(shard)
@@ -173,25 +180,28 @@ class Pager:
 
     # reading
 
-    def _wants(self, shard: Shard, ahead: int) -> bool:
-        return bool(shard.table.short(ahead)) or self._wants_due(shard)
+    def _wants(self, shard: Shard, ahead_jobs: int, soon_us: int) -> bool:
+        return bool(shard.table.short(ahead_jobs)) or self._wants_due(shard, soon_us)
 
-    def _wants_due(self, shard: Shard) -> bool:
+    def _wants_due(self, shard: Shard, soon_us: int) -> bool:
+        """`soon_us`: what is due later need not come yet."""
         table, place = shard.table, shard.table.due_place()
-        if place is None:
+        if place is None or place[0] >= soon_us:
             return False
         many_us = table.due_at(self.resident_jobs_max // 2)
         if 0 < many_us <= place[0]:
             return False
         # Jobs that cannot leave, held ones or those due in a year, may be many: what is due soon
         # comes nevertheless.
-        near_s = limits.HORIZON_S * (limits.HORIZON_SOON_SHARE if many_us else 0.5)
-        near_us = self._core.clock.now_us() + round(near_s * 1e6)
-        if place[0] >= near_us:
+        if many_us and place[0] >= self._soon_us(limits.HORIZON_SOON_SHARE):
             return False
         # A herd that is due waits in the tables while memory is full of jobs that wait already; not
         # sooner, for one that nobody takes would hold up what others have scheduled in this shard.
         return not (self._pressed() and table.crowded(2 * self.resident_jobs_max))
+
+    def _soon_us(self, share: float) -> int:
+        """This share of the horizon from now."""
+        return self._core.clock.now_us() + round(limits.HORIZON_S * share * 1e6)
 
     async def _read(self, shard: Shard, reader: _Reader) -> None:
         try:
@@ -199,7 +209,7 @@ class Pager:
                 for index, queue_id, job_type in shard.table.short(self.ahead_jobs):
                     async with reader.lock:
                         await self._read_page(shard, index, queue_id, job_type)
-                if not shard.lost and self._wants_due(shard):
+                if not shard.lost and self._wants_due(shard, self._soon_us(NEAR_SHARE)):
                     async with reader.lock:
                         await self._read_due(shard)
         except EnvironmentalError as error:

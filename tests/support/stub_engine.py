@@ -9,6 +9,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from taskforge_server.engine.model.execution import LogLevel, LogLine
 from taskforge_server.engine.model.queue import JobQueue, QueueRef, QueueSettings
 from taskforge_server.engine.model.tenant import ApiKey, Project, api_key_hash
 from taskforge_server.engine.node.events import EventHub, Follower
+from taskforge_server.engine.shard.effects import Promise
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.shard.unique import Outcome, Part
 from taskforge_server.engine.store.audit import AuditFilter
@@ -67,6 +69,13 @@ class StubSession:
         self.detached.set()
 
 
+@dataclass(slots=True)
+class StubCommand:
+    """A submit, taken."""
+
+    repeated: bool
+
+
 class StubEngine:
     """The engine port. `refusal`, when set, is what every submit gets."""
 
@@ -82,7 +91,8 @@ class StubEngine:
         self.waiters = 0
         self._indexes: dict[bytes, int] = {}
         self._keys: dict[tuple[bytes, str], tuple[bytes, bytes]] = {}
-        self._waiting: list[tuple[asyncio.Future[bytes], bytes]] = []
+        self._waiting: list[tuple[Promise[bytes], bytes]] = []
+        self._committing: asyncio.Task[None] | None = None
         self._enders: dict[bytes, asyncio.Event] = {}
         self._watchers: dict[bytes, list[Callable[[bytes], None]]] = {}
         self.events = EventHub({}, {}, lambda: 0)
@@ -107,24 +117,28 @@ class StubEngine:
     async def submit_once(
         self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None
     ) -> tuple[bytes, bool]:
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        command = self.submit_to(queue, batch, key, reply)
+        return await reply, command.repeated
+
+    def submit_to(
+        self, queue: QueueRef, batch: SubmitBatch, key: KeyedRequest | None, reply: Promise[bytes]
+    ) -> StubCommand:
         if self.refusal is not None:
             raise self.refusal
-        index = self._index(queue)
+        loop = asyncio.get_running_loop()
         if key is not None and (known := self._keys.get((queue.project_id, key.key))):
             if known[0] != key.body_hash:
                 raise KeyConflict
-            return known[1], True
-        ids = self.table.submit(index, batch, self.clock_us)
+            loop.call_soon(reply.set_result, known[1])
+            return StubCommand(repeated=True)
+        ids = self.table.submit(self._index(queue), batch, self.clock_us)
         if key is not None:
             self._keys[queue.project_id, key.key] = (key.body_hash, ids)
-        if self.hold is not None:
-            await self.hold.wait()
-        loop = asyncio.get_running_loop()
-        reply: asyncio.Future[bytes] = loop.create_future()
         if not self._waiting:
-            loop.call_soon(self._commit)
+            self._committing = loop.create_task(self._commit_in_time())
         self._waiting.append((reply, ids))
-        return await reply, False
+        return StubCommand(repeated=False)
 
     async def submit_unique(
         self, queue: QueueRef, parts: Sequence[Part], key: KeyedRequest | None
@@ -132,6 +146,12 @@ class StubEngine:
         """Every job is the first one with its key."""
         ids = [await self.submit(queue, part.batch) for part in parts]
         return b"".join(ids), False, {}
+
+    async def _commit_in_time(self) -> None:
+        await asyncio.sleep(0)
+        if self.hold is not None:
+            await self.hold.wait()
+        self._commit()
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, []
