@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch", type=int, default=2_000, help="jobs of a batch submit")
     options.add_argument("--connections", type=int, default=4, help="of the batch client")
     options.add_argument("--window", type=int, default=32_000, help="unfinished jobs at most")
-    options.add_argument("--unprojected", type=int, default=400_000, help="at most, not in tables")
+    options.add_argument("--unprojected", type=int, default=150_000, help="at most, not in tables")
     options.add_argument("--concurrency", type=int, default=100, help="of the worker")
     options.add_argument(
         "--history", choices=("all", "failed", "none"), default="all", help="of the noisy tenant"

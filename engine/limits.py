@@ -326,8 +326,8 @@ CHECK_PREFETCH_ROWS: Final = 1_000
 
 # Projector
 
-PROJECTION_ROUND_ROWS: Final = 131_072
-"""Jobs of one round: the server's cost of a row falls until the COPY has some 100,000 of them."""
+PROJECTION_ROUND_ROWS: Final = 65_536
+"""Rows of one round: the server's cost of a row falls until a COPY has some 5,000 of them."""
 
 PROJECTION_COLLECT_ROWS: Final = 4_096
 """Jobs that one shard encodes before the loop gets its turn: some 2 ms."""
@@ -335,8 +335,15 @@ PROJECTION_COLLECT_ROWS: Final = 4_096
 PROJECTION_ASKS_MAX: Final = 64
 """How often one shard is asked in a round: without history it may have jobs, yet no rows."""
 
-PROJECTION_ROUNDS_MAX: Final = 2
-"""Rounds under way: executions of the next beside jobs of this one."""
+PROJECTION_WRITERS: Final = 2
+"""Jobs of so many rounds are written at once: they take twice as long as executions."""
+
+PROJECTION_ROUNDS_MAX: Final = 3
+"""Rounds under way: executions of the next beside jobs of those before."""
+
+PROJECTION_TURN_S: Final = 3.0
+"""A round whose rows are written waits so long for its turn to commit; then it is undone, and
+written again in its turn: nothing waits for rows of a transaction that waits for others."""
 
 PROJECTION_IDLE_S: Final = 5.0
 """A node that stands still between two statements of a projection: it is undone, so that nobody who
@@ -981,6 +988,8 @@ assert CLUSTER_COMMAND_S + CLUSTER_PAUSE_S < PRESENCE_TTL_S / 3
 assert JOURNAL_SLOW_S < JOURNAL_STATEMENT_S < JOURNAL_RETRY_S
 assert JOURNAL_STATEMENT_S + RECONNECT_PAUSE_S_MAX < LOG_KEPT_S
 assert PROJECTION_COLLECT_ROWS <= PROJECTION_ROUND_ROWS
+assert PROJECTION_WRITERS < PROJECTION_ROUNDS_MAX
+assert PROJECTION_TURN_S < PROJECTION_IDLE_S
 assert TURN_MESSAGES_MAX <= QUEUE_MAILBOX_MAX
 assert ASSIGN_JOBS_MAX <= CREDIT_MAX
 assert SWEEP_S < LEASE_TTL_S_MIN / HEARTBEATS_PER_LEASE_MIN

@@ -21,6 +21,8 @@ from taskforge_server.engine.journal.rounds import (
     Projection,
     RowExists,
     RowsRefused,
+    Turn,
+    at_once,
     places,
 )
 from taskforge_server.engine.journal.rounds import watermarks as watermarks_of
@@ -63,6 +65,10 @@ class MemoryTables:
         self.gate.set()
         self.waiting = asyncio.Event()
         """Set while a write of jobs waits at the gate."""
+        self.writing = 0
+        """Writes of jobs under way."""
+        self.begun = asyncio.Event()
+        """Set by every write of jobs at its beginning."""
         self.executions_written = asyncio.Event()
         """Set by every write of executions."""
         self.tries: list[How] = []
@@ -81,6 +87,21 @@ class MemoryTables:
         self.executions_written.set()
 
     async def write_jobs(
+        self,
+        projections: Sequence[Projection],
+        how: How,
+        epochs: Mapping[int, int],
+        turn: Turn = at_once,
+    ) -> None:
+        self.writing += 1
+        self.begun.set()
+        try:
+            await turn()
+            await self._write_jobs(projections, how, epochs)
+        finally:
+            self.writing -= 1
+
+    async def _write_jobs(
         self, projections: Sequence[Projection], how: How, epochs: Mapping[int, int]
     ) -> None:
         self.tries.append(how)

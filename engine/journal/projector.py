@@ -1,12 +1,12 @@
 """The projector: folds what is durable into the tables, in bulk, a moment later.
 
-    collect ──► executions (connection A) ──► jobs, keys, usage, watermarks (B) ──► projected
-       │                                │
-       '── at most two rounds at once: executions of the next beside jobs of this one
+    collect ──► executions (A) ──► jobs (B or C) ──► in turn: keys, usage, watermarks ──► projected
+       │                                                 │
+       '── at most three rounds at once: executions of one beside jobs of two before it
 
 A round takes the changes of all shards, up to a bound in rows. Rounds begin every `tick_s`, and at
-once while one was cut off at its bound. The watermark of a shard is committed with the rows it
-speaks of, so a restart replays exactly what is missing.
+once while one was cut off at its bound. They are committed in their order. The watermark of a shard
+is committed with the rows it speaks of, so a restart replays exactly what is missing.
 
     FAST --a row was there already--> MERGE --a row is refused--> CAREFUL   (within one round)
       |            ^                    ^ |
@@ -26,6 +26,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.journal.link import Backoff
@@ -39,6 +40,8 @@ from taskforge_server.engine.journal.rounds import (
     RowExists,
     RowsRefused,
     TableWriter,
+    Turn,
+    at_once,
     watermarks,
 )
 
@@ -80,6 +83,7 @@ class Projector:
         self._flushing: list[asyncio.Future[None]] = []
         self._early: list[tuple[ProjectionSource, Projection]] = []
         self._newest: Round | None = None
+        self._turn: Turn = at_once
         self._rounds_begun = 0
         self._hurried = False
         self._caught_up_s = time.monotonic()
@@ -125,7 +129,8 @@ class Projector:
         """Collect and write until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._collect_rounds(), name="projector executions")
-            group.create_task(self._write_jobs(), name="projector jobs")
+            for number in range(limits.PROJECTION_WRITERS):
+                group.create_task(self._write_jobs(), name=f"projector jobs {number}")
 
     async def _collect_rounds(self) -> None:
         while True:
@@ -133,6 +138,7 @@ class Projector:
             begun = await self._collect()
             if begun.taken:
                 await self._write(self._tables.write_executions, begun)
+                begun.turn, self._turn = self._turn, begun.over.wait
                 self._handed.put_nowait(begun)
                 self._newest = begun
             else:
@@ -166,7 +172,8 @@ class Projector:
             await self._write_round(await self._handed.get())
 
     async def _write_round(self, begun: Round) -> None:
-        await self._write(self._tables.write_jobs, begun)
+        await self._write(partial(self._tables.write_jobs, turn=begun.turn), begun)
+        await begun.turn()
         for source, projection in begun.taken:
             source.projected(projection)
             await asyncio.sleep(0)  # thousands of slots were freed
@@ -179,6 +186,7 @@ class Projector:
         self.statistics.rows += begun.rows
         self.statistics.last_s = time.monotonic() - begun.started_s
         self._caught_up(begun)
+        begun.over.set()
         self._slots.release()
 
     async def _collect(self) -> Round:

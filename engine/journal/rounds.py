@@ -7,7 +7,7 @@ deletes last.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -85,6 +85,14 @@ class ProjectionSource(Protocol):
         ...
 
 
+Turn = Callable[[], Awaitable[object]]
+"""Returns when all earlier rounds are in the tables."""
+
+
+async def at_once() -> None:
+    """The turn of a round that has none before it."""
+
+
 class How(Enum):
     """How a round is written; each way stands for what the one before cannot."""
 
@@ -106,6 +114,9 @@ class Round:
     taken: list[tuple[ProjectionSource, Projection]] = field(default_factory=list)
     flushes: list[asyncio.Future[None]] = field(default_factory=list)
     """Who waits for this round."""
+    turn: Turn = at_once
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """It is in the tables, and its sources know: the turn of the next one."""
 
     @property
     def projections(self) -> list[Projection]:
@@ -160,9 +171,14 @@ class TableWriter(Protocol):
         ...
 
     async def write_jobs(
-        self, projections: Sequence[Projection], how: How, epochs: Mapping[int, int]
+        self,
+        projections: Sequence[Projection],
+        how: How,
+        epochs: Mapping[int, int],
+        turn: Turn = at_once,
     ) -> None:
-        """Commit jobs, deletes, idempotency keys and watermarks in one transaction."""
+        """Commit jobs, deletes, idempotency keys and watermarks in one transaction, and not before
+        its turn. Of calls that are under way together each waits for the one before."""
         ...
 
     async def close(self) -> None:

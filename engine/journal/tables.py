@@ -1,8 +1,13 @@
-"""The tables in Postgres, written in bulk over two connections of their own.
+"""The tables in Postgres, written in bulk over three connections of their own.
 
-    executions   connection A   | COPY job_executions | merge | epochs | commit
-    jobs         connection B   | COPY jobs | merge | deletes | keys | usage | edges
-                                | watermarks | commit
+    executions   connection A      | COPY job_executions | merge | epochs | commit
+    jobs         connections B, C  | COPY jobs | its turn | merge | deletes | keys | usage | edges
+                                   | watermarks | commit
+
+Two rounds may be copied at once, since rows that are surely new are in one round alone; all else
+waits until the round before is committed. A round that waits for long is undone, and written in
+its turn: a transaction that is waited for must not wait for one that comes later. While others
+share the machine there is one round at a time.
 
 Rows that are surely new go by COPY into the table. Others go by COPY into a temporary table and are
 merged from there by id: the greater lsn wins. So every write may be repeated, and a repetition
@@ -38,6 +43,8 @@ from taskforge_server.engine.journal.rounds import (
     Projection,
     RowExists,
     RowsRefused,
+    Turn,
+    at_once,
     copy_chunks,
     places,
     watermarks,
@@ -87,13 +94,15 @@ JOBS = Target(
 
 
 class PostgresTables:
-    """Writes rounds. One call of each kind is under way at a time."""
+    """Writes rounds. One write of executions is under way at a time, and PROJECTION_WRITERS of
+    jobs."""
 
     def __init__(self, connect: Connect, pace: Pace | None = None) -> None:
         """`pace`: when to stand back for others."""
         self._pace = pace or Pace()
         self._executions = Link(connect)
-        self._jobs = Link(connect)
+        self._jobs = [Link(connect) for _ in range(limits.PROJECTION_WRITERS)]
+        self._free = list(self._jobs)
         self._ready: dict[Link, Connection] = {}
         self.refused_rows = 0
         """Rows put aside since the start."""
@@ -113,14 +122,38 @@ class PostgresTables:
                 await _hold(connection, {p.shard: epochs[p.shard] for p in written})
 
     async def write_jobs(
-        self, projections: Sequence[Projection], how: How, epochs: Mapping[int, int]
+        self,
+        projections: Sequence[Projection],
+        how: How,
+        epochs: Mapping[int, int],
+        turn: Turn = at_once,
     ) -> None:
-        async with _judged(self._jobs):
-            connection = await self._session(self._jobs)
+        if how is not How.FAST or self._pace.crowded:
+            await turn()
+        link = self._free.pop()
+        try:
+            try:
+                await self._write_jobs(link, projections, how, epochs, turn)
+            except _TooEarlyError:
+                await turn()
+                await self._write_jobs(link, projections, how, epochs, turn)
+        finally:
+            self._free.append(link)
+
+    async def _write_jobs(
+        self,
+        link: Link,
+        projections: Sequence[Projection],
+        how: How,
+        epochs: Mapping[int, int],
+        turn: Turn,
+    ) -> None:
+        async with _judged(link):
+            connection = await self._session(link)
             if not safeguards.ACTIVE.projection_watermark:
                 await _advance(connection, projections, epochs)
             async with connection.transaction():
-                await self._write(connection, JOBS, projections, how)
+                await self._write(connection, JOBS, projections, how, turn)
                 await _delete(connection, projections)
                 await self._keys(connection, projections, how)
                 await _count(connection, projections)
@@ -130,8 +163,8 @@ class PostgresTables:
                 faultpoints.hit(faultpoints.IN_PROJECTOR_TRANSACTION)
 
     async def close(self) -> None:
-        await self._executions.close()
-        await self._jobs.close()
+        for link in (self._executions, *self._jobs):
+            await link.close()
 
     async def _session(self, link: Link) -> Connection:
         connection = await link.get()
@@ -146,7 +179,12 @@ class PostgresTables:
         return connection
 
     async def _write(
-        self, connection: Connection, target: Target, projections: Sequence[Projection], how: How
+        self,
+        connection: Connection,
+        target: Target,
+        projections: Sequence[Projection],
+        how: How,
+        turn: Turn = at_once,
     ) -> None:
         copies = _parts(target, projections)
         merges = [part for p in projections if (part := target.merge_of(p))]
@@ -157,6 +195,11 @@ class PostgresTables:
             copies, merges = [], copies + merges
         if copies:
             await self._copy(connection, target.name, target, copies)
+        try:
+            async with asyncio.timeout(limits.PROJECTION_TURN_S):
+                await turn()
+        except TimeoutError:
+            raise _TooEarlyError from None
         if merges and self._pace.crowded:
             # One statement over a whole round would keep a core of the server busy for a second.
             for portion in merges:
@@ -257,6 +300,10 @@ class PostgresTables:
                 await self._note(connection, entry[2], "idempotency_keys", row, error)
 
 
+class _TooEarlyError(Exception):
+    """The turn of a round did not come: its transaction was undone."""
+
+
 @asynccontextmanager
 async def _judged(link: Link) -> AsyncIterator[None]:
     """Says what a failure means; a connection whose work failed is not used again."""
@@ -265,6 +312,8 @@ async def _judged(link: Link) -> AsyncIterator[None]:
     except asyncpg.UniqueViolationError as error:
         link.discard()
         raise RowExists(str(error)) from error
+    except _TooEarlyError:
+        raise
     except DATABASE_ERRORS as error:
         link.discard()
         raise (RowsRefused if is_data_error(error) else InDoubt)(repr(error)) from error

@@ -351,6 +351,36 @@ async def test_the_database_refuses_a_row(postgres_storage: Storage) -> None:
     assert await postgres_storage.refused() == 3
 
 
+async def test_a_round_whose_turn_does_not_come_is_written_in_its_turn(
+    postgres_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transaction is undone: what comes before must not wait for its rows."""
+    monkeypatch.setattr(limits, "PROJECTION_TURN_S", 0.0)
+    life = Life(new_table(1))
+    rounds, ids = [], []
+    for _ in range(2):
+        ids += life.run(3)
+        await life.commit(postgres_storage.log)
+        rounds.append(everything(life.table))
+    turn, asked = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def its_turn() -> None:
+        asked.release()
+        await turn.wait()
+
+    writer, epochs = postgres_storage.writer, {1: NEWEST}
+    later = asyncio.create_task(writer.write_jobs(rounds[1:], How.FAST, epochs, its_turn))
+    for _ in range(2):
+        await asked.acquire()
+    # The same rows: they would wait for those of the other transaction, if there were one.
+    await writer.write_jobs(rounds, How.MERGE, epochs)
+    turn.set()
+    with pytest.raises(RowExists):
+        await later
+    await writer.write_jobs(rounds[1:], How.MERGE, epochs)
+    assert sorted(await postgres_storage.jobs()) == sorted(ids)
+
+
 async def test_the_projector_gets_past_refused_rows(postgres_storage: Storage) -> None:
     life = Life(new_table(1))
     projector = Projector(postgres_storage.writer, lambda: life.now_us, tick_s=1000.0)

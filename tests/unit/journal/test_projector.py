@@ -141,6 +141,28 @@ async def test_executions_of_the_next_round_are_written_beside_the_jobs_of_this_
     assert len(bench.tables.jobs) == 2
 
 
+async def test_rounds_are_written_together_and_committed_in_their_order() -> None:
+    bench = Bench()
+    life = bench.lives[0]
+    async with running(bench.projector):
+        bench.tables.gate.clear()
+        flushes = []
+        for number in range(2):
+            bench.tables.begun.clear()
+            life.run(1)
+            await bench.commit()
+            flushes.append(asyncio.create_task(bench.projector.flush()))
+            await bench.tables.begun.wait()
+            assert bench.tables.writing == number + 1
+        await bench.tables.waiting.wait()
+        assert len(bench.tables.tries) == 1
+        bench.tables.gate.set()
+        await asyncio.gather(*flushes)
+    assert bench.tables.marks == {0: 2}
+    assert len(bench.tables.tries) == 2
+    assert len(bench.tables.jobs) == 2
+
+
 async def test_rounds_are_bounded_and_follow_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projector_module.limits, "PROJECTION_ROUND_ROWS", 20)
     monkeypatch.setattr(projector_module.limits, "PROJECTION_COLLECT_ROWS", 8)
