@@ -72,7 +72,7 @@ async def kill(node: Node) -> None:
         *(writer.link for writer in node.log._writers),
         node.log._trimmer,
         node.tables._executions,
-        node.tables._jobs,
+        *node.tables._jobs,
     ):
         link.discard()
 
