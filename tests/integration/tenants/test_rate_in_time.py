@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from taskforge_server.api.cli.serving import api_of
+from taskforge_server.engine import limits
 from taskforge_server.engine.model.audit import OPERATOR
 from taskforge_server.engine.model.tenant import api_key_text
 from taskforge_server.engine.node.node import Node
@@ -16,7 +17,7 @@ from taskforge_server.engine.store.pool import connect
 from tests.support.real_node import SHARDS, config_for
 
 KEY = api_key_text(b"k" * 32)
-RATE_PER_S = 200
+RATE_PER_S = 50
 SECONDS = 30
 PRESSING_S = 0.004
 """Each client alone would have more than the rate."""
@@ -57,11 +58,16 @@ async def test_four_clients_at_two_nodes_get_their_rate_to_one_percent(
             aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"})
         )
         until_s = loop.time() + SECONDS
+        seen_s, missed_s = loop.time(), 0.0
 
         async def press(url: str) -> tuple[int, int]:
             """How many requests got in, and how many did not."""
+            nonlocal seen_s, missed_s
             counts = {200: 0, 429: 0}
             while loop.time() < until_s:
+                # What nobody asked for in time, for the machine was busy, nobody can be given.
+                missed_s += max(0.0, loop.time() - seen_s - limits.RATE_BURST_S)
+                seen_s = loop.time()
                 async with client.get(url) as answer:
                     counts[answer.status] += 1
                 await asyncio.sleep(PRESSING_S)
@@ -71,4 +77,5 @@ async def test_four_clients_at_two_nodes_get_their_rate_to_one_percent(
     let_in = sum(count for count, _ in found)
     refused = sum(count for _, count in found)
     assert refused > let_in / 10, "they did not press enough to say anything"
-    assert let_in == pytest.approx(RATE_PER_S * SECONDS, rel=0.01)
+    wanted = RATE_PER_S * SECONDS
+    assert 0.99 * (wanted - RATE_PER_S * missed_s) <= let_in <= 1.01 * wanted, (let_in, missed_s)
