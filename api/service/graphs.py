@@ -44,7 +44,7 @@ class GraphEngine(Protocol):
         """Those that memory has."""
         ...
 
-    def unwritten(self, project_id: bytes) -> Iterable[EdgeRow]:
+    def unwritten(self, project_id: bytes, job_ids: Iterable[bytes]) -> Iterable[EdgeRow]:
         """Edges that the tables may not have yet."""
         ...
 
@@ -153,7 +153,7 @@ class GraphService:
         more. None for the job: it is gone. NotFound."""
         await self._jobs.get(project_id, job_id)
         found = dict(await self._edges.parents_after(project_id, job_id, after, rows_max + 1))
-        for row in self._engine.unwritten(project_id):
+        for row in self._engine.unwritten(project_id, (job_id,)):
             if row.child_id == job_id and row.parent_id > after:
                 found.setdefault(row.parent_id, row.on_failure)
         ordered = sorted(found)
@@ -185,11 +185,6 @@ class GraphService:
         """The job and all that it is connected to, nearest first, up to a bound. NotFound."""
         first, _ = await self._jobs.get(project_id, job_id)
         found = Around({job_id: first})
-        fresh = [EdgeRow(*row[:2], None, row[3]) for row in self._engine.unwritten(project_id)]
-        at_hand: dict[bytes, list[EdgeRow]] = {}
-        for row in fresh:
-            at_hand.setdefault(row.parent_id, []).append(row)
-            at_hand.setdefault(row.child_id, []).append(row)
         edges: dict[tuple[bytes, bytes], str] = {}
         order: dict[bytes, None] = {job_id: None}
         frontier = [job_id]
@@ -197,8 +192,7 @@ class GraphService:
             rows = await self._edges.around(project_id, frontier, jobs_max + 1)
             rows += [
                 (row.parent_id, row.child_id, row.on_failure)
-                for each in frontier
-                for row in at_hand.get(each, ())
+                for row in self._engine.unwritten(project_id, frontier)
             ]
             found.cut |= len(rows) > jobs_max
             following: dict[bytes, None] = {}

@@ -171,12 +171,14 @@ class GraphDoors:
             raise moved() from error
         return found
 
-    def unwritten(self, project_id: bytes) -> Iterable[EdgeRow]:
-        """Edges of the project that the tables may not have yet."""
-        for shard in self._core.shards.values():
-            for row in shard.edges.all():
-                if row.project_id in (project_id, None):
-                    yield row
+    def unwritten(self, project_id: bytes, job_ids: Iterable[bytes]) -> Iterable[EdgeRow]:
+        """Edges of these parents and children, of the project, that the tables may not have yet."""
+        told = [shard.edges for shard in self._core.shards.values() if shard.edges]
+        for job_id in job_ids if told else ():
+            for edges in told:
+                for row in edges.of(job_id):
+                    if row.project_id in (project_id, None):
+                        yield row
 
     def missing(self, job_id: bytes) -> dict[bytes, str]:
         """The parents that the job waits for, with what their failure means."""
