@@ -5,6 +5,9 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 COMPILED := $(shell find ext -name '*.pyx' -o -name '*.pxd')
 
+# Set, every process that a test starts would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv build check lint types layers test fmt demo bench bench-micro crash fuzz docs freeze clean
 
@@ -39,7 +42,7 @@ layers: venv ## who may import whom
 	$(BIN)/lint-imports
 
 test: venv ## every test but the long ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 fmt: venv ## format, and mend what can be mended
 	$(BIN)/ruff check --fix-only
