@@ -46,9 +46,9 @@ SCENARIOS = {
     "low_load": Scenario(latency.low_load, ("submit_to_start_p50", "submit_to_start_p99"), 20.0),
     "memory": Scenario(backlog.memory, ("memory_per_pending_job",), 0.0),
     "cron_herd": Scenario(herd.cron_herd, ("cron_herd_durable", "cron_herd_started"), 0.0),
-    "limits": Scenario(keyed.limits, ("limits_ratio",), 10.0),
+    "limits": Scenario(keyed.limits, ("limits_ratio",), 0.0),
     "start": Scenario(backlog.start, ("start_first_dispatch", "start_ready"), 0.0),
-    "backlog_10m": Scenario(paging.backlog_10m, ("backlog_10m_memory", "backlog_10m_share"), 20.0),
+    "backlog_10m": Scenario(paging.backlog_10m, ("backlog_10m_memory", "backlog_10m_share"), 30.0),
     "scheduled_10m": Scenario(paging.scheduled_10m, ("scheduled_10m_share",), 20.0),
     "noisy_tenant": Scenario(
         tenants.noisy_tenant, ("noisy_tenant_p50", "noisy_tenant_p99"), 20.0, True

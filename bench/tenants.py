@@ -1,7 +1,8 @@
 """One tenant beside another: how soon a single job starts while somebody else takes all there is.
 
-The noisy tenant has a backlog of a million jobs that a worker works off as fast as it can, and a
-client that fills it up again; the quiet one submits a job every 20 ms and has a worker of its own.
+The noisy tenant has a backlog that a worker works off as fast as it can, and a client that fills it
+up again as long as the tables keep up with it, as in `history_all`: what lasts is measured. A
+million jobs wait at any time. The quiet one submits a job every 20 ms and has a worker of its own.
 """
 
 import json
@@ -12,14 +13,21 @@ from bench.figures import RawRun, quantile
 from bench.latency import EVERY_S, SPARE_S, WARM_UP_S, latencies
 from bench.processes import BenchError
 from bench.stand import Api, Run, Stand
-from bench.throughput import QUEUE, Options, used
+from bench.throughput import QUEUE, Options, succeeded, used
 
-BACKLOG_S = 60.0
+BACKLOG_S = 120.0
+TIMES = 2
+"""So many times `--jobs` wait at first: a worker is faster than its client, and `--jobs` must be
+left when the last call was made."""
+
 CONNECTIONS = 8
 """Over which the noisy client sends, so that it keeps up with its worker."""
 
 FULL_SPEED_S = 2.0
 """A worker's stock grows to its size within this."""
+
+BY_ITSELF_S = 5.0
+"""So long the noisy tenant is watched before the quiet one comes."""
 
 
 def noisy_tenant(stand: Stand, options: Options) -> dict[str, RawRun]:
@@ -48,13 +56,13 @@ def noisy_tenant(stand: Stand, options: Options) -> dict[str, RawRun]:
 
 
 def _fill(run: Run, options: Options) -> None:
-    """The noisy tenant's backlog: a client that keeps it at so many jobs."""
+    """The noisy tenant's backlog, and a client that goes on filling it."""
     run.client(
         "batches",
         *("--queue", QUEUE, "--batch", options.batch, "--connections", CONNECTIONS),
-        *("--window", options.jobs),
+        *("--window", TIMES * options.jobs, "--unprojected", options.unprojected),
     )
-    enough = options.jobs - CONNECTIONS * options.batch
+    enough = TIMES * options.jobs - CONNECTIONS * options.batch
     run.until(lambda: _pending(run) >= enough, "the backlog", BACKLOG_S)
 
 
@@ -62,6 +70,9 @@ def _calls_under_load(run: Run, options: Options, key: str) -> tuple[dict[str, A
     """The quiet tenant's calls, and what the noisy one got done meanwhile."""
     run.worker(QUEUE, concurrency=options.concurrency)
     time.sleep(FULL_SPEED_S)
+    by_itself, begun_s = succeeded(run), time.monotonic()
+    time.sleep(BY_ITSELF_S)
+    by_itself = (succeeded(run) - by_itself) / (time.monotonic() - begun_s)
     calls = run.client(
         "calls",
         *("--queue", QUEUE, "--warm-up", WARM_UP_S, "--seconds", options.seconds),
@@ -74,10 +85,11 @@ def _calls_under_load(run: Run, options: Options, key: str) -> tuple[dict[str, A
     seen: dict[str, Any] = json.loads(calls.finish(WARM_UP_S + options.seconds + SPARE_S))
     after, cpu_after, took_s = run.api.metrics(), run.cpu(), time.monotonic() - begun_s
     jobs = after["jobs_succeeded_total"] - before["jobs_succeeded_total"]
-    if (left := _pending(run)) < options.jobs / 2:
+    if (left := _pending(run)) < options.jobs:
         raise BenchError(f"only {left} jobs are left of the backlog")
     return seen, {
         "noisy_jobs_per_s": round(jobs / took_s),
+        "noisy_by_itself_per_s": round(by_itself),
         "noisy_waiting": left,
         "wal_mb_per_s": round((_wal_bytes(run) - wal_before) / took_s / 1e6, 1),
         "unprojected": round(after["jobs_unprojected"]),
