@@ -56,8 +56,10 @@ def test_what_an_end_means() -> None:
         for status in UNFINISHED:
             assert verdict(policy, status) == "open"
     bad = {"block": "open", "cancel": "cancel", "run_anyway": "satisfied"}
-    for status in (*JOB_STATUSES[-2:], None):
+    for status in JOB_STATUSES[-2:]:
         assert {policy: verdict(policy, status) for policy in POLICIES} == bad
+    gone = {"block": "gone", "cancel": "gone", "run_anyway": "satisfied"}
+    assert {policy: verdict(policy, None) for policy in POLICIES} == gone
 
 
 DAGS = st.integers(1, 12).flatmap(
