@@ -1,6 +1,7 @@
 """Options and fixtures that every test folder understands."""
 
 import pytest
+from hypothesis import settings
 
 from tests.support.servers import (
     databases,
@@ -25,6 +26,14 @@ __all__ = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests marked `long`")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The suite tries the same examples each time, so that it fails for a change and never by
+    chance; with --long others are tried."""
+    settings.register_profile("suite", derandomize=True)
+    if not config.getoption("--long"):
+        settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
