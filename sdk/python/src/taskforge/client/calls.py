@@ -305,8 +305,7 @@ def change(
 ) -> Call[models.Job]:
     """Give a job that waits another priority or time; Conflict when it does not wait."""
     when = None if scheduled_for is None else time_text(scheduled_for, "scheduled_for")
-    given = {"priority": priority, "scheduled_for": when, "delay_s": delay_s}
-    body = _to_json({name: value for name, value in given.items() if value is not None})
+    body = _to_json(given(priority=priority, scheduled_for=when, delay_s=delay_s))
     return Call("PATCH", job_path(job_id), _job, body)
 
 
@@ -462,8 +461,12 @@ def read_nothing(response: Response) -> None:
 
 def query_text(wanted: Mapping[str, str | int | Sequence[str] | None]) -> str:
     """The query string; None is left out, and each item of a list is a parameter."""
-    given = {name: value for name, value in wanted.items() if value is not None}
-    return urlencode(given, doseq=True)
+    return urlencode(given(**wanted), doseq=True)
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """The fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 # --- errors and retries -------------------------------------------------------------------------

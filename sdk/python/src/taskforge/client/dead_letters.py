@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from taskforge.client.calls import Call, make_key, query_text, reader, time_text
+from taskforge.client.calls import Call, given, make_key, query_text, reader, time_text
 from taskforge.client.methods import (
     AsyncGroup,
     Group,
@@ -103,8 +103,7 @@ def _purge(
 
 
 def _body(wanted: DeadLetterFilter, **how: Any) -> bytes:
-    given = {name: value for name, value in how.items() if value is not None}
-    return _to_json({"filter": _sent(wanted), **given})
+    return _to_json({"filter": _sent(wanted)} | given(**how))
 
 
 def _sent(wanted: DeadLetterFilter) -> dict[str, Any]:

@@ -9,7 +9,7 @@ What the server says of lines is JSON in server-sent events; comments only say t
 
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import msgspec
 
@@ -60,8 +60,9 @@ class Following:
     def path(self) -> str:
         """What to ask for on a new connection."""
         self._received = b""
-        wanted = {"attempt": self._attempt, "level": self._level, "after": self._after}
-        query = urlencode({name: value for name, value in wanted.items() if value is not None})
+        query = calls.query_text(
+            {"attempt": self._attempt, "level": self._level, "after": self._after}
+        )
         return f"{self._base}?{query}" if query else self._base
 
     def feed(self, data: bytes) -> Iterator[LogLine]:
@@ -99,9 +100,8 @@ class Watching:
     def path(self) -> str:
         """What to ask for on a new connection."""
         self._received = b""
-        return (
-            self._path if not self._after else f"{self._path}?{urlencode({'after': self._after})}"
-        )
+        query = calls.query_text({"after": self._after or None})
+        return f"{self._path}?{query}" if query else self._path
 
     def feed(self, data: bytes) -> Iterator[JobEvent]:
         """The events that these bytes of the stream complete."""

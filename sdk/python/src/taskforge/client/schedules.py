@@ -10,6 +10,7 @@ import msgspec
 from taskforge.client.calls import (
     Call,
     checked,
+    given,
     json_item,
     make_key,
     query_text,
@@ -71,10 +72,6 @@ def _one(name: str) -> str:
     return f"{_PATH}/{quote(name, safe='')}"
 
 
-def _given(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
 def _create(
     name: str,
     cron: str,
@@ -89,7 +86,7 @@ def _create(
 ) -> Call[Schedule]:
     """A job at each tick: `create("nightly", "30 2 * * *", report.job(kind="daily"))`. What is not
     given is as the server has it: `catch_up` latest of an hour, `overlap` allow, no jitter."""
-    rest = _given(catch_up=catch_up, window_s=window_s, overlap=overlap, jitter_s=jitter_s)
+    rest = given(catch_up=catch_up, window_s=window_s, overlap=overlap, jitter_s=jitter_s)
     body = {"name": name, "paused": paused} | _body(cron, timezone, job) | rest
     return Call("POST", _PATH, _read, _to_json(body), key=make_key())
 
@@ -107,7 +104,7 @@ def _put(
 ) -> Call[Schedule]:
     """The same, or change the schedule of this name to it; nothing happens where it is so already.
     It stays in its queue (else Conflict), and stays paused if it is."""
-    rest = _given(catch_up=catch_up, window_s=window_s, overlap=overlap, jitter_s=jitter_s)
+    rest = given(catch_up=catch_up, window_s=window_s, overlap=overlap, jitter_s=jitter_s)
     return Call("PUT", _one(name), _read, _to_json(_body(cron, timezone, job) | rest))
 
 
@@ -146,7 +143,7 @@ def _update(
     jitter_s: int | None = None,
 ) -> Call[Schedule]:
     """Change what is given; a job is replaced as a whole. It stays in its queue."""
-    body = _given(
+    body = given(
         cron=cron,
         timezone=timezone,
         job=None if job is None else json_item(job),
