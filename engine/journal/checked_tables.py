@@ -46,6 +46,12 @@ class PostgresCheckedTables:
     def all_executions(self) -> AsyncIterator[Row]:
         return self._rows("check_executions", EXECUTION_COLUMNS)
 
+    def all_edges(self) -> AsyncIterator[Row]:
+        return self._rows("check_edges", ())
+
+    def all_usage(self) -> AsyncIterator[Row]:
+        return self._rows("check_usage", ())
+
     async def refused(self) -> dict[int, int]:
         async with self._connection() as connection:
             rows = await connection.fetch(sql("check_refused"))

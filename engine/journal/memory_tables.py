@@ -29,6 +29,7 @@ from taskforge_server.engine.journal.rounds import watermarks as watermarks_of
 from taskforge_server.engine.journal.takeover import Count, StoredKey
 from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.usage import StoredUsage, UsageRow
+from taskforge_server.ext.ids import shard_of
 from taskforge_server.ext.pure.tablerows import (
     EXECUTION_COLUMNS,
     JOB_COLUMNS,
@@ -271,6 +272,28 @@ class MemoryTables:
     async def all_executions(self) -> AsyncIterator[Row]:
         for row in sorted(self.executions.values(), key=lambda row: row["shard"]):
             yield dict(row)
+
+    async def all_edges(self) -> AsyncIterator[Row]:
+        for parent_id, child_id in sorted(self.edges, key=lambda edge: shard_of(edge[1])):
+            project_id, on_failure = self.edges[parent_id, child_id]
+            yield {
+                "id": child_id,
+                "parent_job_id": parent_id,
+                "project_id": project_id,
+                "on_failure": on_failure,
+                "shard": shard_of(child_id),
+            }
+
+    async def all_usage(self) -> AsyncIterator[Row]:
+        for shard, project_id, month in sorted(self.usage):
+            row = self.usage[shard, project_id, month]
+            yield {
+                "id": project_id,
+                "month": month,
+                "jobs": row.jobs,
+                "shard": shard,
+                "lsn": row.lsn,
+            }
 
     async def refused(self) -> dict[int, int]:
         return dict(Counter(row["shard"] for row in self.put_aside))

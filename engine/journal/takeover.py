@@ -304,7 +304,7 @@ class Taker(Generic[T]):
                     found.events += table.replay(one.lsn, one.body)
                     found.submitted += [(one.lsn, *counted) for counted in table.take_submitted()]
                     if MARK in one.body:
-                        found.told += _edges_in(one)
+                        found.told += edges_in(one)
                 portion.clear()
         if expected_lsn <= head_lsn:
             raise LogGapError(table.shard, expected_lsn, 0)
@@ -404,7 +404,7 @@ class Replayed:
     told: list[Told] = field(default_factory=list)
 
 
-def _edges_in(row: LogRow) -> list[Told]:
+def edges_in(row: LogRow) -> list[Told]:
     """What the jobs of this row were told to wait for. Read beside the replay, so that nothing but
     rows with such jobs pays for it."""
     return [

@@ -178,6 +178,9 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
     checked(dict(overrides), Limits)
 
 
+DAY_US: Final = 86_400_000_000
+
+
 def month_of(at_us: int) -> int:
     """The calendar month (UTC) of an instant, as 202611."""
     at = _EPOCH + timedelta(microseconds=at_us)

@@ -1,14 +1,20 @@
 """The check of a whole database: what the log says against what the tables hold."""
 
+from collections.abc import Sequence
+from datetime import datetime
+
+from taskforge_server.engine import limits
 from taskforge_server.engine.config import Config
-from taskforge_server.engine.journal.check import Difference, check
+from taskforge_server.engine.journal.check import Difference, Since, check
 from taskforge_server.engine.journal.checked_tables import PostgresCheckedTables
 from taskforge_server.engine.journal.link import Connection
 from taskforge_server.engine.journal.postgres import PostgresShardLog
+from taskforge_server.engine.model.queue import JobQueue
 from taskforge_server.engine.node.adapters import DatabaseTime, StoredJobs
 from taskforge_server.engine.node.node import check_schema
 from taskforge_server.engine.node.workerrows import moment
 from taskforge_server.engine.runtime.clock import DatabaseClock
+from taskforge_server.engine.store.audit import AuditLog
 from taskforge_server.engine.store.pool import Pool, acquire, connect, open_pool
 from taskforge_server.engine.store.queues import Queues
 from taskforge_server.engine.store.retention import keepers_of
@@ -32,9 +38,15 @@ async def check_database(config: Config) -> list[Difference]:
         clock = DatabaseClock(DatabaseTime(pool).measure_us)
         await clock.refresh()
         tables = PostgresCheckedTables(connected, StoredJobs(pool, clock))
-        queues = [queue.ref() for queue in await Queues(pool, config.shards).all()]
-        kept_since_us = await _kept_since_us(pool, clock)
-        return await check(shard_log, tables, queues, range(config.shards), kept_since_us)
+        queues = await Queues(pool, config.shards).all()
+        return await check(
+            shard_log,
+            tables,
+            [queue.ref() for queue in queues],
+            range(config.shards),
+            await _kept_since_us(pool, clock),
+            await _since(pool, clock, queues),
+        )
     finally:
         await shard_log.close()
         await pool.close()
@@ -50,3 +62,27 @@ async def _kept_since_us(pool: Pool, clock: DatabaseClock) -> dict[bytes, int]:
         for project_id, organization_id in owners
         if (at := since.get(organization_id)) is not None
     }
+
+
+async def _since(
+    pool: Pool, clock: DatabaseClock, queues: Sequence[JobQueue]
+) -> dict[bytes, Since]:
+    """What the queues were told earlier, and that their dead letters have a time, by queue."""
+    since = {
+        kept.queue_id: Since(
+            # Until every node had heard of it jobs ended as before.
+            _us(kept.whole_since, round(2 * limits.QUEUES_READ_S * 1e6)),
+            _us(kept.failed_since),
+        )
+        for kept in await AuditLog(pool).queues_kept()
+    }
+    for queue in queues:
+        if (keep_s := queue.settings.dead_letters.keep_s) is not None:
+            known = since.get(queue.id, Since())
+            failed_us = max(known.failed_us, clock.now_us() - round(keep_s * 1e6))
+            since[queue.id] = known._replace(failed_us=failed_us)
+    return since
+
+
+def _us(at: datetime | None, later_us: int = 0) -> int:
+    return 0 if at is None else round(at.timestamp() * 1e6) + later_us

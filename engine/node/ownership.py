@@ -27,7 +27,7 @@ from taskforge_server.engine.journal.projector import Projector
 from taskforge_server.engine.journal.rounds import TableSource
 from taskforge_server.engine.journal.takeover import Taken, Taker, Waiting
 from taskforge_server.engine.model.queue import QueueRef
-from taskforge_server.engine.model.subscription import month_of
+from taskforge_server.engine.model.subscription import DAY_US, month_of
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.shard.edges import EdgeRow
 from taskforge_server.engine.shard.keys import KeyEntry
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 OWNED = 10
 VERSION_AND_CHECKSUM_BYTES = 5
-DAY_US = 86_400_000_000
 
 ReadUsage = Callable[[int], Awaitable[Iterable[StoredUsage]]]
 """What the tables have counted of a shard, read after its watermark."""

@@ -3,7 +3,8 @@ changed. Each organisation has a log of its own."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.model.audit import (
@@ -69,6 +70,16 @@ class AuditFilter:
     actor_id: bytes | None = None
     action: str | None = None
     target: str | None = None
+
+
+class QueueKept(NamedTuple):
+    """What a queue's log says of jobs whose rows may be gone; None: nothing."""
+
+    queue_id: bytes
+    whole_since: datetime | None
+    """Then it kept less than all for the last time."""
+    failed_since: datetime | None
+    """Then failed jobs were deleted, or could be, for the last time."""
 
 
 class AuditLog:
@@ -138,3 +149,8 @@ class AuditLog:
         """Whoever has a log, or should have one."""
         async with acquire(self._pool) as connection:
             return [row["id"] for row in await connection.fetch(sql("audit_organizations"))]
+
+    async def queues_kept(self) -> list[QueueKept]:
+        """Of all queues that were ever told to keep less than all, or purged."""
+        async with acquire(self._pool) as connection:
+            return [QueueKept(*row) for row in await connection.fetch(sql("audit_queues_kept"))]

@@ -666,8 +666,8 @@ async def test_the_check_reads_the_real_tables(postgres_storage: PostgresStorage
     task = asyncio.create_task(projector.run())
     for taken in await taker(storage).take(range(3)):
         life = Life(taken.table, taken.epoch)
-        projector.add(TableSource(life.table, taken.epoch), taken.early)
-        life.run(20)
+        projector.add(life.source(taken.early), taken.early)
+        life.submit_child(*life.run(20)[:2])
         options = msgpack.packb({"unique_key": "u", "tags": ["a", "b"]})
         life.submit(10, payload=b'{"a": 1.50, "b": [1e2, "\xc3\xa4"]}', options=options)
         first, second, third, *_ = life.start(5)
@@ -683,7 +683,18 @@ async def test_the_check_reads_the_real_tables(postgres_storage: PostgresStorage
     connection = await storage.make()
     await connection.execute("UPDATE jobs SET attempts = 9 WHERE shard = 1 AND status = 'failed'")
     await connection.execute("DELETE FROM job_executions WHERE shard = 2 AND status = 'failed'")
+    await connection.execute("UPDATE monthly_usage SET jobs = jobs - 1 WHERE shard = 2")
+    await connection.execute(
+        """DELETE FROM job_dependencies AS edge USING jobs
+        WHERE jobs.id = edge.parent_job_id AND jobs.shard = 0"""
+    )
     await connection.close()
     found = await check(storage.log, tables, queues, range(3))
     kinds = [(difference.kind, difference.shard) for difference in found]
-    assert kinds == [("job attempts", 1), ("execution missing", 2)]
+    assert kinds == [
+        ("edge missing", 0),
+        ("edge missing", 0),
+        ("job attempts", 1),
+        ("execution missing", 2),
+        ("usage jobs", 2),
+    ]

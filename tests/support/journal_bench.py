@@ -3,7 +3,13 @@
 from typing import Any
 
 from taskforge_server.engine.journal.log import LogRow, ShardLog
-from taskforge_server.ext.pure.table import ShardTable, SubmitBatch
+from taskforge_server.engine.journal.rounds import Projection, TableSource
+from taskforge_server.engine.model.graph import Edge
+from taskforge_server.engine.model.subscription import month_of
+from taskforge_server.engine.shard.edges import EdgeRow, ShardEdges
+from taskforge_server.engine.shard.family import with_parents
+from taskforge_server.engine.shard.usage import ShardUsage
+from taskforge_server.ext.pure.table import NEVER_US, ShardTable, SubmitBatch
 
 PROJECT = b"p" * 16
 WORKER = b"w" * 16
@@ -31,6 +37,8 @@ class Life:
         self.epoch = epoch
         self.now_us = START_US
         self.rows: list[LogRow] = []
+        self.usage = ShardUsage()
+        self.edges = ShardEdges()
 
     def tick(self) -> int:
         self.now_us += 1000
@@ -40,8 +48,24 @@ class Life:
         batch = SubmitBatch()
         for _ in range(count):
             batch.add("email", payload, **options)
+        self.usage.add(self.table.gathering_lsn, (PROJECT, month_of(self.now_us)), count)
         ids = self.table.submit(self.queue, batch, self.tick())
         return [ids[at : at + 16] for at in range(0, len(ids), 16)]
+
+    def submit_child(self, *parents: bytes) -> bytes:
+        """A job that waits for these, and is held."""
+        options = with_parents(None, [Edge(parent_id, "block") for parent_id in parents], 0)
+        (child_id,) = self.submit(1, due_us=NEVER_US, options=options)
+        rows = [EdgeRow(parent_id, child_id, PROJECT, "block") for parent_id in parents]
+        self.edges.note(self.table.gathering_lsn, rows)
+        return child_id
+
+    def source(self, early: Projection | None) -> TableSource:
+        """The shard as the projector knows it; `early` was collected at the takeover."""
+        source = TableSource(self.table, self.epoch, self.usage, edges=self.edges)
+        if early is not None:
+            source.count(early)
+        return source
 
     def start(self, most: int) -> list[bytes]:
         self.table.start(self.queue, None, self.worker, most, self.tick())

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from taskforge_server.engine.journal.check import Difference, check
+from taskforge_server.engine.journal.check import Difference, Since, check
 from taskforge_server.engine.journal.memory import MemoryShardLog
 from taskforge_server.engine.journal.memory_tables import MemoryTables
 from taskforge_server.engine.journal.projector import Projector
-from taskforge_server.engine.journal.rounds import TableSource
 from taskforge_server.engine.journal.takeover import Taker
 from taskforge_server.engine.model.queue import History, QueueRef, QueueSettings
+from taskforge_server.ext.ids import shard_of
 from tests.support.journal_bench import PROJECT, START_US, Life, new_table, queue_id
 
 SHARDS = (1, 2)
@@ -47,7 +47,7 @@ class Bench:
                 queue_id(life.table.shard), PROJECT, "mail", 0, self.settings.history_code
             )
             self.lives.append(life)
-            projector.add(TableSource(life.table, taken.epoch), taken.early)
+            projector.add(life.source(taken.early), taken.early)
             await self._jobs_of_all_kinds(life)
         await projector.flush()
         for life in self.lives:
@@ -58,7 +58,7 @@ class Bench:
         return self
 
     async def _jobs_of_all_kinds(self, life: Life) -> None:
-        life.run(3)
+        life.submit_child(*life.run(3)[:2])
         life.submit(6, payload=b'{"a":1.50,"b":[1e2]}', priority=3)
         life.start(4)
         await life.commit(self.log)
@@ -74,8 +74,10 @@ class Bench:
         life.submit(1, due_us=START_US * 2, options=None)
         await life.commit(self.log)
 
-    async def check(self) -> list[Difference]:
-        return await check(self.log, self.tables, self.queues, SHARDS)
+    async def check(self, **since: int) -> list[Difference]:
+        queues = self.queues
+        known = {queue.id: Since(**since) for queue in queues}
+        return await check(self.log, self.tables, queues, SHARDS, since=known)
 
     def job(self, status: str) -> dict[str, Any]:
         return next(row for row in self.tables.jobs.values() if row["status"] == status)
@@ -160,10 +162,46 @@ def put_aside(bench: Bench) -> None:
     bench.tables.put_aside.append(bench.job("failed"))
 
 
+def drop_edge(bench: Bench) -> None:
+    del bench.tables.edges[min(bench.tables.edges)]
+
+
+def change_edge(project_id: bytes, on_failure: str) -> Callable[[Bench], None]:
+    def act(bench: Bench) -> None:
+        bench.tables.edges[min(bench.tables.edges)] = (project_id, on_failure)
+
+    return act
+
+
+def invent_edge(bench: Bench) -> None:
+    parent_id, child_id = min(bench.tables.edges)
+    bench.tables.edges[child_id, parent_id] = (PROJECT, "block")
+
+
+def change_usage(jobs: int = 0, lsn: int = 0) -> Callable[[Bench], None]:
+    def act(bench: Bench) -> None:
+        key, row = min(bench.tables.usage.items())
+        bench.tables.usage[key] = row._replace(jobs=row.jobs + jobs, lsn=row.lsn + lsn)
+
+    return act
+
+
+def drop_usage(bench: Bench) -> None:
+    del bench.tables.usage[min(bench.tables.usage)]
+
+
 @pytest.mark.parametrize(
     ("damage", "kinds"),
     [
         (drop_job, ["job missing"]),
+        (drop_edge, ["edge missing"]),
+        (change_edge(PROJECT, "cancel"), ["edge on_failure"]),
+        (change_edge(b"x" * 16, "block"), ["edge project_id"]),
+        (invent_edge, ["edge unknown"]),
+        (drop_usage, ["usage jobs"]),
+        (change_usage(jobs=1), ["usage jobs"]),
+        (change_usage(jobs=-1), ["usage jobs"]),
+        (change_usage(lsn=99), ["usage lsn"]),
         (drop_job_with_executions, ["job missing", "execution without job"]),
         (drop_execution, ["execution missing"]),
         (change("succeeded", "attempts", 2), ["job attempts"]),
@@ -201,6 +239,52 @@ async def test_an_execution_that_seems_to_run_for_ever_is_found(status: str) -> 
     bench.tables.executions[left["id"]] = left
     kinds = {"failed": "execution not ended", "succeeded": "execution without job"}
     assert [difference.kind for difference in await bench.check()] == [kinds[status]]
+
+
+async def test_with_a_trimmed_log_the_rows_of_children_name_their_edges() -> None:
+    bench = await Bench().live()
+    for shard, lsn in bench.tables.marks.items():
+        await bench.log.trim({shard: lsn})
+    drop_edge(bench)
+    change_usage(jobs=1)(bench)  # nobody knows any more
+    assert [d.kind for d in await bench.check()] == ["edge missing"]
+    change_usage(lsn=99)(bench)
+    assert [d.kind for d in await bench.check()] == ["edge missing", "usage lsn"]
+
+
+async def test_edges_and_counts_may_outlive_jobs() -> None:
+    """They go some time after the child's row, and never."""
+    bench = await Bench("none").live()
+    (child,) = {child_id for _, child_id in bench.tables.edges if shard_of(child_id) == 1}
+    bench.lives[0].table.cancelled(child, "", bench.lives[0].tick())
+    del bench.tables.jobs[child]
+    await bench.lives[0].commit(bench.log)
+    bench.tables.marks[1] = bench.lives[0].rows[-1].lsn
+    assert await bench.check() == []
+
+
+@pytest.mark.parametrize("history", ["none", "failed"])
+async def test_what_ended_before_a_queue_was_told_to_keep_all_may_be_gone(history: History) -> None:
+    bench = await Bench(history).live()
+    bench.settings = QueueSettings(history="all")
+    lacking = {"none": {"job missing", "execution missing"}, "failed": {"job missing"}}
+    assert {d.kind for d in await bench.check()} == lacking[history]
+    last_us = max(life.now_us for life in bench.lives)
+    assert await bench.check(whole_us=last_us + 1) == []
+    assert await bench.check(whole_us=START_US) != []
+
+
+async def test_failed_jobs_may_be_gone_after_a_purge_and_others_may_not() -> None:
+    bench = await Bench().live()
+    for status in ("failed", "failed", "cancelled"):
+        gone = bench.job(status)
+        del bench.tables.jobs[gone["id"]]
+        executions = bench.tables.executions
+        for each in [each for each in executions.values() if each["job_id"] == gone["id"]]:
+            del executions[each["id"]]
+    found = await bench.check(failed_us=max(life.now_us for life in bench.lives) + 1)
+    assert [(d.kind, d.expected) for d in found] == [("job missing", "cancelled")]
+    assert len(await bench.check()) == 3
 
 
 async def test_a_gap_in_the_log_is_found() -> None:
