@@ -28,7 +28,7 @@ from taskforge_server.api.rest.table import ROUTES
 from taskforge_server.api.service.allowances import AllowancePorts, Allowances
 from taskforge_server.api.service.audit import AuditReader, AuditService
 from taskforge_server.api.service.catalog import QueueCatalog
-from taskforge_server.api.service.control import ControlService
+from taskforge_server.api.service.control import ActTeller, ControlService
 from taskforge_server.api.service.dead_letters import DeadLetterRows, DeadLetterService
 from taskforge_server.api.service.encryption import EncryptionParts, EncryptionService, Opener
 from taskforge_server.api.service.events import EventService
@@ -66,6 +66,10 @@ class KeyRows(KeyReader, UseWriter, Protocol):
     """The rows of API keys, as the credentials need them."""
 
 
+class AuditRows(AuditReader, ActTeller, Protocol):
+    """The audit logs, read and told."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiPorts:
     """What the interface stands on."""
@@ -80,7 +84,7 @@ class ApiPorts:
     keys: KeyRows
     projects: ProjectReader
     tenants: TenantRows
-    audit: AuditReader
+    audit: AuditRows
     identity: IdentityParts | None = None
     """Without it nobody can log in: API keys alone are known."""
     graphs: GraphPorts | None = None
@@ -132,7 +136,7 @@ class ApiServer:
             engine=ports.engine,
             queues=QueueService(ports.engine, ports.queues, self.catalog),
             jobs=jobs,
-            control=ControlService(ports.engine, jobs),
+            control=ControlService(ports.engine, jobs, ports.audit),
             graphs=None if ports.graphs is None else GraphService(ports.graphs, jobs),
             logs=JobLogService(ports.engine, jobs, ports.logs, ports.log_feed),
             events=EventService(ports.engine, jobs),

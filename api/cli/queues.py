@@ -26,7 +26,7 @@ def list_queues() -> None:
     """One queue a line: name, priority, jobs that are pending, scheduled and processing."""
     with project_client() as client:
         for queue in client.queues.list():
-            of = client.queues.get(queue.name).counts
+            of = queue.counts
             paused = " paused" if queue.paused_at else ""
             typer.echo(
                 f"{queue.name} priority {queue.priority}: {of.pending} pending, "

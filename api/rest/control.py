@@ -91,7 +91,7 @@ async def cancel_jobs(services: Services, call: Call) -> Reply:
         created_before_us=_us(given.created_before),
     )
     page = await services.control.cancel_many(
-        queue, wanted, given.grace_s, given.cursor, dry_run=given.dry_run
+        queue, wanted, given.grace_s, given.cursor, call.actor, dry_run=given.dry_run
     )
     return answer(
         call,

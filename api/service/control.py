@@ -7,15 +7,18 @@ first page was asked for and is open still is found by some page.
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from taskforge_server.api.service.jobs import JobService
 from taskforge_server.api.service.ports import Engine, JobDict
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Conflict, InvalidInput, NotFound
+from taskforge_server.engine.model.audit import Actor
 from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.joboptions import read_told
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.ext.ids import uuid_text
 
 _CURSOR = b"open:"
 
@@ -53,12 +56,23 @@ class Cancelled:
     next_cursor: str | None
 
 
+class ActTeller(Protocol):
+    """The audit log, for acts that the shards' log makes durable."""
+
+    async def tell(
+        self, project_id: bytes, actor: Actor, action: str, target: str, about: dict[str, Any]
+    ) -> None:
+        """The act is about to be done."""
+        ...
+
+
 class ControlService:
     """The use cases of jobs that are open."""
 
-    def __init__(self, engine: Engine, jobs: JobService) -> None:
+    def __init__(self, engine: Engine, jobs: JobService, acts: ActTeller) -> None:
         self._engine = engine
         self._jobs = jobs
+        self._acts = acts
 
     async def cancel_many(
         self,
@@ -66,16 +80,21 @@ class ControlService:
         wanted: OpenFilter,
         grace_s: float,
         cursor: str | None,
+        actor: Actor,
         *,
         dry_run: bool,
     ) -> Cancelled:
-        """Cancel the open jobs of a page that match; InvalidInput for a wrong cursor."""
+        """Cancel the open jobs of a page that match, after the audit log was told; InvalidInput for
+        a wrong cursor."""
         found, place = await self._engine.open_jobs(
             queue, _place(cursor), limits.CANCEL_PAGE_JOBS, limits.CANCEL_LOOKS_MAX
         )
         ids = [job[0] for job in found if wanted.matches(*job[1:])]
         cancelled = asked = 0
         if ids and not dry_run:
+            about = _about(queue, wanted) | {"jobs": len(ids), "grace_s": grace_s}
+            target = f"queue:{uuid_text(queue.id)}"
+            await self._acts.tell(queue.project_id, actor, "jobs.cancel", target, about)
             cancelled, asked = await self._engine.cancel_many(queue, ids, grace_s)
         return Cancelled(len(ids), cancelled, asked, None if place < 0 else _cursor(place))
 
@@ -96,6 +115,14 @@ class ControlService:
     async def run_now(self, project_id: bytes, job_id: bytes) -> tuple[JobDict, list[JobDict]]:
         """Let a job that is scheduled start at once. NotFound, Conflict."""
         return await self.change(project_id, job_id, self._engine.now_us(), -1)
+
+
+def _about(queue: QueueRef, wanted: OpenFilter) -> dict[str, Any]:
+    """What the audit log has of a mass cancel."""
+    given = {name: value for name, value in asdict(wanted).items() if value not in (None, ())}
+    if wanted.statuses is not None:
+        given["statuses"] = sorted(wanted.statuses)
+    return {"project": uuid_text(queue.project_id), "name": queue.name, "filter": given}
 
 
 def _cursor(place: int) -> str:

@@ -88,6 +88,14 @@ class AuditLog:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
+    async def tell(
+        self, project_id: bytes, actor: Actor, action: str, target: str, about: dict[str, Any]
+    ) -> None:
+        """An act of this project that is about to be done, where another log makes it durable."""
+        async with acquire(self._pool) as connection, connection.transaction():
+            organization_id = await connection.fetchval(sql("project_organization"), project_id)
+            await record(connection, organization_id, actor, action, target, None, about)
+
     async def page(
         self,
         organization_id: bytes,

@@ -543,6 +543,11 @@ class StubProjects:
 class StubAudit:
     """An audit log in which nothing stands."""
 
+    async def tell(
+        self, project_id: bytes, actor: Actor, action: str, target: str, about: dict[str, Any]
+    ) -> None:
+        """Heard and forgotten."""
+
     async def page(
         self,
         organization_id: bytes,

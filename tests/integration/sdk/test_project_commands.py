@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from taskforge import AsyncClient, Fail, task
+from taskforge.client.blocking_http import BlockingPool
+from taskforge.client.http1 import Response
 from taskforge.worker import Worker
 from taskforge_server.api.cli.main import app
 from taskforge_server.api.cli.serving import api_of
@@ -48,6 +50,22 @@ async def run(*words: str, status: int = 0, typed: str | None = None) -> str:
         return done.output.strip()
 
     return await asyncio.to_thread(invoke)
+
+
+async def test_a_list_of_queues_is_one_request(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AsyncClient() as client:
+        for name in ("a", "b", "c"):
+            await client.queues.create(name)
+    asked: list[bytes] = []
+    exchange = BlockingPool.exchange
+
+    def noted(self: BlockingPool, request: bytes, timeout_s: float) -> Response:
+        asked.append(request.partition(b" HTTP/")[0])
+        return exchange(self, request, timeout_s)
+
+    monkeypatch.setattr(BlockingPool, "exchange", noted)
+    assert len((await run("queues", "list")).splitlines()) == 3
+    assert [line.partition(b"?")[0] for line in asked] == [b"GET /v1/queues"]
 
 
 async def test_jobs_and_queues(node: Node) -> None:
