@@ -32,6 +32,7 @@ from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
 from taskforge_server.engine.observe.counters import Counters
 from taskforge_server.engine.runtime.clock import VirtualClock
+from taskforge_server.engine.shard.budget import Budgets
 from taskforge_server.engine.shard.keys import KeyBook, KeyedRequest
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.vault.vault import Vault
@@ -108,8 +109,8 @@ class StepJournal:
 class EngineParts:
     """Queues, dispatcher, workers, leases of a node, all of them held still."""
 
-    def __init__(self, shards: Iterable[int] = (1,)) -> None:
-        self.clock = VirtualClock()
+    def __init__(self, shards: Iterable[int] = (1,), clock: VirtualClock | None = None) -> None:
+        self.clock = clock or VirtualClock()
         self.journal = StepJournal()
         self.counters = Counters()
         self.keys = KeyBook()
@@ -124,7 +125,8 @@ class EngineParts:
         self.dispatcher = Dispatcher(
             self.journal, self.broken.append, self.roster, self.clock.monotonic_us
         )
-        self.outcomes = Outcomes(self, self.counters, lambda: self.jitter, self.vault)
+        self.budgets = Budgets()
+        self.outcomes = Outcomes(self, self.counters, lambda: self.jitter, self.vault, self.budgets)
         self.actors: dict[str, QueueActor] = {}
         self.leases = Leases(self.clock, TTL_S, self.outcomes, self.journal, self.touched)
         self.dependencies = Dependencies(
@@ -142,6 +144,7 @@ class EngineParts:
             self.counters,
             self.dependencies,
             self.vault,
+            budgets=self.budgets,
             session=self.leases.session,
             wake_at=lambda queue, at_us: self.wakes_us.append(at_us),
         )
