@@ -6,6 +6,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import FrameError
@@ -44,6 +45,31 @@ async def test_a_done_frame_is_acknowledged_when_it_is_durable() -> None:
     assert job_of(parts, tokens[4])["output"] == b'{"n":1}'
     assert parts.counters.succeeded_jobs == 5
     assert worker.outstanding == 0
+
+
+@pytest.mark.parametrize(
+    ("result", "problem"),
+    [
+        (b'"' + b"x" * (limits.RESULT_BYTES_MAX - 1) + b'"', "result_too_large"),
+        (b'{"n":', "invalid_result"),
+        (b'"\\u0000"', "invalid_result"),
+        (b"[" * 99 + b"]" * 99, "invalid_result"),
+    ],
+    ids=["large", "broken", "nul", "deep"],
+)
+async def test_a_result_that_cannot_be_kept_fails_its_job_for_good(
+    result: bytes, problem: str
+) -> None:
+    parts, _, worker, outlet = running(2)
+    first, second = outlet.tokens()
+    kept = b'"' + b"x" * (limits.RESULT_BYTES_MAX - 2) + b'"'
+    worker.handle([done(1, b"", (first, 0, result), (second, 0, kept))])
+    parts.settle()
+    failed = job_of(parts, first)
+    assert (failed["status"], failed["reason"]) == ("failed", "not_retryable")
+    assert json.loads(bytes(failed["output"]))["type"] == problem  # type: ignore[call-overload]
+    assert job_of(parts, second)["output"] == kept
+    assert outlet.of(12) == [[12, 1, b""]]
 
 
 async def test_a_second_completion_is_stale_and_its_ack_waits_for_the_first() -> None:
