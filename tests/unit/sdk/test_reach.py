@@ -1,5 +1,5 @@
-"""What the API can do the SDK can: every operation of the OpenAPI document has a method, of both the
-async client and the blocking one."""
+"""What the API can do the SDK can: every operation of the OpenAPI document has a method, in both
+kinds of clients."""
 
 from taskforge import AsyncClient, Client
 from taskforge.admin import AdminClient, AsyncAdminClient
