@@ -11,6 +11,7 @@ import platform
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -262,7 +263,7 @@ class Config:
         "32 bytes each, by commas; the first one encrypts, the others still open",
     )
     master_key_file: Path | None = option(  # noqa: RUF009 - as above
-        None, path(), "a file with the same, one key a line; one of both must be given"
+        None, path(), "a file with the master keys instead, one a line, the encrypting one first"
     )
     trusted_proxies: tuple[Network, ...] = option(
         (),
@@ -318,8 +319,10 @@ def load(
     flags: Mapping[str, object] | None = None,
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
+    sets: Mapping[str, object] | None = None,
 ) -> Config:
-    """Gather, validate and freeze. Flags that are None count as not given.
+    """Gather, validate and freeze. Flags that are None count as not given; `sets` are those of
+    `--set`, which win.
 
     Without `file`, the variable TASKFORGE_CONFIG may name one.
     """
@@ -333,6 +336,8 @@ def load(
     for name, value in (flags or {}).items():
         if value is not None:
             given[name] = (value, f"flag --{name.replace('_', '-')}")
+    for name, value in (sets or {}).items():
+        given[name] = (value, f"flag --set {name}")
     values = {name: _read(name, raw, source) for name, (raw, source) in given.items()}
     config = Config(**values)
     sources = {name: source for name, (_, source) in given.items()}
@@ -343,7 +348,9 @@ def load(
 def _read(name: str, raw: object, source: str) -> Any:
     known = options()
     if name not in known:
-        raise ConfigError(name, source, "unknown; accepted are " + ", ".join(sorted(known)))
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "accepted are " + ", ".join(sorted(known))
+        raise ConfigError(name, source, f"unknown; {hint}")
     rule: Rule = known[name].metadata["rule"]
     try:
         return rule.read(raw)

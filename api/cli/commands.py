@@ -5,6 +5,7 @@ What a command needs is imported by it: a worker and `--help` do not wait for th
 
 import asyncio
 import os
+import secrets
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +16,7 @@ import typer
 
 from taskforge_server.engine.config import Config, about, load
 from taskforge_server.engine.errors import ConfigError, TaskForgeError
+from taskforge_server.engine.model.tenant import API_KEY_RANDOM_BYTES, api_key_text
 from taskforge_server.engine.observe import logs
 from taskforge_server.engine.vault.masters import new_master_key
 from taskforge_server.ext.ids import uuid_bytes, uuid_text
@@ -68,12 +70,13 @@ def configuration(
     file: Path | None, more: list[str] | None, *, as_json: bool = True, **flags: Any
 ) -> Config:
     """The options of a command; ConfigError for one that is wrong."""
+    sets: dict[str, str] = {}
     for pair in more or []:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(pair, "flag --set", "OPTION=VALUE is accepted")
-        flags[name.replace("-", "_")] = value
-    config = load(flags, file=file)
+        sets[name.replace("-", "_")] = value
+    config = load(flags, file=file, sets=sets)
     logs.configure(config.log_level, as_json=as_json)
     return config
 
@@ -81,15 +84,13 @@ def configuration(
 @asynccontextmanager
 async def database(postgres_url: str, purpose: str) -> "AsyncIterator[Pool]":
     """The database, for a command that works on it without a node."""
+    from taskforge_server.engine.store.migrate import check_prepared
     from taskforge_server.engine.store.pool import open_pool
 
     name = f"taskforge {purpose}"
+    pool = await open_pool(postgres_url, application_name=name, connections_max=1)
     try:
-        pool = await open_pool(postgres_url, application_name=name, connections_max=1)
-    except OSError as error:
-        hint = "--postgres-url or TASKFORGE_POSTGRES_URL says where it is"
-        raise ConnectionError(f"no answer from PostgreSQL: {error}; {hint}") from None
-    try:
+        await check_prepared(pool)
         yield pool
     finally:
         await pool.close()
@@ -155,8 +156,8 @@ def dev(
 ) -> None:
     """Run everything on this machine: PostgreSQL, Valkey and a node, for development.
 
-    The servers come from their Python packages and keep their files in the data directory. The
-    first run prints an API key: keep it, only its hash is stored.
+    The servers come from their Python packages and keep their files in the data directory, with
+    the API key that is printed. TASKFORGE_API_KEY is used instead where it is set.
     """
     import uvloop
 
@@ -187,13 +188,14 @@ def dev(
                 postgres_url=servers.postgres_url,
                 redis_url=servers.redis_url,
                 master_key_file=master_key_file(config),
+                api_key=config.api_key or api_key_of(config.data_dir),
             )
-            made = asyncio.run(prepare(config))
-            key = made.new_api_key or config.api_key
+            asyncio.run(prepare(config))
             scheme = "http" if config.tls_cert is None else "https"
 
             def tell(port: int) -> None:
-                _tell_dev(f"{scheme}://{config.host}:{port}", key, servers.postgres_url)
+                url = f"{scheme}://{config.host}:{port}"
+                _tell_dev(url, str(config.api_key), servers.postgres_url)
 
             uvloop.run(serve(config, tell))
         finally:
@@ -216,6 +218,14 @@ def master_key_of(data_dir: Path) -> Path:
     return path
 
 
+def api_key_of(data_dir: Path) -> str:
+    """The API key of a data directory, made now if there is none; the file is its owner's alone."""
+    path = data_dir / "api_key"
+    if not path.exists():
+        write_private(path, api_key_text(secrets.token_bytes(API_KEY_RANDOM_BYTES)))
+    return path.read_text().strip()
+
+
 def write_private(path: Path, line: str) -> None:
     """A new file for its owner alone; FileExistsError where there is one."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -223,12 +233,11 @@ def write_private(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def _tell_dev(url: str, key: str | None, postgres_url: str) -> None:
-    shown = key or "<the API key of the first run>"
+def _tell_dev(url: str, api_key: str, postgres_url: str) -> None:
     typer.echo(
         f"TaskForge serves at {url}. Ctrl-C ends it.\n\n"
         f"  export TASKFORGE_URL={url}\n"
-        f"  export TASKFORGE_API_KEY={shown}\n\n"
+        f"  export TASKFORGE_API_KEY={api_key}\n\n"
         f'  curl -H "Authorization: Bearer $TASKFORGE_API_KEY" {url}/v1/queues\n'
         "  taskforge queues list\n"
         f"  taskforge organizations list --postgres-url '{postgres_url}'\n"

@@ -7,8 +7,6 @@ compared with what the API then says of each job; only if all of it holds is the
 """
 
 import asyncio
-import os
-import secrets
 import shlex
 import signal
 import socket
@@ -26,9 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from taskforge_server.api.cli.children import Child, ChildError
-from taskforge_server.api.cli.commands import master_key_of
-from taskforge_server.api.cli.embedded import EmbeddedError, EmbeddedServers
-from taskforge_server.engine.model.tenant import API_KEY_RANDOM_BYTES, api_key_text
+from taskforge_server.api.cli.commands import api_key_of, master_key_of
+from taskforge_server.api.cli.embedded import EmbeddedServers
 from taskforge_server.engine.store.pool import connect
 from taskforge_server.engine.store.statements import sql
 
@@ -100,7 +97,7 @@ class Demo:
         except Interrupted:
             self._say("Stopped.")
             return 0 if self._held else INTERRUPTED
-        except (EmbeddedError, ChildError, DemoError, TaskForgeError, OSError) as error:
+        except (ChildError, DemoError, TaskForgeError, OSError) as error:
             self._say(f"The demo failed: {error}")
             return 1
         self._say("Stopped." if self._held else "Stopped; not all was as expected.")
@@ -118,7 +115,7 @@ class Demo:
             "TASKFORGE_REDIS_URL": servers.redis_url,
             "TASKFORGE_HOST": HOST,
             "TASKFORGE_PORT": url.rpartition(":")[2],
-            "TASKFORGE_API_KEY": self._api_key(),
+            "TASKFORGE_API_KEY": api_key_of(self._data_dir),
             "TASKFORGE_MASTER_KEY_FILE": str(master_key_of(self._data_dir)),
         }
         worker_variables = {name: variables[name] for name in ("TASKFORGE_API_KEY",)}
@@ -153,15 +150,6 @@ class Demo:
         """All children live."""
         for child in self._children:
             child.check()
-
-    def _api_key(self) -> str:
-        """The key of the first run; it stands in a file that only its owner reads."""
-        path = self._data_dir / "api_key"
-        if not path.exists():
-            key = api_key_text(secrets.token_bytes(API_KEY_RANDOM_BYTES))
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                file.write(key)
-        return path.read_text().strip()
 
     def _wait_ready(self, url: str) -> None:
         until = time.monotonic() + READY_S

@@ -45,7 +45,7 @@ LOG_TAIL_LINES = 20
 GIB = 1024**3
 
 
-class EmbeddedError(RuntimeError):
+class EmbeddedError(OSError):
     """An embedded server did not start or stop; the message ends with the tail of its log."""
 
 

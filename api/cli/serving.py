@@ -4,6 +4,7 @@ start node ─► listen ─► serve until SIGTERM, SIGINT or a failure ─► 
 """
 
 import asyncio
+import errno
 import logging
 import signal
 from collections.abc import Callable
@@ -47,11 +48,11 @@ async def prepare(config: Config) -> Bootstrapped:
     """Bring the schema up to date; make the first organisation, project, queue and API key.
     Refused without a master key: nodes would be, too."""
     master_keys_of(config)
-    await migrate(config.postgres_url)
     pool = await open_pool(
         config.postgres_url, application_name="taskforge migrate", connections_max=1
     )
     try:
+        await migrate(config.postgres_url)
         async with acquire(pool) as connection:
             made = await bootstrap(connection, config.shards, config.api_key)
         await _ensure_queue(Queues(pool, config.shards), made.project_id)
@@ -116,7 +117,14 @@ class Door:
         self._node.queue_news.listeners.append(api.catalog.forget)
         self._node.key_news.listeners.append(api.authenticator.forget)
         config = self._config
-        self.port = await api.start(config.host, config.port, tls=self._context)
+        try:
+            self.port = await api.start(config.host, config.port, tls=self._context)
+        except OSError as error:
+            where = f"cannot listen on {config.host}, port {config.port}"
+            if error.errno != errno.EADDRINUSE:
+                raise OSError(f"{where}: {error}") from None
+            problem = f"{where}, which another process uses: give another port, or 0 for a free one"
+            raise OSError(problem) from None
 
     async def close(self) -> None:
         if self._api is not None:

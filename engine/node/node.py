@@ -69,6 +69,7 @@ from taskforge_server.engine.store.execution_logs import ExecutionLogs
 from taskforge_server.engine.store.invitations import Invitations
 from taskforge_server.engine.store.job_queries import JobQueries
 from taskforge_server.engine.store.loader import expire_idempotency_keys
+from taskforge_server.engine.store.migrate import check_prepared
 from taskforge_server.engine.store.partitions import ensure_partitions
 from taskforge_server.engine.store.pool import Pool, acquire, check_server, connect, open_pool
 from taskforge_server.engine.store.project_keys import ProjectKeys
@@ -535,10 +536,7 @@ class Node:
 
 async def check_schema(connection: Any, shards: int) -> None:
     """Refuse a database that was not prepared, or was made for another number of shards."""
-    if await connection.fetchval(sql("migrations_known")) is None:
-        raise ConfigError(
-            "postgres_url", "its database", "not prepared: run `taskforge migrate` first"
-        )
+    await check_prepared(connection)
     known = await connection.fetchval(sql("shards_count"))
     if known != shards:
         problem = f"{shards} is not {known}, the number of shards that this database was made for"

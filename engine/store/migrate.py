@@ -11,8 +11,9 @@ from typing import Any
 from pogo_core.util.migrate import apply
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.errors import ConfigError
 from taskforge_server.engine.store.partitions import ensure_partitions
-from taskforge_server.engine.store.pool import Connection, connect
+from taskforge_server.engine.store.pool import Connection, Lent, Pool, connect
 from taskforge_server.engine.store.statements import sql
 
 SCHEMA = "public"
@@ -43,6 +44,13 @@ async def migrate(url: str) -> list[str]:
     finally:
         await connection.close()
     return [name for name in after if name not in before]
+
+
+async def check_prepared(database: "Pool | Lent") -> None:
+    """Refuse a database that no migration has seen; ConfigError."""
+    if await database.fetchval(sql("migrations_known")) is None:
+        problem = "not prepared: run `taskforge migrate` first"
+        raise ConfigError("postgres_url", "its database", problem)
 
 
 async def _applied(connection: Connection) -> list[str]:

@@ -55,7 +55,8 @@ async def connect(
 
 
 async def open_pool(url: str, *, application_name: str, connections_max: int) -> Pool:
-    """A pool for reads and configuration; connects at once, so that a wrong URL is found here."""
+    """A pool for reads and configuration; connects at once, so that a wrong URL is found here:
+    Unavailable, which says what the server or the network said."""
     pool: Pool = asyncpg.create_pool(
         url,
         min_size=1,
@@ -63,7 +64,12 @@ async def open_pool(url: str, *, application_name: str, connections_max: int) ->
         init=_prepare,
         **_options(application_name, limits.STATEMENT_TIMEOUT_S),
     )
-    await pool
+    try:
+        await pool
+    except (OSError, asyncpg.PostgresError) as error:
+        told = str(error) or type(error).__name__
+        message = f"PostgreSQL cannot be used: {told} (postgres_url says where it is)"
+        raise Unavailable(message=message) from error
     return pool
 
 
@@ -92,7 +98,7 @@ async def check_server(connection: Lent, *, unsafe: bool) -> None:
     if weak and not unsafe:
         problem = (
             f"{', '.join(weak)} must be on, or acknowledged jobs are lost in a crash; "
-            "for experiments give --unsafe"
+            "for experiments set unsafe=true"
         )
         raise ConfigError("postgres_url", "its server", problem)
 

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from taskforge import Client, JobHandle, QueueSettings, RetryPolicy
+from taskforge_server.api.cli.commands import master_key_of
 from taskforge_server.api.cli.embedded import EmbeddedServers
 from taskforge_server.api.cli.main import app
 from tests.support.servers import data_folder
@@ -90,8 +91,10 @@ def test_jobs_run_survive_a_restart_and_agree_with_the_log(folder: Path) -> None
             assert waiting.wait(30) == "Hello Ada"
             assert again.wait(30) == 2
         late: JobHandle[str] = client.submit("greet", {"name": "Bob"}, queue="mail")
+        second = CliRunner().invoke(app, ["dev", "--data-dir", str(folder / "data")])
+        assert (second.exit_code, "another process uses" in second.stderr) == (1, True)
     with dev(folder / "data") as (url, said):
-        assert said.startswith("<"), "a key is told once"
+        assert said == key
         with Client(url, key) as client:
             assert client.handle(waiting.id).wait(30) == "Hello Ada"
             settings = paths | {"TASKFORGE_URL": url, "TASKFORGE_API_KEY": key}
@@ -119,7 +122,8 @@ def test_every_command_explains_itself(name: str) -> None:
     [
         (["serve", "--port", "http"], "option port (from flag --port)"),
         (["serve", "--set", "shards"], "OPTION=VALUE"),
-        (["serve", "--set", "colour=red"], "option colour"),
+        (["serve", "--set", "colour=red"], "option colour (from flag --set colour)"),
+        (["serve", "--set", "prot=1"], "did you mean port?"),
         (["migrate", "--postgres-url", "mysql://x"], "option postgres_url"),
         (["migrate", "--config", "missing.toml"], "cannot read it"),
         (["serve"], "`taskforge keys new 2026 --file master.keys` makes one"),
@@ -129,4 +133,25 @@ def test_every_command_explains_itself(name: str) -> None:
 def test_a_wrong_option_stops_the_start_and_is_named(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize("name", ["migrate", "check"])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://nobody@localhost:1/taskforge", "postgres_url says where it is"),
+        ("{postgres_url}-missing", "does not exist"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_one_line(
+    name: str, url: str, said: str, postgres_url: str, tmp_path: Path
+) -> None:
+    keys = master_key_of(tmp_path)
+    base, query = postgres_url.split("?")
+    named = url.replace("{postgres_url}-missing", f"{base}-missing?{query}")
+    result = CliRunner().invoke(
+        app, [name, "--postgres-url", named, "--set", f"master_key_file={keys}"]
+    )
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
     assert said in result.stderr

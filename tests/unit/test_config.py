@@ -59,7 +59,7 @@ def test_wrong_values_name_the_option(name: str, raw: object, accepted: str) -> 
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"prot.*TASKFORGE_PROT.*accepted are"):
+    with pytest.raises(ConfigError, match=r"prot.*TASKFORGE_PROT.*did you mean port"):
         load({}, {"TASKFORGE_PROT": "1"})
     file = tmp_path / "x.toml"
     file.write_text("prot = 1\n")

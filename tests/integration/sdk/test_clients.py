@@ -169,7 +169,10 @@ def test_queues(api: StubApi, make: Make) -> None:
         "none",
     )
     assert client.queues.get("mail").counts.scheduled == 2
+    assert client.queues.put("mail").priority == 5
+    assert client.queues.put("mail", priority=6).settings.history == "none"
     assert [queue.name for queue in client.queues.list()] == ["mail"]
+    assert client.queues.put("post", priority=2).priority == 2
     with pytest.raises(NotFound):
         client.queues.get("none")
 

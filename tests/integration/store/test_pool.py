@@ -36,7 +36,7 @@ async def test_a_sound_server_passes(connection: Connection) -> None:
 async def test_a_server_that_forgets_is_refused(connection: Connection) -> None:
     for value in ("off", "local"):
         await connection.execute(f"SET synchronous_commit = {value}")
-        with pytest.raises(ConfigError, match=r"synchronous_commit must be on.*--unsafe"):
+        with pytest.raises(ConfigError, match=r"synchronous_commit must be on.*unsafe=true"):
             await check_server(connection, unsafe=False)
         await check_server(connection, unsafe=True)
 

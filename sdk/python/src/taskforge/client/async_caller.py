@@ -77,7 +77,7 @@ class AsyncCaller:
                 delay_s = calls.next_delay_s(call, attempt, outcome, chance)
             if delay_s is None:
                 if problem is not None:
-                    raise ConnectionFailed(f"no answer: {problem}") from problem
+                    raise self._no_answer(problem) from problem
                 return response
             await asyncio.sleep(delay_s)
             attempt += 1
@@ -93,11 +93,14 @@ class AsyncCaller:
                         yield item
             except (OSError, ProtocolError) as error:
                 if tries >= self._retries:
-                    raise ConnectionFailed(f"no answer: {error}") from error
+                    raise self._no_answer(error) from error
             if not stream.over:
                 chance = random.random()  # noqa: S311 - jitter
                 await asyncio.sleep(calls.pause_s(tries, chance))
                 tries += 1
+
+    def _no_answer(self, problem: Exception) -> ConnectionFailed:
+        return ConnectionFailed(f"no answer from {self._server.origin}: {problem}")
 
     async def _stream_once(self, stream: Resumable[T]) -> AsyncGenerator[T, None]:
         """What comes on one connection."""

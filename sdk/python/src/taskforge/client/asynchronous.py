@@ -27,7 +27,7 @@ from taskforge.client.models import (
 from taskforge.client.schedules import AsyncSchedules
 from taskforge.client.waiting import HasId, Wait
 from taskforge.client.workers import AsyncWorkers
-from taskforge.errors import SubmitError
+from taskforge.errors import Conflict, SubmitError
 from taskforge.graph import Graph, Node
 from taskforge.limits import (
     BUFFER_JOBS,
@@ -335,6 +335,20 @@ class AsyncQueues(AsyncGroup):
         """Make a queue; Conflict when there is one of that name."""
         call = calls.create_queue(name, priority, settings, self._make_key())
         return await self.execute(call)
+
+    async def put(
+        self, name: str, *, priority: int | None = None, settings: QueueSettings | None = None
+    ) -> Queue:
+        """Make a queue, or change the one of that name to what is given: for programs that say at
+        each start which queues they want."""
+        try:
+            return await self.create(name, priority=priority or 0, settings=settings)
+        except Conflict as error:
+            if error.code != calls.QUEUE_NAME_TAKEN:
+                raise
+        if priority is None and settings is None:
+            return await self.get(name)
+        return await self.update(name, priority=priority, settings=settings)
 
     get = async_method(calls.get_queue)
     list = async_listing(calls.list_queues)

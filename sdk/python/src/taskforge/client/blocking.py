@@ -26,7 +26,7 @@ from taskforge.client.models import (
 from taskforge.client.schedules import Schedules
 from taskforge.client.waiting import HasId, Wait
 from taskforge.client.workers import Workers
-from taskforge.errors import SubmitError
+from taskforge.errors import Conflict, SubmitError
 from taskforge.graph import Graph, Node
 from taskforge.limits import REQUEST_TIMEOUT_S, RETRIES_DEFAULT, WAIT_STEP_S
 from taskforge.task import JobSpec, Payload, Task
@@ -312,6 +312,20 @@ class Queues(Group):
         """Make a queue; Conflict when there is one of that name."""
         call = calls.create_queue(name, priority, settings, self._make_key())
         return self.execute(call)
+
+    def put(
+        self, name: str, *, priority: int | None = None, settings: QueueSettings | None = None
+    ) -> Queue:
+        """Make a queue, or change the one of that name to what is given: for programs that say at
+        each start which queues they want."""
+        try:
+            return self.create(name, priority=priority or 0, settings=settings)
+        except Conflict as error:
+            if error.code != calls.QUEUE_NAME_TAKEN:
+                raise
+        if priority is None and settings is None:
+            return self.get(name)
+        return self.update(name, priority=priority, settings=settings)
 
     get = method(calls.get_queue)
     list = listing(calls.list_queues)

@@ -69,7 +69,7 @@ class Caller:
                 delay_s = calls.next_delay_s(call, attempt, outcome, chance)
             if delay_s is None:
                 if problem is not None:
-                    raise ConnectionFailed(f"no answer: {problem}") from problem
+                    raise self._no_answer(problem) from problem
                 return response
             time.sleep(delay_s)
             attempt += 1
@@ -84,11 +84,14 @@ class Caller:
                     yield item
             except (OSError, ProtocolError) as error:
                 if tries >= self._retries:
-                    raise ConnectionFailed(f"no answer: {error}") from error
+                    raise self._no_answer(error) from error
             if not stream.over:
                 chance = random.random()  # noqa: S311 - jitter
                 time.sleep(calls.pause_s(tries, chance))
                 tries += 1
+
+    def _no_answer(self, problem: Exception) -> ConnectionFailed:
+        return ConnectionFailed(f"no answer from {self._server.origin}: {problem}")
 
     def _stream_once(self, stream: Resumable[T]) -> Iterator[T]:
         """What comes on one connection."""

@@ -401,6 +401,9 @@ def list_logs(
 # --- queues -------------------------------------------------------------------------------------
 
 
+QUEUE_NAME_TAKEN = "queue_name_taken"
+
+
 def _queue(response: Response) -> models.Queue:
     return _read_queue(checked(response).body)
 
