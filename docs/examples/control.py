@@ -33,7 +33,7 @@ async def summary(ctx: Context, pages: int) -> str:
 
 async def main() -> None:
     async with AsyncClient() as client:
-        await client.queues.create("reports")
+        await client.queues.put("reports")
         worker = Worker(tasks=[watch, summary])
         working = asyncio.create_task(worker.serve())
 

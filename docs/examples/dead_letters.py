@@ -36,11 +36,11 @@ async def alarm(
 
 async def main() -> None:
     async with AsyncClient() as client:
-        await client.queues.create("alarms")
+        await client.queues.put("alarms")
         settings = DeadLetterSettings(
             keep_s=30 * 86_400, hook=DeadLetterHook(queue="alarms", job_type="alarm")
         )
-        await client.queues.create("orders", settings=QueueSettings(dead_letters=settings))
+        await client.queues.put("orders", settings=QueueSettings(dead_letters=settings))
         worker = Worker(tasks=[order, alarm])
         serving = asyncio.create_task(worker.serve())
         for number in range(3):

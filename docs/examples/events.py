@@ -23,7 +23,7 @@ async def thumbnail(film: str) -> str:
 
 async def main() -> None:
     async with AsyncClient() as client:
-        await client.queues.create("films")
+        await client.queues.put("films")
         worker = Worker(tasks=[encode, thumbnail])
         working = asyncio.create_task(worker.serve())
 

@@ -22,8 +22,8 @@ async def report() -> None:
 
 async def main() -> None:
     async with AsyncClient() as client:
-        await client.queues.create("urgent", priority=9)
-        await client.queues.create("bulk", priority=0)
+        await client.queues.put("urgent", priority=9)
+        await client.queues.put("bulk", priority=0)
         bulk = await client.submit(report)
         await client.submit_many([JobSpec(page, {"n": n}) for n in range(URGENT)])
 

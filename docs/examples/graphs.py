@@ -25,7 +25,7 @@ async def tell(context: Context) -> str:
 async def main() -> None:
     async with AsyncClient() as client:
         for queue in ("pages", "totals"):
-            await client.queues.create(queue)
+            await client.queues.put(queue)
         worker = Worker(tasks=[count_words, add_up, tell])
         working = asyncio.create_task(worker.serve())
 

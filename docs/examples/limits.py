@@ -26,7 +26,7 @@ async def main() -> None:
             rate=Rate(per_s=200, burst=5),
             fair_keys=True,
         )
-        await client.queues.create("crm", settings=settings)
+        await client.queues.put("crm", settings=settings)
         worker = Worker(tasks=[sync])
         working = asyncio.create_task(worker.serve())
         jobs = [

@@ -44,7 +44,7 @@ SETTINGS = QueueSettings(
 
 async def main() -> None:
     async with AsyncClient() as client:
-        await client.queues.create("calls", settings=SETTINGS)
+        await client.queues.put("calls", settings=SETTINGS)
         worker = Worker(tasks=[call])
         serving = asyncio.create_task(worker.serve())
         patient = call.configure(retry_policy=RetryPolicy(max_attempts=3, non_retryable=[]))

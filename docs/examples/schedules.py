@@ -23,7 +23,7 @@ async def tidy_up() -> None:
 
 async def main() -> None:
     async with AsyncClient() as client:
-        await client.queues.create("digests")
+        await client.queues.put("digests")
         worker = Worker(tasks=[report])
         working = asyncio.create_task(worker.serve())
 

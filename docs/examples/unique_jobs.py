@@ -15,7 +15,7 @@ async def reindex(version: int) -> None: ...
 
 async def main() -> None:
     async with AsyncClient() as client:
-        await client.queues.create("accounts")
+        await client.queues.put("accounts")
 
         # One invoice a month at a time: the second submit gives the first job.
         november = invoice.configure(unique_key="invoice-11")

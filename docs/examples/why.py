@@ -20,7 +20,7 @@ async def stamp() -> None:
 
 async def main() -> None:
     async with AsyncClient() as client:
-        await client.queues.create("letters")
+        await client.queues.put("letters")
         first = await client.submit(post, to="ada")
         second = await client.submit(post, to="alan")
         for reason in (await second.why()).reasons:
@@ -40,6 +40,8 @@ async def main() -> None:
 
         await client.queues.pause("letters")
         print((await orphan.why()).codes[0])
+        await client.queues.cancel_jobs("letters")  # as it was, for the next run
+        await client.queues.resume("letters")
         worker.stop()
         await working
 

@@ -202,7 +202,7 @@ class StubApi:
     async def _create_queue(self, request: web.Request) -> web.Response:
         body = msgspec.json.decode(await request.read())
         if body["name"] in self.queues:
-            return problem(409, "queue_exists", "there is one", "name")
+            return problem(409, "queue_name_taken", "there is one", "name")
         self.queues[body["name"]] = {
             "settings": {},
             "counts": {"pending": 1, "scheduled": 2, "processing": 3},

@@ -160,7 +160,7 @@ def test_queues(api: StubApi, make: Make) -> None:
     settings = QueueSettings(retry_policy=RetryPolicy(max_attempts=3), timeout_s=5.0)
     made = client.queues.create("mail", priority=4, settings=settings)
     assert (made.name, made.priority, made.settings) == ("mail", 4, settings)
-    with pytest.raises(Conflict, match="queue_exists"):
+    with pytest.raises(Conflict, match="queue_name_taken"):
         client.queues.create("mail")
     changed = client.queues.update("mail", priority=5, settings=QueueSettings(history="none"))
     assert (changed.priority, changed.settings.timeout_s, changed.settings.history) == (
