@@ -166,15 +166,20 @@ class DeadLetterService:
         return Done(len(ids), ids, cursor, cursor is not None, repeated)
 
     async def purge(self, project_id: bytes, queue: str, piece: Piece, actor: Actor) -> Done:
-        """Delete some, the newest failure first; NotFound."""
+        """Delete some, the newest failure first; NotFound. Who was put back a moment ago stays,
+        though the tables still have it as failed."""
         ref = await self._catalog.any(project_id, queue_key(queue))
         after, _ = _place(piece.cursor)
         jobs, following = await self._some(project_id, ref, piece, after)
         gone: list[bytes] = []
-        if jobs:
-            ids = [job["id"] for job in jobs]
+        ids = [job["id"] for job in jobs if not self._was_put_back(job["id"])]
+        if ids:
             gone = await self._rows.purge(ref.id, ids, project_id, actor, _about(ref, piece))
         return Done(len(gone), gone, _cursor(following, 0), following is not None)
+
+    def _was_put_back(self, job_id: bytes) -> bool:
+        job = self._engine.look_now(job_id)
+        return job is not None and job["status"] != "failed"
 
     async def _some(
         self, project_id: bytes, ref: QueueRef, piece: Piece, after: Place

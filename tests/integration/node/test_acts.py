@@ -165,7 +165,7 @@ async def jobs_and_dead_letters(story: Story) -> None:
     worker.detach()
     await site.node.projector.flush()
     back = await story.act("requeueDeadLetters", {"limit": 1, "per_s": 0.001}, queue="mail")
-    await site.node.projector.flush()
+    # The tables may still have the first one as failed.
     purged = await story.act("purgeDeadLetters", {}, queue="mail")
     ended = await story.act("cancelJobs", {"job_type": "send"}, queue="mail")
     assert (back["count"], purged["count"], ended["cancelled"]) == (1, 1, 1)
