@@ -74,6 +74,7 @@ class JournalStatistics:
 
 
 AVERAGE_SHARE = 0.05
+_NONE: frozenset[int] = frozenset()
 
 
 class _Lane:
@@ -89,7 +90,12 @@ class _Lane:
         """Since when the append under way is tried; 0: none is."""
         self.behind_bytes = 0
 
+    def is_late(self, late_s: float) -> bool:
+        """It does not come through, or its append is under way since then or longer."""
+        return self.failing or 0 < self.sent_s <= late_s
+
     def nudge(self) -> None:
+        """Wake it if it sleeps."""
         wake, self.wake = self.wake, None
         if wake is not None and not wake.done():
             wake.set_result(None)
@@ -105,7 +111,7 @@ class Journal:
         # Shards whose next batches belong together.
         self._together: set[Gathering] = set()
         self._flying: set[Gathering] = set()
-        self._lanes = (_Lane(bulk=False), _Lane(bulk=True))
+        self._quick, self._bulk = _Lane(bulk=False), _Lane(bulk=True)
         self._settled: list[asyncio.Future[None]] = []
         self._stopping = False
         self.pace = Pace()
@@ -120,19 +126,17 @@ class Journal:
     def available(self) -> bool:
         """The log answers, and in good time."""
         late_s = time.monotonic() - limits.JOURNAL_SLOW_S
-        return not any(
-            lane.failing or (lane.sent_s and lane.sent_s <= late_s) for lane in self._lanes
-        )
+        return not (self._quick.is_late(late_s) or self._bulk.is_late(late_s))
 
     @property
     def behind_bytes(self) -> int:
         """Bodies of the appends under way."""
-        return sum(lane.behind_bytes for lane in self._lanes)
+        return self._quick.behind_bytes + self._bulk.behind_bytes
 
     def dirty(self, shard: Gathering) -> None:
         """The shard has something to say. Called once or many times, it makes no difference."""
         self._dirty[shard] = None
-        self._nudge()
+        self._lane_of(shard).nudge()
 
     def together(self, shards: Iterable[Gathering]) -> None:
         """What has gathered in these shards becomes durable in all of them or in none."""
@@ -161,24 +165,27 @@ class Journal:
         """Commit until stopped."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                for lane in self._lanes:
-                    tasks.create_task(self._run_lane(lane))
+                tasks.create_task(self._run_lane(self._quick, self._bulk))
+                tasks.create_task(self._run_lane(self._bulk, self._quick))
         finally:
             self._tell_settled()
 
-    async def _run_lane(self, lane: _Lane) -> None:
+    async def _run_lane(self, lane: _Lane, other: _Lane) -> None:
         while True:
-            together = self._whole()
-            shards, rows = self._take(lane, together)
-            if not together.issubset(shards):
-                # One of them was lost meanwhile: what the others decided with it must not be.
-                self._tear(together, shards, rows)
-            if rows:
-                if not await self._commit(lane, shards, rows, together):
-                    return
-                if lane.bulk and (pause_s := self.pace.pause_s) and not self._stopping:
-                    await asyncio.sleep(pause_s)
-                continue
+            if self._dirty or self._together:
+                together = self._whole()
+                shards, rows = self._take(lane, together)
+                if self._dirty:
+                    other.nudge()  # what grew since it was dirty may have come to belong there
+                if together and not together.issubset(shards):
+                    # One of them was lost meanwhile: what the others decided with it must not be.
+                    self._tear(together, shards, rows)
+                if rows:
+                    if not await self._commit(lane, shards, rows, together):
+                        return
+                    if lane.bulk and (pause_s := self.pace.pause_s) and not self._stopping:
+                        await asyncio.sleep(pause_s)
+                    continue
             if self._idle:
                 self._tell_settled()
                 if self._stopping:
@@ -200,7 +207,8 @@ class Journal:
         if not safeguards.ACTIVE.release_after_commit:
             for shard, row in zip(shards, rows, strict=True):
                 shard.on_committed(row.lsn)
-        mine = await self._append(lane, rows, frozenset(shard.number for shard in together))
+        whole = frozenset(shard.number for shard in together) if together else _NONE
+        mine = await self._append(lane, rows, whole)
         self._flying.difference_update(shards)
         if mine is None:
             self._nudge()
@@ -216,7 +224,9 @@ class Journal:
                 shard.on_fenced()
             elif safeguards.ACTIVE.release_after_commit:
                 shard.on_committed(row.lsn)
-        self._nudge()  # a shard that flew may have something for the other lane
+        self._count(rows, mine)
+        if self._dirty or self._stopping:
+            self._nudge()  # a shard that flew may have something for the other lane
         return True
 
     def _whole(self) -> set[Gathering]:
@@ -237,7 +247,7 @@ class Journal:
                 shard in self._flying
                 or shard in self._together
                 or size >= limits.APPEND_BYTES_MAX
-                or not (self._stopping or self._fits(lane, shard))
+                or not (self._stopping or self._lane_of(shard) is lane)
             ):
                 continue
             del self._dirty[shard]
@@ -261,13 +271,8 @@ class Journal:
                 shard.on_fenced()
         together.clear()
 
-    @staticmethod
-    def _fits(lane: _Lane, shard: Gathering) -> bool:
-        return lane.bulk == (shard.gathered_events > limits.QUICK_EVENTS_MAX)
-
-    @property
-    def _bulk_flies(self) -> bool:
-        return any(lane.bulk and lane.sent_s for lane in self._lanes)
+    def _lane_of(self, shard: Gathering) -> _Lane:
+        return self._bulk if shard.gathered_events > limits.QUICK_EVENTS_MAX else self._quick
 
     @property
     def _idle(self) -> bool:
@@ -278,7 +283,7 @@ class Journal:
     ) -> set[int] | None:
         """The shards whose row is durable; tries until that is known. None: we shall stop."""
         lane.sent_s = started_s = time.monotonic()
-        shared = self._bulk_flies
+        shared = self._bulk.sent_s
         while True:
             try:
                 mine = await self._log.append(rows, whole)
@@ -292,18 +297,16 @@ class Journal:
                 await asyncio.sleep(error.retry_after_s)
             else:
                 lane.failing = False
-                took_s = time.monotonic() - started_s
-                self._count(rows, mine, took_s)
-                if not lane.bulk and (shared or self._bulk_flies):
+                self.statistics.last_s = took_s = time.monotonic() - started_s
+                if not lane.bulk and (shared or self._bulk.sent_s):
                     self.pace.shared(took_s)
                 lane.sent_s = 0.0
                 lane.behind_bytes = 0
                 return mine
 
     def _nudge(self) -> None:
-        for lane in self._lanes:
-            if lane.wake is not None:
-                lane.nudge()
+        self._quick.nudge()
+        self._bulk.nudge()
 
     def _tell_settled(self) -> None:
         settled, self._settled = self._settled, []
@@ -311,7 +314,7 @@ class Journal:
             if not future.done():
                 future.set_result(None)
 
-    def _count(self, rows: list[LogRow], mine: set[int], took_s: float) -> None:
+    def _count(self, rows: list[LogRow], mine: set[int]) -> None:
         statistics = self.statistics
         statistics.commits += 1
         for row in rows:
@@ -319,7 +322,6 @@ class Journal:
                 statistics.rows += 1
                 statistics.events += row.events
                 statistics.bytes += len(row.body)
-        statistics.last_s = took_s
         if statistics.commits == 1:
-            statistics.average_s = took_s
-        statistics.average_s += AVERAGE_SHARE * (took_s - statistics.average_s)
+            statistics.average_s = statistics.last_s
+        statistics.average_s += AVERAGE_SHARE * (statistics.last_s - statistics.average_s)

@@ -18,6 +18,7 @@ statement can be older than the rows that refuse it.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -81,7 +82,7 @@ class PostgresShardLog:
         self._writers = [_Writer(connect) for _ in range(limits.JOURNAL_LANES)]
         # The one that was used last goes first: its connection is there.
         self._free = list(self._writers)
-        self._turns = asyncio.Semaphore(limits.JOURNAL_LANES)
+        self._waiting: deque[asyncio.Future[_Writer]] = deque()
         self._trimmer = Link(connect)
         self._connect = connect
         self._retry_s = retry_s
@@ -95,56 +96,71 @@ class PostgresShardLog:
                 sql("log_heads"), wanted, timeout=limits.JOURNAL_STATEMENT_S
             )
 
-        async with self._turn() as writer:
-            found = await self._insist(writer, read)
+        found = await self._insist(read)
         known = {row["shard"]: (row["lsn"], row["epoch"]) for row in found}
         return {shard: known.get(shard, (0, 0)) for shard in wanted}
 
     async def append(self, rows: Sequence[LogRow], whole: frozenset[int] = frozenset()) -> set[int]:
-        check_rows(rows)
         if len(rows) > 1:
+            check_rows(rows)
             # In one order everywhere: two writers at the same shards cannot wait for each other.
             rows = sorted(rows)
-        async with self._turn() as writer:
-            if len(whole) > 1:
-                return await self._insist(writer, lambda on: self._try_whole(on, rows, whole))
-            return await self._insist(writer, lambda on: self._try(on, rows))
+        if len(whole) > 1:
+            return await self._insist(self._try_whole, rows, whole)
+        return await self._insist(self._try, rows)
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[_Writer]:
-        """A writer that nobody else uses."""
-        async with self._turns:
-            writer = self._free.pop()
-            try:
-                yield writer
-            finally:
-                self._free.append(writer)
+    async def _writer(self) -> _Writer:
+        """The next writer that is given back; who waits first gets it."""
+        turn: asyncio.Future[_Writer] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give_back(turn.result())
+            raise
 
-    async def _insist(self, writer: _Writer, call: Callable[[_Writer], Awaitable[T]]) -> T:
-        """Call until it succeeds, each time over a new connection; Unavailable when time is up."""
+    def _give_back(self, writer: _Writer) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(writer)
+                return
+        self._free.append(writer)
+
+    async def _insist(self, call: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Call with a writer that nobody else uses until it succeeds, each time over a new
+        connection; Unavailable when time is up."""
+        writer = self._free.pop() if self._free else await self._writer()
         deadline_s = time.monotonic() + self._retry_s
-        backoff = Backoff()
-        while True:
-            try:
-                return await call(writer)
-            except asyncio.CancelledError:
-                writer.link.discard()
-                raise
-            except DATABASE_ERRORS as error:
-                writer.link.discard()
-                if not is_environmental(error):
+        backoff: Backoff | None = None
+        try:
+            while True:
+                try:
+                    return await call(writer, *args)
+                except asyncio.CancelledError:
+                    writer.link.discard()
                     raise
-                left_s = deadline_s - time.monotonic()
-                if left_s <= 0:
-                    raise Unavailable(limits.UNAVAILABLE_RETRY_S) from error
-                log.warning("the log did not answer, trying again: %r", error)
-                await backoff.pause(left_s)
+                except DATABASE_ERRORS as error:
+                    writer.link.discard()
+                    if not is_environmental(error):
+                        raise
+                    left_s = deadline_s - time.monotonic()
+                    if left_s <= 0:
+                        raise Unavailable(limits.UNAVAILABLE_RETRY_S) from error
+                    log.warning("the log did not answer, trying again: %r", error)
+                    backoff = backoff or Backoff()
+                    await backoff.pause(left_s)
+        finally:
+            self._give_back(writer)
 
     async def _try(self, writer: _Writer, rows: Sequence[LogRow]) -> set[int]:
         connection = await writer.ready()
         timeout_s = limits.JOURNAL_STATEMENT_S
         if len(rows) == 1:
             written = await writer.one.fetch(*rows[0], timeout=timeout_s)
+            if written:
+                return {rows[0].shard}
         else:
             columns = [list(column) for column in zip(*rows, strict=True)]
             written = await writer.many.fetch(*columns, timeout=timeout_s)
