@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
 
-from taskforge import AsyncClient, NotFound, QueueSettings, RetryPolicy, Why, task
+from taskforge import AsyncClient, NotFound, QueueSettings, Rate, RetryPolicy, Why, task
 from taskforge_server.api.cli.serving import api_of
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.worker import WorkerActor
@@ -280,6 +281,34 @@ async def test_limits(site: Site) -> None:
     assert (details["limit"], details["max"], details["running"]) == ("max_concurrency", 1, 1)
     assert details["holders"] == [first.id]
     assert why.estimated_start_at is None, "whoever holds it ends when it ends"
+
+
+async def test_a_limit_of_keys(site: Site) -> None:
+    """Whoever has another key is not held."""
+    settings = QueueSettings(max_concurrency_per_key=1)
+    await site.client.queues.update("mail", settings=settings)
+    _, outlet = await site.worker(credit=10)
+    first = await site.client.submit(send.configure(group_key="ada"))
+    await tokens(outlet, 1)
+    why = await (await site.client.submit(send.configure(group_key="ada"))).why()
+    assert why.codes == ["limit"]
+    details = why.reasons[0].details
+    assert (details["limit"], details["holders"]) == ("max_concurrency_per_key", [first.id])
+    await site.client.submit(send.configure(group_key="bob"))
+    await tokens(outlet, 2)
+
+
+@pytest.mark.parametrize("limit", ["rate", "rate_per_key"])
+async def test_a_rate_says_when_there_is_a_token(site: Site, limit: str) -> None:
+    """A node does not know what was used before it had the shard, and waits for the first one."""
+    wanted: Any = {limit: Rate(per_s=1 / 3600, burst=1)}
+    await site.client.queues.update("mail", settings=QueueSettings(**wanted))
+    await site.worker(credit=10)
+    why = await (await site.client.submit(send.configure(group_key="ada"))).why()
+    assert (why.codes, why.reasons[0].details["limit"]) == (["limit"], limit)
+    assert why.estimated_start_at is not None
+    in_an_hour = datetime.now(UTC) + timedelta(hours=1)
+    assert timedelta() < in_an_hour - why.estimated_start_at < timedelta(minutes=5)
 
 
 async def test_a_job_that_nothing_keeps_starts(site: Site) -> None:
