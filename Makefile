@@ -16,7 +16,21 @@ help: ## list the commands
 
 venv: .venv/built ## make .venv with everything in it, extensions too
 
+# What is missing on the machine is said before minutes of installing.
+define NEEDS
+import os, shutil, sys, sysconfig
+compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+if sys.version_info < (3, 11):
+    sys.exit("Python 3.11 or later is needed; if it has another name: make PYTHON=python3.12")
+if not shutil.which(compiler):
+    sys.exit("A C compiler is needed, and there is no %s: install gcc or clang, or set CC" % compiler)
+if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    sys.exit("The headers of Python are needed: install python3-dev or python3-devel")
+endef
+export NEEDS
+
 .venv/installed: pyproject.toml constraints.txt sdk/python/pyproject.toml
+	@$(PYTHON) -c "$$NEEDS"
 	$(PYTHON) -m venv .venv
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) --group dev
