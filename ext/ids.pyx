@@ -125,9 +125,6 @@ def shard_of(bytes id not None) -> int:
     return shard_of_hi(load_u64(checked(id)))
 
 
-def time_ms_of(bytes id not None) -> int:
-    """The milliseconds since the Unix epoch in an id."""
-    return time_ms_of_hi(load_u64(checked(id)))
 
 
 def uuid_text(bytes id not None) -> str:

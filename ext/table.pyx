@@ -505,16 +505,6 @@ cdef class ShardTable(Questions):
         else:
             mp_bin(b, PyBytes_AS_STRING(options), PyBytes_GET_SIZE(options))
 
-    def hand_over(self, bytes token not None, worker):
-        """Bind a running job to the index of its worker. False: the lease is stale."""
-        cdef uint32_t slot
-        self._check_worker(worker)
-        slot = self._leased(token)
-        if slot == NONE:
-            return False
-        job_at(self.slots, slot).worker = worker
-        return True
-
     def watch(self, bytes job_id, bint on):
         """Have `succeed` report the end of this job. False: it is not here."""
         cdef uint32_t slot = self._find(job_id)

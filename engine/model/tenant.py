@@ -131,15 +131,6 @@ def api_key_prefix(text: str) -> str:
     return text[: limits.API_KEY_PREFIX_CHARS] if text.startswith(API_KEY_PREFIX) else ""
 
 
-def may_be_api_key(text: str) -> bool:
-    """Whether a look-up is worth while: what looks like a key of ours has the right checksum."""
-    if not 0 < len(text) <= limits.API_KEY_BYTES_MAX or not text.isascii():
-        return False
-    if not text.startswith(API_KEY_PREFIX):
-        return True
-    return text[-_CHECKSUM_CHARS:] == _checksum(text[:-_CHECKSUM_CHARS])
-
-
 def api_key_hash(text: str) -> str:
     """What the tables hold of a key."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -54,7 +54,7 @@ class IdSource:
         if shard_of(id) != self.shard:
             raise ValueError(f"the id is of shard {shard_of(id)}, not of {self.shard}")
         counter = _halves(id)[1] >> 42 & COUNTER_MAX
-        self._last = max(self._last, (time_ms_of(id), counter))
+        self._last = max(self._last, (_time_ms_of(id), counter))
 
 
 def execution_id(job_id: bytes, attempt: int, started_us: int) -> bytes:
@@ -71,7 +71,7 @@ def shard_of(id: bytes) -> int:
     return _halves(id)[0] & SHARD_MAX
 
 
-def time_ms_of(id: bytes) -> int:
+def _time_ms_of(id: bytes) -> int:
     """The milliseconds since the Unix epoch in an id."""
     return _halves(id)[0] >> 16
 

@@ -27,7 +27,6 @@ Choices that the interface leaves open:
   while it waits, a deadline only while it runs. Anything else is a TransitionError.
 - `take_marked` gives a job once, however often it was marked, in the order of the first time.
 - `next_due_us` passes over jobs that are held.
-- `hand_over` is no event: the caller binds a job to the worker that the log names already.
 - An event that does not fit the state of its job makes `replay` raise TransitionError; the log
   contradicts itself and the table is of no more use. `replay` counts all events but ignored ones.
 - A projection without rows is given when jobs were taken that keep none. `rows` counts all rows.
@@ -450,14 +449,6 @@ class ShardTable(Pages, Waiting):
     def holds(self, token: bytes, worker: int = ANY_WORKER) -> bool:
         job = self._leased(token)
         return job is not None and worker in (ANY_WORKER, job.worker)
-
-    def hand_over(self, token: bytes, worker: int) -> bool:
-        self._check_worker(worker)
-        job = self._leased(token)
-        if job is None:
-            return False
-        job.worker = worker
-        return True
 
     def watch(self, job_id: bytes, on: bool) -> bool:
         check_id("job_id", job_id)

@@ -191,7 +191,6 @@ calls = weighted(
     *call(1, "owned", epoch=st.integers(1, 300), step_us=steps_us),
     *call(3, "due", step_us=steps_us, parts=st.booleans()),
     *call(1, "watch", pick=picks, on=st.booleans()),
-    *call(1, "hand_over", pick=picks),
     *call(1, "change_queue", history=st.integers(0, 2)),
     *call(3, "ask", queue=queues, types=types_taken, worker=workers, pick=picks, step_us=steps_us),
     *call(3, "take_batch"),

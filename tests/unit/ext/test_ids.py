@@ -125,10 +125,9 @@ class TestText:
             assert ids.uuid_bytes(form) == id
 
     @given(raw_ids)
-    def test_reads_shard_and_time(self, ids: ModuleType, id: bytes) -> None:
+    def test_reads_the_shard(self, ids: ModuleType, id: bytes) -> None:
         number = int.from_bytes(id)
         assert ids.shard_of(id) == number >> 64 & 0xFFF
-        assert ids.time_ms_of(id) == number >> 80
 
     @pytest.mark.parametrize(
         "text",
@@ -166,7 +165,7 @@ class TestText:
 
     @pytest.mark.parametrize("id", [b"", b"x" * 15, b"x" * 17])
     def test_refuses_other_sizes(self, ids: ModuleType, id: bytes) -> None:
-        for function in (ids.uuid_text, ids.shard_of, ids.time_ms_of):
+        for function in (ids.uuid_text, ids.shard_of):
             with pytest.raises(ValueError, match="an id has 16 bytes"):
                 function(id)
         with pytest.raises(ValueError, match="an id has 16 bytes"):

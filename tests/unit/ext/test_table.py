@@ -331,7 +331,6 @@ class TestLeases:
         assert not bench.table.retried(old, NOW_US + 1, ERROR, NOW_US)
         assert not bench.table.failed(old, "error", ERROR, NOW_US)
         assert not bench.table.released(old, ERROR, NOW_US)
-        assert not bench.table.hand_over(old, 0)
         answer = bench.table.succeed(old + token + token + unknown, NOW_US)
         assert answer == (1, old + token + unknown, [])
         assert bench.job(token)["status"] == "succeeded"
@@ -344,15 +343,6 @@ class TestLeases:
         assert not bench.table.holds(token, other)
         assert bench.table.succeed(token, NOW_US, other) == (0, token, [])
         assert bench.table.succeed(token, NOW_US, 0) == (1, b"", [])
-
-    def test_hand_over_binds_to_the_worker(self, bench: Bench) -> None:
-        token = bench.running()
-        assert bench.table.worker(OTHER_WORKER) == 1
-        assert bench.table.hand_over(token, 1)
-        assert bench.table.running(0) == []
-        assert bench.table.running(1) == [token]
-        assert bench.job(token)["worker_id"] == OTHER_WORKER
-        assert bench.table.gathered_events == 2
 
     def test_watched_jobs_are_reported_at_their_end(self, bench: Bench) -> None:
         first, _, third = bench.submit({}, {}, {})
@@ -517,8 +507,7 @@ class TestBadCalls:
             ("ready", (1, None)),
             ("counts", (1,)),
             ("running", (1,)),
-            ("hand_over", (bytes(24), 1)),
-            ("hand_over", (bytes(23), 0)),
+            ("holds", (bytes(23), 0)),
             ("queue", (b"short", PROJECT, "n", 0, 0)),
             ("queue", (QUEUE, b"short", "n", 0, 0)),
             ("queue", (QUEUE, PROJECT, "n", -1, 0)),

@@ -318,13 +318,6 @@ class TableMachine(PageRules, RuleBasedStateMachine):
     def watch(self, pick: int, on: bool) -> None:
         self.pair.call("watch", self.job_id(pick), on)
 
-    def hand_over(self, pick: int) -> None:
-        """To the worker that has it, as after a reconnect."""
-        token = self.token(pick)
-        job = self.pair.oracle.get(token[:16])
-        worker = job["worker_id"][0] if job and job["worker_id"] else 0
-        assert self.pair.call("hand_over", token, worker) == bool(self.model.leased(token))
-
     def change_queue(self, history: int) -> None:
         """Only that of the last queue; the others keep theirs for the checks of the tables."""
         self.histories[3] = history

@@ -1,5 +1,6 @@
 """The structs of the tables: which values they refuse, and what their methods say."""
 
+import zlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +22,6 @@ from taskforge_server.engine.model.tenant import (
     User,
     api_key_hash,
     api_key_text,
-    may_be_api_key,
 )
 from taskforge_server.engine.model.worker import QueueWorkerAssignment, Worker
 
@@ -211,15 +211,12 @@ def test_subscription_limits() -> None:
 
 def test_api_keys() -> None:
     text = api_key_text(bytes(range(32)))
-    assert may_be_api_key(text)
+    # As the guide tells scanners.
+    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    checksum = sum(digits.index(char) * 62**place for place, char in enumerate(text[:-7:-1]))
+    assert (text[:3], len(text), checksum) == ("tf_", 52, zlib.crc32(text[:-6].encode()))
     assert api_key_text(b"\xff" * 32) != text
     assert len(api_key_text(bytes(32))) == len(api_key_text(b"\xff" * 32)) == len(text)
-    for position in range(3, len(text)):
-        other = "a" if text[position] != "a" else "b"
-        assert not may_be_api_key(text[:position] + other + text[position + 1 :])
-    assert may_be_api_key("chosen-by-an-operator")
-    assert not may_be_api_key("")
-    assert not may_be_api_key("ü" * 20)
     assert text not in api_key_hash(text)
 
 
