@@ -14,6 +14,7 @@ from typing import Protocol
 from taskforge_server.engine.model.graph import Edge, OnFailure
 from taskforge_server.engine.model.joboptions import told_anew
 from taskforge_server.engine.model.queue import QueueRef
+from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.family import with_parents
 from taskforge_server.ext.table import NEVER_US, SubmitBatch
 
@@ -85,7 +86,7 @@ def submit(graph: Graph, actors: Mapping[bytes, Part], now_us: int) -> list[byte
 
 def _add(batch: SubmitBatch, job: GraphJob, ids: Sequence[bytes], *, keep: bool) -> None:
     options, due_us = job.options, job.due_us
-    if job.parents or job.others:
+    if (job.parents or job.others) and safeguards.ACTIVE.parents:
         edges = [Edge(ids[place], on_failure) for place, on_failure in job.parents]
         edges += job.others
         options = with_parents(options, edges, due_us, keep=keep)

@@ -25,6 +25,7 @@ from taskforge_server.engine.model.job import UNFINISHED
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.model.schedule import jittered_us, tick_key
 from taskforge_server.engine.node.core import Core
+from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.effects import Reply
 from taskforge_server.engine.shard.keys import KeyedRequest
 from taskforge_server.engine.vault.sealing import UnreadableError
@@ -178,7 +179,7 @@ class TickDecider:
         try:
             for tick in ticks:
                 entry = self._core.keys.find(tick.plan.project_id, tick.key, now_us)
-                if entry is not None:
+                if entry is not None and safeguards.ACTIVE.tick_keys:
                     known.append((tick, entry.ids))
                 else:
                     new.append(tick)

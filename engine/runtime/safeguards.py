@@ -8,6 +8,9 @@
 | lease_comparison     | a completion counts whichever lease it names                    |
 | release_after_commit | effects go out before the log row of their cause is durable     |
 | projection_watermark | the watermark is written before the rows that it speaks of      |
+| limits               | queues start whatever waits                                     |
+| parents              | the jobs of a graph wait for nobody                             |
+| tick_keys            | nobody looks whether a tick has its job                         |
 
 The variables are read once, at import, and the first of them must be set: without it all safeguards
 are on whatever the other says.
@@ -25,6 +28,9 @@ class Safeguards(NamedTuple):
     lease_comparison: bool = True
     release_after_commit: bool = True
     projection_watermark: bool = True
+    limits: bool = True
+    parents: bool = True
+    tick_keys: bool = True
 
 
 def read(environment: Mapping[str, str]) -> Safeguards:

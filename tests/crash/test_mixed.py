@@ -1,15 +1,19 @@
 """SIGKILL of nodes and workers under jobs of every kind: graphs, limits, cancels, schedules."""
 
+import itertools
 import random
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from taskforge import Client
 from tests.crash.conftest import Form
 from tests.crash.test_kills import PROGRESS_S, WARM_JOBS, progress
-from tests.support.arena import API_KEY, Ground
-from tests.support.history import End, JobRow, Run, Start
-from tests.support.mixed import SETTINGS, MixedLoad, MixedSubmitter, mixed_violations
+from tests.support.arena import API_KEY, RETRIES, Arena, Ground
+from tests.support.history import Cancelled, End, Event, JobRow, Run, Start, entries
+from tests.support.mixed import NARROW, SETTINGS, MixedLoad, MixedSubmitter, mixed_violations
+from tests.support.processes import Node, until
 
 pytestmark = pytest.mark.timeout(1_200)
 
@@ -31,6 +35,7 @@ def test_mixed(ground: Ground, form: Form) -> None:
         submitter.schedule(SCHEDULE)
         mixed = MixedLoad(submitter, seed=6)
         mixed.start()
+        fillers = fill(arena, node)
         with arena.load(node, seed=6, clients=1) as load:
             progress(arena, load, WARM_JOBS)
             for number in range(form.node_kills):
@@ -39,10 +44,12 @@ def test_mixed(ground: Ground, form: Form) -> None:
                     worker = workers[number % 2]
                     worker.kill()
                     worker.start()
+                    next(fillers)
                 else:
                     node.kill()
                     node.start()
             node.await_ready()
+            next(fillers)
             progress(arena, load, WARM_JOBS)
         mixed.stop()
         submitter.pause(SCHEDULE)
@@ -50,7 +57,44 @@ def test_mixed(ground: Ground, form: Form) -> None:
         violations += mixed_violations(run)
         assert not violations, "\n".join(map(str, violations[:20]))
         kinds = {row.mark.split("-")[1].split(".")[0].split(" ")[0] for row in run.jobs}
-        assert kinds >= {"first", "last", "narrow", "keyed", "mixed", "cron"}, kinds
+        assert kinds >= {"first", "last", "anyway", "narrow", "keyed", "paced", "cron"}, kinds
+        statuses = {cancelled.status for cancelled in run.cancelled}
+        assert statuses >= {"cancelled", "processing"}, "some waited, some ran"
+        assert {"retried", "stopped"} <= {event.kind for event in run.events}
+
+
+def fill(arena: Arena, node: Node) -> Iterator[None]:
+    """Each time the narrow queue runs as many at once as it may: no slot has leaked."""
+    client = MixedSubmitter("filler", node.url, API_KEY, arena.folder)
+    arena.clients.append(client)
+    for number in itertools.count():
+        gate = arena.folder / f"full-{number}"
+        client.gated(str(gate))
+
+        call = f"-filler-{client.newest}-"
+        until(
+            lambda call=call: running(arena.folder, call) == NARROW,
+            f"{NARROW} handlers at once",
+            PROGRESS_S,
+            arena.tails,
+        )
+        for attempt in range(1, RETRIES.max_attempts + 1):
+            gate.with_suffix(f".{attempt}").touch()
+        yield
+
+
+def running(folder: Path, call: str) -> int:
+    """How many handlers of this call have begun and not ended, by what they say."""
+    found: set[tuple[str, int]] = set()
+    for path in folder.glob("worker-*.jsonl"):
+        with path.open() as lines:
+            for entry in entries(lines):
+                attempt = entry["job"], entry["lease"]
+                if entry["e"] == "start" and call in entry["mark"]:
+                    found.add(attempt)
+                elif entry["e"] == "end":
+                    found.discard(attempt)
+    return len(found)
 
 
 # --- that the checks would notice ----------------------------------------------------------------
@@ -67,6 +111,28 @@ def told(*attempts: tuple[str, int, int]) -> Run:
     return run
 
 
+def cancelled_at(at: int, status: str, begin: int) -> Run:
+    """A client heard so, and a handler began."""
+    run = told(("endless-c-1", begin, 9))
+    run.cancelled.append(Cancelled("job-1", status, at))
+    return run
+
+
+def started_anew() -> Run:
+    """A job that was to end was started once more."""
+    run = cancelled_at(2, "processing", 1)
+    kinds = ("submitted", "started", "changed", "released", "started")
+    run.events += [Event(0, lsn, kind, "job-1") for lsn, kind in enumerate(kinds, 1)]
+    return run
+
+
+def cut_off(last_word: int) -> Run:
+    """Two handlers of a key, the first of which died with its process after that word."""
+    run = told(("slow-keyed.ada-c-1", 1, 9), ("slow-keyed.ada-c-2", 4, 6))
+    run.cut.append(run.ends.pop(0)._replace(outcome="dead", at_ns=last_word))
+    return run
+
+
 @pytest.mark.parametrize(
     ("run", "fits"),
     [
@@ -77,6 +143,17 @@ def told(*attempts: tuple[str, int, int]) -> Run:
         (told(("slow-first-c-1", 1, 2), ("slow-left-c-1", 3, 4)), True),
         (told(("slow-first-c-1", 1, 4), ("slow-left-c-1", 3, 5)), False),
         (told(("slow-left-c-1", 3, 5)), False),
+        (told(("doomed-fails-c-1", 1, 2), ("slow-anyway-c-1", 3, 4)), True),
+        (told(("doomed-fails-c-1", 1, 4), ("slow-anyway-c-1", 3, 4)), False),
+        (told(*((f"quick-paced-c-{n}", n, n) for n in range(64))), True),
+        (told(*((f"quick-paced-c-{n}", n, n) for n in range(65))), False),
+        (told(("never-c-1", 1, 2)), False),
+        (cancelled_at(2, "cancelled", 1), True),
+        (cancelled_at(2, "cancelled", 3), False),
+        (cancelled_at(2, "processing", 3), True),
+        (started_anew(), False),
+        (cut_off(3), True),
+        (cut_off(5), False),
         (told(("quick-cron s 1", 1, 2), ("quick-cron s 2", 2, 3)), True),
         (told(("quick-cron s 1", 1, 2), ("quick-cron s 3", 2, 3)), False),
         (told(("quick-cron s 1", 1, 2), ("quick-cron s 1", 2, 3)), False),

@@ -9,11 +9,21 @@ import asyncio
 import asyncpg
 import pytest
 
+from taskforge import Client
 from taskforge_server.engine.runtime import faultpoints
-from tests.support.arena import Arena, Ground
+from tests.support.arena import API_KEY, Arena, Ground
 from tests.support.evidence import fetch
 from tests.support.history import Rule, Run, Violation
 from tests.support.load import Submitter
+from tests.support.mixed import (
+    HERD,
+    KEYED_QUEUE,
+    NARROW,
+    NARROW_QUEUE,
+    SETTINGS,
+    MixedSubmitter,
+    mixed_violations,
+)
 from tests.support.processes import Node, until
 
 pytestmark = pytest.mark.timeout(300)
@@ -21,6 +31,7 @@ pytestmark = pytest.mark.timeout(300)
 BOTH = pytest.mark.parametrize("safe", [True, False], ids=["on", "off"])
 SETTLED_S = 10.0
 SHORT_ANSWER_S = 1.0
+TICKS = "taskforge_schedule_ticks_total"
 WAITS_FOR_LOCK = """
 SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query ILIKE '%shard_log%'
@@ -160,6 +171,43 @@ def _loser_is_out(arena: Arena, loser: Node, head: int) -> None:
     assert loser.metric("taskforge_log_fenced_total") == 1
     assert not loser.answers("/readyz")
     assert loser.alive
+
+
+def test_parents_limits_and_tick_keys(ground: Ground) -> None:
+    """Without them what `test_mixed` promises is broken, one thing after the other."""
+    with ground.arena(shards=1, off=("parents", "limits", "tick_keys")) as arena:
+        node = arena.node()
+        with Client(node.url, API_KEY) as client:
+            for name, settings in SETTINGS.items():
+                client.queues.create(name, settings=settings)
+        arena.queues += SETTINGS
+        arena.worker(node)
+        submitter = MixedSubmitter("mixed", node.url, API_KEY, arena.folder)
+        arena.clients.append(submitter)
+        submitter.schedule("each-second")
+        submitter.paced(HERD)
+        for _ in range(NARROW + 1):
+            submitter.limited(NARROW_QUEUE, None)
+            submitter.limited(KEYED_QUEUE, "ada")
+        submitter.graph()
+        node.kill()
+        node.start(TASKFORGE_FAULTPOINT=faultpoints.AFTER_TICK_BEFORE_ROW)
+        node.died(SETTLED_S)
+        node.start()
+        node.await_ready()
+        until(lambda: node.metric(TICKS), "the ticks since then are decided", tail=arena.tails)
+        submitter.pause("each-second")
+        run, violations = arena.judge(SETTLED_S)
+        assert Rule.SUBMITTED_TWICE in rules(violations)
+        subjects = [violation.subject for violation in mixed_violations(run)]
+        for broken in (
+            "limit of narrow",
+            "limit of keyed.ada",
+            "rate of paced",
+            "slow-",
+            "schedule",
+        ):
+            assert any(subject.startswith(broken) for subject in subjects), (broken, subjects)
 
 
 def _head(arena: Arena) -> int:

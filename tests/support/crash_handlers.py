@@ -76,6 +76,13 @@ async def slow(context: Context, mark: str) -> None:
         await asyncio.sleep(SLOW_S)
 
 
+@task(name="endless")
+async def endless(context: Context, mark: str) -> None:
+    """Runs until it is cancelled."""
+    with Told(context, mark):
+        await asyncio.Event().wait()
+
+
 @task(name="thread")
 def thread(context: Context, mark: str) -> None:
     """Takes its time in a thread."""

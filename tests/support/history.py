@@ -79,6 +79,14 @@ class End(NamedTuple):
     at_ns: int
 
 
+class Cancelled(NamedTuple):
+    """A client was told that a job is cancelled (`cancelled`), or asked to end (`processing`)."""
+
+    job: str
+    status: str
+    at_ns: int
+
+
 class Acked(NamedTuple):
     """The server said that this completion is durable, and was not stale."""
 
@@ -126,6 +134,9 @@ class Run:
     calls: dict[str, Call] = field(default_factory=dict)
     starts: list[Start] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
+    cut: list[End] = field(default_factory=list)
+    """Attempts that died with their worker: up to the last word of that process they ran."""
+    cancelled: list[Cancelled] = field(default_factory=list)
     acked: list[Acked] = field(default_factory=list)
     stale: int = 0
     lsns: dict[int, list[int]] = field(default_factory=dict)
@@ -165,7 +176,7 @@ FINAL_KINDS = {
 }
 ENDS_ATTEMPT = frozenset({"succeeded", "retried", "failed", "released", "returned", "stopped"})
 SUCCESSES = frozenset({"succeeded"})
-FAILURES = frozenset({"retried", "failed", "returned"})
+FAILURES = frozenset({"retried", "failed", "returned", "stopped"})
 
 
 @dataclass(slots=True)
@@ -185,7 +196,8 @@ def wanted_end(mark: str) -> tuple[str, str | None]:
     """Status and reason with which a job of this mark must end: `<task>-<rest>`."""
     if mark.startswith("doomed-"):
         return "failed", "not_retryable"
-    return ("cancelled", None) if mark.startswith("never-") else ("succeeded", None)
+    cancelled = mark.startswith(("never-", "endless-"))
+    return ("cancelled", None) if cancelled else ("succeeded", None)
 
 
 def check(run: Run) -> list[Violation]:
@@ -365,22 +377,29 @@ def read_client(run: Run, lines: Iterable[str]) -> None:
         name = entry["call"]
         if entry["e"] == "call":
             run.calls.setdefault(name, Call(name, tuple(entry["marks"]), entry["key"]))
+        elif entry["e"] == "cancelled":
+            run.cancelled.append(Cancelled(entry["job"], entry["status"], entry["at"]))
         elif entry["e"] == "acked":
             run.calls[name].answers.append(tuple(entry["ids"]))
 
 
 def read_handlers(run: Run, lines: Iterable[str]) -> None:
     """Add what the handlers of one worker process wrote."""
+    under_way: dict[tuple[str, int], None] = {}
+    at_ns = 0
     for entry in entries(lines):
         kind, job, lease, at_ns = entry["e"], entry["job"], entry["lease"], entry["at"]
         if kind == "start":
             run.starts.append(Start(job, lease, at_ns))
+            under_way[job, lease] = None
         elif kind == "end":
             run.ends.append(End(job, lease, entry["outcome"], at_ns))
+            under_way.pop((job, lease), None)
         elif kind == "acked":
             run.acked.append(Acked(job, lease, entry["ok"], at_ns))
         elif kind == "stale":
             run.stale += 1
+    run.cut += [End(job, lease, "dead", at_ns) for job, lease in under_way]
 
 
 def entries(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
