@@ -1,6 +1,7 @@
 """Jobs that wait for other jobs: over HTTP, on two shards, through the death of nodes."""
 
 import asyncio
+import io
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from tests.support.tenancy import stranger
 KEY = api_key_text(bytes(range(32)))
 ERROR = json.dumps({"type": "E", "message": "m", "retryable": False}).encode()
 JOB = {"job_type": "send", "payload": {}}
+FAN = 10_000
 
 
 class Place:
@@ -94,7 +96,7 @@ class Place:
             method,
             f"http://127.0.0.1:{self.port}{path}",
             headers=sent | (headers or {}),
-            data=None if body is None else json.dumps(body),
+            data=None if body is None else io.BytesIO(json.dumps(body).encode()),
         ) as response:
             text = await response.read()
             return response.status, json.loads(text) if text else None
@@ -501,3 +503,33 @@ async def test_a_worker_reads_the_results_of_parents_under_its_lease(postgres_ur
             assert (await place.call("GET", wrong))[0] == 404
         await place.end(ids["b"])
         assert (await place.call("GET", path(worker, lease)))[0] == 404
+
+
+async def test_ten_thousand_out_and_in_again_over_http(postgres_url: str) -> None:
+    """One request, all edges in the tables, and one look that counts what is missing."""
+    async with at(postgres_url) as place:
+        refs = [str(n) for n in range(FAN)]
+        middle = [{"ref": ref, "queue": "b", "parents": parents("root")} for ref in refs]
+        place.worker.detach()
+        place.worker, place.outlet = await place.hand.worker(*place.queues.values(), credit=2 * FAN)
+        sink = {"ref": "sink", "parents": parents(*refs)}
+        ids = await place.graph({"ref": "root"}, *middle, sink, on_success={})
+        await place.starts(ids["root"])
+        await place.end(ids["root"], result=b"1")
+        await arrives(place.outlet, lambda: len(place.outlet.tokens()) == FAN + 1)
+        half = [ids[ref] for ref in refs[::2]]
+        await place.end(*half)
+        await place.settled()
+        look = await place.ok("GET", f"/v1/jobs/{uuid.UUID(bytes=ids['sink'])}/graph")
+        (shown,) = (node for node in look["nodes"] if node["ref"] == "sink")
+        assert (shown["status"], shown["waiting_on"], look["cut"]) == ("scheduled", FAN / 2, True)
+        await place.end(*(ids[ref] for ref in refs[1::2]))
+        await place.starts(ids["sink"])
+        await place.end(ids["sink"])
+        await place.starts(ids["on_success"])
+        await place.node.projector.flush()
+        found = await place.node.pool.fetch(
+            "SELECT count(*) AS edges FROM job_dependencies GROUP BY child_job_id ORDER BY 1 DESC"
+        )
+        assert [row["edges"] for row in found[:3]] == [FAN + 2, FAN, 1]
+        assert len(found) == FAN + 2
