@@ -49,7 +49,7 @@ class KeptOutlet:
         self.frames: list[list[Any]] = []
         self.closed: tuple[int, str] | None = None
         self.arrived = asyncio.Event()
-        """Set by every frame."""
+        """Set by every frame, and at the end."""
 
     def send(self, frame: bytes) -> None:
         assert self.closed is None, "a frame after the close"
@@ -58,6 +58,7 @@ class KeptOutlet:
 
     def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
+        self.arrived.set()
 
     def of(self, kind: int) -> list[list[Any]]:
         return [frame for frame in self.frames if frame[0] == kind]

@@ -24,12 +24,13 @@ SHARDS = 4
 
 
 def config_for(url: str, **options: Any) -> Config:
-    """Quick ticks, so that a test waits for little."""
+    """Quick ticks, so that a test waits for little; leases that last, since nobody sends heartbeats
+    for a worker in a test's hands while the machine is busy with something else."""
     quick: dict[str, Any] = {
         "tick_s": 0.02,
         "settle_s": 0.05,
         "heartbeat_s": 0.4,
-        "lease_ttl_s": 1.0,
+        "lease_ttl_s": 30.0,
         "drain_timeout_s": 5.0,
     }
     if "master_key_file" not in options:
@@ -137,5 +138,6 @@ async def arrives(outlet: KeptOutlet, holds: Callable[[], object]) -> None:
     """Wait until frames that came to the outlet make it hold."""
     async with asyncio.timeout(20):
         while not holds():
+            assert outlet.closed is None, f"no more frames come: {outlet.closed}"
             outlet.arrived.clear()
             await outlet.arrived.wait()

@@ -106,7 +106,7 @@ async def test_a_silent_workers_jobs_go_to_another_and_its_own_word_is_stale(
     postgres_url: str,
 ) -> None:
     project_id = await prepared(postgres_url)
-    async with running_node(postgres_url) as node:
+    async with running_node(postgres_url, lease_ttl_s=1.0) as node:
         hand = Hand(node, project_id)
         queue = await hand.queue()
         silent, first = await hand.worker(queue)

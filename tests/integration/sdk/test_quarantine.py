@@ -29,7 +29,7 @@ async def test_a_job_that_kills_its_workers_is_quarantined(postgres_url: str) ->
     connection = await connect(postgres_url, application_name="test")
     await bootstrap(connection, SHARDS, KEY)
     await connection.close()
-    async with running_node(postgres_url) as node:
+    async with running_node(postgres_url, lease_ttl_s=1.0) as node:
         server = api_of(node)
         url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}"
         async with AsyncClient(url, KEY) as client:
