@@ -390,6 +390,10 @@ RESIDENT_JOBS_DEFAULT: Final = 200_000
 PAGE_JOBS_MAX: Final = 16_384
 """Waiting jobs read at once: some 50 ms of the database, and a fifth of a second of a full node."""
 
+PAGING_ENDED_MAX: Final = 400_000
+"""Jobs that ended and that the tables lack, some 100 MB and five seconds of them; beyond, no more
+are brought."""
+
 PAGERS_MAX: Final = 2
 PAGE_LOOK_S: Final = 0.02
 PAGE_LOOK_IDLE_S: Final = 0.1
@@ -990,6 +994,7 @@ assert JOURNAL_STATEMENT_S + RECONNECT_PAUSE_S_MAX < LOG_KEPT_S
 assert PROJECTION_COLLECT_ROWS <= PROJECTION_ROUND_ROWS
 assert PROJECTION_WRITERS < PROJECTION_ROUNDS_MAX
 assert PROJECTION_TURN_S < PROJECTION_IDLE_S
+assert PAGE_JOBS_MAX < 2 * PROJECTION_ROUND_ROWS < PAGING_ENDED_MAX < UNPROJECTED_JOBS_MAX
 assert TURN_MESSAGES_MAX <= QUEUE_MAILBOX_MAX
 assert ASSIGN_JOBS_MAX <= CREDIT_MAX
 assert SWEEP_S < LEASE_TTL_S_MIN / HEARTBEATS_PER_LEASE_MIN

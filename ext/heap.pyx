@@ -198,11 +198,13 @@ cdef class Heap:
         cdef uint32_t position
         return [self.items[position] for position in range(self.size) if self.keys[position] >= key]
 
-    cdef uint32_t count_until(self, uint64_t key) noexcept:
-        """How many entries have a key that is not greater."""
+    cdef uint32_t count_until(self, uint64_t key, uint32_t most) noexcept:
+        """How many entries have a key that is not greater; `most` or more when there are so many."""
         cdef uint32_t position, count = 0
         for position in range(self.size):
             count += self.keys[position] <= key
+            if count >= most:
+                break
         return count
 
     cdef int resize(self, uint32_t capacity) noexcept:

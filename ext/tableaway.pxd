@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from taskforge_server.ext.slots cimport Job
 from taskforge_server.ext.tableparts cimport Lane
-from taskforge_server.ext.tablestored cimport Stored
+from taskforge_server.ext.tablestored cimport Projection, Stored
 
 
 cdef class Pages(Stored):
@@ -14,4 +14,7 @@ cdef class Pages(Stored):
     cdef Lane _lane_named(self, object queue, str job_type)
     cdef int _read_on(self, Lane lane, int priority, uint64_t hi, uint64_t lo) except -1
     cdef Py_ssize_t _bring(self, bytes data, int ordered, int64_t counted_lsn) except -1
+    cdef int _bounded(self) except -1
+    cdef int _may_leave(self, const Job *job) except -1
+    cdef int _let_go_behind(self, uint32_t slot, Job *job) except -1
     cdef int _let_go(self, uint32_t slot, Job *job) except -1

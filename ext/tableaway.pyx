@@ -3,7 +3,7 @@
 A waiting job of which the tables know all, that nobody watches and that was told nothing special
 may be let go: then it is away, its row is all there is of it, and nobody changes the row. Per
 lane all that are away stand behind a place; until rows were read up to there nothing behind it
-starts, so nothing is overtaken. Rows are read while nothing leaves memory (`begin_reading`):
+starts, so nothing is overtaken, and who waits there too leaves as soon as the tables know it. Rows are read while nothing leaves memory (`begin_reading`):
 a row that comes is that of a job that is here, and is passed over, or it is the truth.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -112,6 +112,47 @@ cdef class Pages(Stored):
             self.due_place_us, self.due_place_id = after_us, LAST_ID
         return released
 
+    def projected(self, Projection p not None, bint whole=False):
+        """It is in the tables: jobs unchanged since then are clean, final ones are freed. `whole`: the
+        tables took every row, so those that wait behind others that are away leave as well."""
+        cdef Py_ssize_t i
+        cdef uint32_t slot
+        cdef Job *job
+        Stored.projected(self, p)
+        if not whole or not self._bounded():
+            return
+        for i in range(p.taken):
+            slot = p.slots[i]
+            job = job_at(self.slots, slot)
+            if job.lsn == p.lsns[i] and self._may_leave(job):
+                if self.reading:
+                    self.leaving.append(slot)
+                else:
+                    self._let_go_behind(slot, job)
+
+    cdef int _bounded(self) except -1:
+        """Whether jobs of any lane are away."""
+        cdef QueueState q
+        cdef Lane lane
+        for q in self.queues:
+            for lane in q.lanes:
+                if lane.frontier != NO_FRONTIER:
+                    return True
+        return False
+
+    cdef int _may_leave(self, const Job *job) except -1:
+        """Whether it waits behind others that are away, and its row says all of it."""
+        cdef QueueState q
+        if job.state != PENDING or stays(job, 0):
+            return False
+        q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
+        return q.groups is None and (
+            job.key > (<Lane>PyList_GET_ITEM(q.by_type, job.type)).frontier)
+
+    cdef int _let_go_behind(self, uint32_t slot, Job *job) except -1:
+        (<QueueState>PyList_GET_ITEM(self.queues, job.queue)).away_pending += 1
+        return self._let_go(slot, job)
+
     cdef int _let_go(self, uint32_t slot, Job *job) except -1:
         self._leave(slot, job)
         self.slots.free(slot)
@@ -139,11 +180,13 @@ cdef class Pages(Stored):
                 if 0 <= lane.read < rows_max:
                     lane.frontier = NO_FRONTIER
                 lane.read = -1
-        leaving, self.leaving = self.leaving, []
+        leaving, self.leaving = set(self.leaving), []
         for slot in leaving:
             job = job_at(self.slots, slot)
             if job.state >= SUCCEEDED and not job.flags & F_DIRTY and not job.under:
                 self.slots.free(slot)
+            elif self._may_leave(job):
+                self._let_go_behind(slot, job)
 
     def place(self, queue, str job_type not None):
         """(priority, id) behind which jobs of the lane are away; rows from there on are read now."""
@@ -247,7 +290,7 @@ cdef class Pages(Stored):
         for index in range(len(self.queues)):
             q = self.queues[index]
             for lane in q.lanes:
-                if lane.frontier != NO_FRONTIER and lane.heap.count_until(lane.frontier) < ahead:
+                if lane.frontier != NO_FRONTIER and lane.heap.count_until(lane.frontier, ahead) < ahead:
                     found.append((index, id_bytes(q.id_hi, q.id_lo), lane.name))
         return found
 

@@ -160,6 +160,15 @@ cdef class Stored(Replay):
     def unprojected(self):
         return self.slots.dirty + self.away
 
+    @property
+    def ended(self):
+        """Jobs in memory that are over."""
+        cdef QueueState q
+        cdef int64_t unfinished = 0
+        for q in self.queues:
+            unfinished += q.pending + q.scheduled + q.processing
+        return self.slots.used - unfinished
+
     def load(self, bytes data not None):
         """Rows of unfinished jobs, as COPY OUT gives them; how many. ValueError changes nothing."""
         cdef const unsigned char *p = at(data)

@@ -146,7 +146,7 @@ class MemoryTables:
                 if how is not How.CAREFUL:
                     raise RowsRefused("a constraint")
                 self.put_aside.append(row)
-            elif old is not None and new and how is How.FAST:
+            elif old is not None and how is How.FAST and (new or row["lsn"] < old["lsn"]):
                 raise RowExists("a row with this id is there already")
             elif old is None or row["lsn"] >= old["lsn"]:
                 known[row["id"]] = row

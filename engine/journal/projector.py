@@ -172,10 +172,10 @@ class Projector:
             await self._write_round(await self._handed.get())
 
     async def _write_round(self, begun: Round) -> None:
-        await self._write(partial(self._tables.write_jobs, turn=begun.turn), begun)
+        how = await self._write(partial(self._tables.write_jobs, turn=begun.turn), begun)
         await begun.turn()
         for source, projection in begun.taken:
-            source.projected(projection)
+            source.projected(projection, how is not How.CAREFUL)
             await asyncio.sleep(0)  # thousands of slots were freed
         for shard, lsn in watermarks(begun.projections).items():
             if shard in self._sources:
@@ -212,8 +212,8 @@ class Projector:
             begun.flushes, self._flushing = self._flushing, []
         return begun
 
-    async def _write(self, write: Write, begun: Round) -> None:
-        """Write until it is written; each failure says in which way to try next."""
+    async def _write(self, write: Write, begun: Round) -> How:
+        """Write until it is written; in which way it was. Each failure says which to try next."""
         how = How.FAST
         backoff = Backoff()
         while begun.taken:
@@ -234,8 +234,9 @@ class Projector:
                     how = How.MERGE
                 await backoff.pause()
             else:
-                return
+                return how
             self.statistics.repeats += 1
+        return how
 
     def _caught_up(self, written: Round) -> None:
         if written.complete:

@@ -80,8 +80,9 @@ class ProjectionSource(Protocol):
         """The tables belong to a later owner of the shard: nothing more of it is written."""
         ...
 
-    def projected(self, projection: Projection) -> None:
-        """It is in the tables. Called once for each projection, in order."""
+    def projected(self, projection: Projection, whole: bool) -> None:
+        """It is in the tables; `whole`: they took every row. Called once for each projection, in
+        order."""
         ...
 
 
@@ -96,7 +97,7 @@ async def at_once() -> None:
 class How(Enum):
     """How a round is written; each way stands for what the one before cannot."""
 
-    FAST = "rows that are surely new by COPY, the others merged"
+    FAST = "all by COPY: rows that are surely new, and the others in the place of older ones"
     MERGE = "all rows merged: some of them may be there already"
     CAREFUL = "in small portions: a row that the table refuses is put aside"
 
@@ -236,7 +237,7 @@ class Table(Protocol):
     def unprojected(self) -> int: ...
 
     def collect(self, rows_max: int, settled_us: int) -> Projection | None: ...
-    def projected(self, projection: Any) -> None: ...
+    def projected(self, projection: Any, whole: bool = ...) -> None: ...
 
 
 class TableSource:
@@ -278,7 +279,7 @@ class TableSource:
         if self._edges is not None:
             projection.edges.extend(self._edges.collect(projection.watermark))
 
-    def projected(self, projection: Projection) -> None:
-        self._table.projected(projection)
+    def projected(self, projection: Projection, whole: bool) -> None:
+        self._table.projected(projection, whole)
         if self._edges is not None:
             self._edges.written()

@@ -15,6 +15,10 @@ in stands in the table (ext/pure/tableaway.py): here is when.
 Of one shard one thing is read at a time. A shard is read page by page, commands come in between.
 A node whose memory is half full keeps an eighth of R. Jobs of a shard of which the tables refused a
 row are not let go: that row is not there.
+
+Workers may end jobs faster than the tables take them, and what ended stays in memory until they
+have it. So while that is too much, the shards that it is of bring no more jobs (`_behind`): a
+backlog is worked off as fast as the tables take what ended, in bounded memory.
 """
 
 import asyncio
@@ -95,6 +99,11 @@ class Pager:
         """With fewer jobs of a lane that may start, the next ones are read."""
         return max(1, self.resident_jobs_max // 4)
 
+    @property
+    def reading(self) -> bool:
+        """Jobs of some shard are being read because it is their turn."""
+        return any(reader.task is not None for reader in self._readers.values())
+
     # the service
 
     async def run(self) -> None:
@@ -123,6 +132,7 @@ class Pager:
             self._forget(shard)
         crowded = away = False
         ahead_jobs, soon_us = self.ahead_jobs, self._soon_us(NEAR_SHARE)
+        behind = self._behind()
         for shard in list(self._core.shards.values()):
             reader = self._reader(shard)
             away |= may_be_away(shard)
@@ -130,7 +140,8 @@ class Pager:
                 reader.let_go_us = now_us
                 if shard.table.jobs_resident:
                     crowded |= await self._let_go(shard)
-            if reader.task is None and not shard.lost and self._wants(shard, ahead_jobs, soon_us):
+            may_read = reader.task is None and not shard.lost and shard not in behind
+            if may_read and self._wants(shard, ahead_jobs, soon_us):
                 reader.task = asyncio.create_task(
                     self._read(shard, reader), name=f"page shard {shard.number}"
                 )
@@ -154,10 +165,14 @@ class Pager:
 
     async def _let_go(self, shard: Shard) -> bool:
         """Let go of the shard's jobs beyond the bound; whether some lane is still beyond it."""
-        most = self.resident_jobs_max
+        most, table = self.resident_jobs_max, shard.table
         if shard.number in self._refused():
             return False
         self._let_go_scheduled(shard, most)
+        if table.jobs_resident - table.unprojected <= most:
+            # Hardly anybody may leave yet: it is not worth a look at all who wait. Those behind
+            # jobs that are away leave by themselves.
+            return bool(table.crowded(most))
         for index, job_type, _ in shard.table.crowded(most):
             # The table may be read, or gone, after each pause.
             while not shard.lost and not shard.table.reading:
@@ -179,6 +194,23 @@ class Pager:
         table.release_scheduled(after_us)
 
     # reading
+
+    def _behind(self) -> set[Shard]:
+        """The shards of which too many jobs that ended wait for the tables. Not those of which few
+        do, be there ever so many of others."""
+        most = limits.PAGING_ENDED_MAX
+        # What ended is among the unprojected: as a rule there are too few even of these to count.
+        shards = [
+            shard
+            for shard in self._core.shards.values()
+            if shard.table.unprojected > limits.PAGE_JOBS_MAX
+        ]
+        if sum(shard.table.unprojected for shard in shards) <= most:
+            return set()
+        ended = {shard: shard.table.ended for shard in shards}
+        if sum(ended.values()) <= most:
+            return set()
+        return {shard for shard, jobs in ended.items() if jobs > limits.PAGE_JOBS_MAX}
 
     def _wants(self, shard: Shard, ahead_jobs: int, soon_us: int) -> bool:
         return bool(shard.table.short(ahead_jobs)) or self._wants_due(shard, soon_us)

@@ -147,6 +147,10 @@ class ShardTable(Pages, Waiting):
         return len(under_way | self._dirty.keys())
 
     @property
+    def ended(self) -> int:
+        return sum(job.status in FINAL for job in self._jobs.values())
+
+    @property
     def gathered_events(self) -> int:
         return len(self._gathered)
 
@@ -658,18 +662,23 @@ class ShardTable(Pages, Waiting):
                 job.attempt_may_exist = True
         return jobs, attempts, deletes
 
-    def projected(self, p: Projection) -> None:
-        """It is in the tables: jobs unchanged since then are clean, final ones are freed."""
+    def projected(self, p: Projection, whole: bool = False) -> None:
+        """It is in the tables: jobs unchanged since then are clean, final ones are freed. `whole`:
+        the tables took every row, so those that wait behind others that are away leave as well."""
         if not self._under_way or self._under_way[0] is not p:
             raise ValueError("projections are confirmed once each, in order")
         self._under_way.popleft()
         for job_id, lsn in p._jobs:
             job = self._jobs.get(job_id)
-            if job is not None and job.lsn == lsn and job.status in FINAL:
+            if job is None or job.lsn != lsn:
+                continue
+            if job.status in FINAL or (whole and self._may_leave(job)):
                 if self.reading:
                     self._leaving.append(job_id)
-                else:
+                elif job.status in FINAL:
                     del self._jobs[job_id]
+                else:
+                    self._let_go([job])
 
 
 def _take_committed(waiting: list[tuple[int, Any]], committed_lsn: int) -> list[Any]:

@@ -9,7 +9,8 @@ Only a job may leave that waits, of which the tables know all (it is not dirty a
 under way), whose row says the same state (that a job came due is no event), that nobody watches and
 that was told nothing special (`more`).
 
-- Of each lane, the jobs of one type in one queue, all that are away stand behind a *place*. Nothing
+- Of each lane, the jobs of one type in one queue, all that are away stand behind a *place*. Who
+  waits there too leaves as soon as the tables know it (`projected`). Nothing
   behind it starts, nor does anything behind it in other lanes that the same worker takes: who
   starts a job has seen all that comes before it. Reading the next rows moves the place on.
 - All scheduled jobs that are away are due behind another place, a time and an id.
@@ -147,6 +148,13 @@ class Pages(Fold):
         known = job.id not in self._dirty and job.id not in self._projecting()
         return not known or job.row_status != job.status or job.watched or "more" in job.told
 
+    def _may_leave(self, job: Job) -> bool:
+        """Whether it waits behind others that are away, and its row says all of it."""
+        if job.status != PENDING or self._stays(job) or job not in self._in_lanes(job.queue):
+            return False
+        place = self._lane(job.queue, job.job_type).place
+        return place is not None and job.order > place
+
     def _projecting(self) -> dict[bytes, None]:
         """The jobs of which a projection is under way."""
         return dict.fromkeys(job_id for p in self._under_way for job_id, _ in p._jobs)
@@ -173,10 +181,13 @@ class Pages(Fold):
                 lane.place = None
             lane.read = -1
         under_way = self._projecting()
-        for job_id in self._leaving:
+        for job_id in dict.fromkeys(self._leaving):
             job = self._jobs.get(job_id)
-            done = job is not None and job.status in FINAL
-            if done and job_id not in self._dirty and job_id not in under_way:
+            if job is None:
+                continue
+            if job.status not in FINAL:
+                self._let_go([job] if self._may_leave(job) else [])
+            elif job_id not in self._dirty and job_id not in under_way:
                 del self._jobs[job_id]
         self._leaving = []
 

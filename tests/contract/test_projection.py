@@ -285,6 +285,26 @@ async def test_an_old_row_never_replaces_a_newer_one(storage: Storage) -> None:
     assert await storage.reader.watermarks([1]) == {1: new.watermark}
 
 
+async def test_a_row_takes_the_place_of_an_older_one_alone(storage: Storage) -> None:
+    life = Life(new_table(1))
+    (job_id,) = life.submit(1)
+    await life.commit(storage.log)
+    waiting = everything(life.table)
+    tokens = life.start(1)
+    await life.commit(storage.log)
+    running = everything(life.table)
+    life.succeed(tokens)
+    await life.commit(storage.log)
+    over = everything(life.table)
+    for projection, how in ((waiting, How.FAST), (over, How.FAST), (running, How.MERGE)):
+        if how is How.MERGE:
+            with pytest.raises(RowExists):
+                await write(storage, [projection], How.FAST)
+        await write(storage, [projection], how)
+    assert await storage.jobs() == {job_id: "succeeded"}
+    assert await storage.executions() == [(job_id, "succeeded", 1)]
+
+
 async def test_deletes_go_with_their_executions(storage: Storage) -> None:
     life = Life(new_table(1, history=1))
     life.queue = life.table.queue(b"q" * 15 + b"\1", PROJECT, "mail", 0, 1)

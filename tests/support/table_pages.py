@@ -61,11 +61,12 @@ class PageRules:
         )
 
     def freed(self, before: dict[bytes, dict[str, Any]]) -> None:
-        """Of these jobs some left memory, for they have ended."""
+        """Of these jobs some left memory: they have ended, or are away."""
         for job_id in before.keys() - self.here:
-            assert before[job_id]["status"] in FINAL
-            self.finished[job_id] = before[job_id]
-            del self.model.jobs[job_id]
+            if before[job_id]["status"] in FINAL:
+                self.finished[job_id] = before[job_id]
+                del self.model.jobs[job_id]
+        self.left(0)
 
     # leaving
 
@@ -121,7 +122,7 @@ class PageRules:
         rows = read.rows()[: 1 if cut else rows_max]
         assert self.pair.call("page_in", joined(rows)) == len(rows)
         self.pair.call("end_reading", 0 if cut or read.lane is None else rows_max)
-        self.freed({job_id: job for job_id, job in before.items() if job["status"] in FINAL})
+        self.freed(before)
 
     def read_due(self, rows_max: int) -> None:
         place = self.pair.call("due_place")

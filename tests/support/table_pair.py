@@ -25,6 +25,7 @@ from taskforge_server.ext.pure.tablerows import (
 COUNTERS = (
     "jobs_resident",
     "unprojected",
+    "ended",
     "committed_lsn",
     "gathering_lsn",
     "gathered_events",
@@ -107,8 +108,8 @@ class Pair:
             assert expected == got, _differ(f"{call}.{name}", repr(expected), repr(got))
         return pair
 
-    def projected(self, pair: Projections) -> None:
-        self._both("projected", ((pair.oracle,), (pair.subject,)))
+    def projected(self, pair: Projections, whole: bool = False) -> None:
+        self._both("projected", ((pair.oracle, whole), (pair.subject, whole)))
 
     def same_state(self) -> None:
         """Compare what can be seen of the whole state."""

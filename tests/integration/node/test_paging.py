@@ -14,6 +14,7 @@ from taskforge_server.engine.model.graph import Edge
 from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.doors import AWAY_PLACE
 from taskforge_server.engine.node.node import Node
+from taskforge_server.engine.store.pool import connect
 from taskforge_server.ext.table import NEVER_US, ShardTable, SubmitBatch
 from tests.support.engine_parts import KeptOutlet, done
 from tests.support.real_node import Hand, arrives, config_for, kill, prepared, running_node
@@ -93,6 +94,47 @@ async def test_order_holds_and_each_runs_once(postgres_url: str) -> None:
         assert {row["status"] for row in rows} == {"succeeded"}
         assert {row["attempts"] for row in rows} == {1}
         assert node.pager.pages > 3
+
+
+async def test_no_more_are_brought_while_the_tables_lack_too_many(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PAGING_ENDED_MAX", 4)
+    monkeypatch.setattr(limits, "PAGE_JOBS_MAX", 2)
+    project_id = await prepared(postgres_url)
+    async with running_node(postgres_url, resident_jobs_max=ROOM) as node:
+        hand = Hand(node, project_id)
+        queue, table = await hand.queue(), lambda: table_of(node, queue)
+        ids = await hand.submit(queue, 40)
+        await few_are_here(node, queue)
+        worker, outlet = await hand.worker(queue, credit=40)
+        connection = await connect(postgres_url, application_name="test")
+        ended = 0
+        try:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE jobs IN EXCLUSIVE MODE")
+                while table().ended <= limits.PAGING_ENDED_MAX:
+                    await arrives(outlet, lambda seen=ended: len(outlet.tokens()) > seen)
+                    tokens = outlet.tokens()[ended:]
+                    ended += len(tokens)
+                    await worker.receive([done(ended, b"".join(tokens))])
+                    await arrives(outlet, lambda seen=ended: acked(outlet) >= seen)
+                    await node.pager.turn()
+                await until(
+                    node,
+                    lambda: not node.pager.reading and table().short(node.pager.ahead_jobs),
+                )
+                pages = node.pager.pages
+                for _ in range(20):
+                    await node.pager.turn()
+                assert table().short(node.pager.ahead_jobs)
+                assert not node.pager.reading
+                assert node.pager.pages == pages
+                assert len(outlet.tokens()) < len(ids)
+        finally:
+            await connection.close()
+        await arrives(outlet, lambda: len(outlet.tokens()) == len(ids))
+        assert [token[:16] for token in outlet.tokens()] == ids
 
 
 async def test_commands_find_jobs_that_are_away(postgres_url: str) -> None:

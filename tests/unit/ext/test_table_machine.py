@@ -391,13 +391,13 @@ class TableMachine(PageRules, RuleBasedStateMachine):
         if projections is not None:
             self.under_way.append(projections)
 
-    def projected(self) -> None:
+    def projected(self, whole: bool) -> None:
         if not self.under_way:
             return
         projections = self.under_way.pop(0)
         before = {job["id"]: job for job in self.pair.oracle.snapshot()}
         self.tables.apply(projections.oracle)
-        self.pair.projected(projections)
+        self.pair.projected(projections, whole)
         self.freed(before)
 
     def write(self, age_us: int) -> None:
@@ -405,7 +405,7 @@ class TableMachine(PageRules, RuleBasedStateMachine):
         self.committed(behind=0, take=True)
         self.collect(1000, age_us)
         while self.under_way:
-            self.projected()
+            self.projected(whole=True)
 
     # --- recovery -------------------------------------------------------------------------------
 
@@ -534,7 +534,7 @@ class TableMachine(PageRules, RuleBasedStateMachine):
         while (projections := self.pair.collect(1000, FOREVER_US)) is not None:
             self.under_way.append(projections)
         while self.under_way:
-            self.projected()
+            self.projected(whole=True)
         self.pair.same_state()
         assert self.pair.oracle.unprojected == 0
         assert self.tables.watermark == self.pair.oracle.committed_lsn

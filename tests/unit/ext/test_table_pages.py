@@ -67,7 +67,7 @@ calls = weighted(
     *call(1, "ask", queue=queues, types=st.none(), worker=st.just(0), pick=picks, step_us=steps_us),
     *call(1, "collect", rows_max=st.sampled_from([3, 1000]), age_us=ages_us),
     *call(3, "write", age_us=st.just(0)),
-    *call(2, "projected"),
+    *call(2, "projected", whole=st.booleans()),
     *call(
         8,
         "release",
