@@ -1,7 +1,7 @@
 """Projection, takeover and replay, over the tables in Postgres and their twin in memory."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -29,88 +29,19 @@ from taskforge_server.engine.journal.rounds import (
 from taskforge_server.engine.journal.statements import sql
 from taskforge_server.engine.journal.tables import PostgresTables
 from taskforge_server.engine.journal.takeover import (
-    Count,
     FencedTables,
     LogGapError,
-    StoredKey,
     Taken,
     Taker,
-    Waiting,
 )
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
-from taskforge_server.engine.store import loader
 from taskforge_server.engine.store.pool import Connection, connect
 from taskforge_server.ext.pure.table import ShardTable
 from tests.support.journal_bench import PROJECT, START_US, Life, new_table, queue_id
+from tests.support.stored_tables import StoredTables
 
 NEWEST = 1_000
 """An epoch that no takeover of these tests comes to."""
-
-
-class StoredTables:
-    """What a new owner reads, over one connection, one after the other."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._turn = asyncio.Lock()
-
-    async def fence(self, epochs: Mapping[int, int]) -> None:
-        async with self._turn:
-            await loader.fence(self._connection, epochs)
-
-    async def watermarks(self, shards: Sequence[int]) -> dict[int, int]:
-        async with self._turn:
-            return await loader.watermarks(self._connection, shards)
-
-    async def unfinished(self, shard: int, running: bool) -> AsyncGenerator[bytes, None]:
-        async with self._turn:
-            async for chunk in loader.unfinished_jobs(self._connection, shard, running):
-                yield chunk
-
-    def bound(self, shard: int) -> AsyncGenerator[bytes, None]:
-        return self._copied("jobs_bound", shard)
-
-    def named(self, ids: bytes) -> AsyncGenerator[bytes, None]:
-        return self._copied("jobs_named", [ids[at : at + 16] for at in range(0, len(ids), 16)])
-
-    def of_queue(self, queue_id: bytes, after: bytes, rows_max: int) -> AsyncGenerator[bytes, None]:
-        return self._copied("jobs_of_queue", queue_id, after, rows_max)
-
-    def first_pages(self, shard: int, rows_max: int) -> AsyncGenerator[bytes, None]:
-        return self._copied("jobs_first_pages", shard, rows_max)
-
-    async def page(
-        self, shard: int, queue_id: bytes, job_type: str, place: tuple[int, bytes], rows_max: int
-    ) -> AsyncGenerator[bytes, None]:
-        where = (shard, queue_id, job_type, place, rows_max)
-        async with self._turn:
-            async for chunk in loader.jobs_page(self._connection, *where):
-                yield chunk
-
-    async def due(
-        self, shard: int, place: tuple[int, bytes], until_us: int, rows_max: int
-    ) -> AsyncGenerator[bytes, None]:
-        async with self._turn:
-            async for chunk in loader.jobs_due(self._connection, shard, place, until_us, rows_max):
-                yield chunk
-
-    async def _copied(self, statement: str, *args: object) -> AsyncGenerator[bytes, None]:
-        async with self._turn:
-            async for chunk in loader.copied(self._connection, statement, *args):
-                yield chunk
-
-    async def counting(self, marks: Mapping[int, int]) -> Count:
-        async with self._turn:
-            counted = await loader.waiting_counts(self._connection, marks)
-
-        async def count() -> Sequence[Waiting]:
-            return counted
-
-        return count
-
-    async def keys(self, shard: int) -> Sequence[StoredKey]:
-        async with self._turn:
-            return await loader.idempotency_keys(self._connection, shard, START_US)
 
 
 class Storage(Protocol):

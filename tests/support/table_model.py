@@ -196,7 +196,7 @@ calls = weighted(
     *call(3, "take_batch"),
     *call(7, "committed", behind=st.integers(0, 1), take=st.booleans()),
     *call(7, "collect", rows_max=st.sampled_from([1, 3, 1000]), age_us=ages_us),
-    *call(6, "projected"),
+    *call(6, "projected", whole=st.booleans()),
     *call(4, "write", age_us=ages_us),
     *call(1, "fold_of_the_log_is_the_live_state"),
     *call(1, "recovery_finds_the_live_state", applied=st.integers(0, 2), file=st.booleans()),
