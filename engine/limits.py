@@ -392,7 +392,7 @@ PAGE_JOBS_MAX: Final = 16_384
 
 PAGING_ENDED_MAX: Final = 400_000
 """Jobs that ended and that the tables lack, some 100 MB and five seconds of them; beyond, no more
-are brought."""
+are brought, but for shards that have a small part of them: twice as many are there at most."""
 
 PAGERS_MAX: Final = 2
 PAGE_LOOK_S: Final = 0.02
@@ -403,7 +403,7 @@ none is, and for such that may go."""
 
 AWAY_TRIES_MAX: Final = 10
 """How often a command brings its jobs to memory and finds them gone again before it is refused; a
-try takes milliseconds, and jobs are let go every LET_GO_S."""
+try takes milliseconds, and jobs leave every LET_GO_S and with the rounds of the projector."""
 
 HORIZON_S: Final = 3_600.0
 """Jobs that are due later than this wait in the tables."""

@@ -1,7 +1,7 @@
 """Which rows of a table others take the place of: id and lsn of rows of binary COPY.
 
     in    rows of binary COPY: the id first, the lsn in some column
-    out   places: 16 bytes of id, 8 of lsn, for each
+    out   places: 16 bytes of id, 8 of lsn, for each; the least and the greatest id
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
@@ -12,13 +12,16 @@ from taskforge_server.ext.buf cimport tf_rd16, tf_rd32, tf_rd64
 
 cdef enum:
     ID_AT = 6        # number of columns (2), length of the id (4)
+    ID_BYTES = 16
     PLACE_BYTES = 24
 
 
 def row_places(list rows not None, int lsn_column):
-    """The places of these parts of whole rows; None when an id comes twice. ValueError for what is no
-    row."""
+    """(places, least id, greatest id) of these parts of whole rows; None when there is no row, or an id
+    comes twice. ValueError for what is no row."""
     cdef bytes part, places
+    cdef const unsigned char *least
+    cdef const unsigned char *greatest
     cdef const unsigned char *p
     cdef const unsigned char *end
     cdef unsigned char *out
@@ -47,12 +50,19 @@ def row_places(list rows not None, int lsn_column):
     if seen == NULL:
         raise MemoryError()
     out = <unsigned char *>PyBytes_AS_STRING(places)
+    least = greatest = out
     for i in range(count):
         if _known(seen, bits, out, i):
             twice = True
             break
+        if memcmp(out + i * PLACE_BYTES, least, ID_BYTES) < 0:
+            least = out + i * PLACE_BYTES
+        elif memcmp(out + i * PLACE_BYTES, greatest, ID_BYTES) > 0:
+            greatest = out + i * PLACE_BYTES
     free(seen)
-    return None if twice else places
+    if twice or not count:
+        return None
+    return places, least[:ID_BYTES], greatest[:ID_BYTES]
 
 
 cdef const unsigned char *_next(
@@ -75,8 +85,8 @@ cdef const unsigned char *_next(
         if size > end - p or (column == 0 and size != 16) or (column == lsn_column and size != 8):
             raise ValueError("no row with an id and an lsn")
         if column == lsn_column and out != NULL:
-            memcpy(out, job_id, 16)
-            memcpy(out + 16, p, 8)
+            memcpy(out, job_id, ID_BYTES)
+            memcpy(out + ID_BYTES, p, 8)
         if size > 0:
             p += size
     return p
@@ -96,7 +106,7 @@ cdef bint _known(
     cdef Py_ssize_t at = <Py_ssize_t>(
         ((mixed ^ (mixed >> 32)) * <uint64_t>0xff51afd7ed558ccd) >> (64 - bits))
     while seen[at]:
-        if not memcmp(places + <Py_ssize_t>(seen[at] - 1) * PLACE_BYTES, job_id, 16):
+        if not memcmp(places + <Py_ssize_t>(seen[at] - 1) * PLACE_BYTES, job_id, ID_BYTES):
             return True
         at = (at + 1) & mask
     seen[at] = <uint32_t>(number + 1)

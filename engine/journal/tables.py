@@ -285,7 +285,7 @@ class PostgresTables:
             await self._merge(connection, target, parts)
             await connection.execute(sql(target.clear))
             return
-        await connection.execute(sql(target.replace), places, timeout=limits.BULK_TIMEOUT_S)
+        await connection.execute(sql(target.replace), *places, timeout=limits.BULK_TIMEOUT_S)
         await self._copy(connection, target.name, target, parts)
 
     async def _merge(self, connection: Connection, target: Target, parts: Iterable[bytes]) -> None:

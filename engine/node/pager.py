@@ -199,18 +199,15 @@ class Pager:
         """The shards of which too many jobs that ended wait for the tables. Not those of which few
         do, be there ever so many of others."""
         most = limits.PAGING_ENDED_MAX
+        few = min(limits.PAGE_JOBS_MAX, most // max(1, len(self._core.shards)))
         # What ended is among the unprojected: as a rule there are too few even of these to count.
-        shards = [
-            shard
-            for shard in self._core.shards.values()
-            if shard.table.unprojected > limits.PAGE_JOBS_MAX
-        ]
+        shards = [shard for shard in self._core.shards.values() if shard.table.unprojected > few]
         if sum(shard.table.unprojected for shard in shards) <= most:
             return set()
         ended = {shard: shard.table.ended for shard in shards}
         if sum(ended.values()) <= most:
             return set()
-        return {shard for shard, jobs in ended.items() if jobs > limits.PAGE_JOBS_MAX}
+        return {shard for shard, jobs in ended.items() if jobs > few}
 
     def _wants(self, shard: Shard, ahead_jobs: int, soon_us: int) -> bool:
         return bool(shard.table.short(ahead_jobs)) or self._wants_due(shard, soon_us)

@@ -3,9 +3,9 @@
 from taskforge_server.ext.pure.tablerows import split_rows
 
 
-def row_places(rows: list[bytes], lsn_column: int) -> bytes | None:
-    """The places of these parts of whole rows; None when an id comes twice. ValueError for what is
-    no row."""
+def row_places(rows: list[bytes], lsn_column: int) -> tuple[bytes, bytes, bytes] | None:
+    """(places, least id, greatest id) of these parts of whole rows; None when there is no row, or
+    an id comes twice. ValueError for what is no row."""
     places: dict[bytes, bytes] = {}
     count = 0
     for part in rows:
@@ -13,7 +13,9 @@ def row_places(rows: list[bytes], lsn_column: int) -> bytes | None:
             job_id, lsn = _place(part[start:end], lsn_column)
             places[job_id] = job_id + lsn
             count += 1
-    return b"".join(places.values()) if len(places) == count else None
+    if not count or len(places) != count:
+        return None
+    return b"".join(places.values()), min(places), max(places)
 
 
 def _place(row: bytes, lsn_column: int) -> tuple[bytes, bytes]:

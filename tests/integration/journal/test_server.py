@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -16,8 +17,10 @@ from taskforge_server.engine.journal.rounds import TableSource
 from taskforge_server.engine.journal.statements import sql
 from taskforge_server.engine.journal.tables import PostgresTables
 from taskforge_server.engine.store.pool import connect
+from taskforge_server.ext.ids import IdSource
 from tests.support.journal_bench import START_US, Life, new_table
 
+DAY = timedelta(days=1)
 VICTIMS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
 FILL = """
 INSERT INTO shard_log (shard, lsn, epoch, events, body)
@@ -119,6 +122,27 @@ async def test_projection_while_connections_are_ended(postgres_url: str, look: C
     assert await look.fetchval("SELECT lsn FROM shard_projection WHERE shard = 1") == 10
     await tables.close()
     await log.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("jobs_replaced", "jobs"), ("executions_replaced", "job_executions")]
+)
+async def test_rows_are_replaced_in_the_partitions_of_their_days(
+    look: Connection, name: str, table: str
+) -> None:
+    """However many days are kept, no other is planned for, nor locked."""
+    day = datetime.fromtimestamp(START_US / 1e6, UTC).date()
+    await look.execute("SELECT ensure_partitions($1, $2)", day - DAY, day + DAY)
+    await look.execute(sql("projector_session"), "10000", "10000")
+    ids = [IdSource(1, number).next(START_US + number) for number in range(2)]
+    places = b"".join(job_id + bytes(8) for job_id in ids)
+    async with look.transaction():
+        await look.execute(sql(name), places, *ids)
+        locked = await look.fetch(
+            "SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
+            " WHERE pid = pg_backend_pid() AND mode = 'RowExclusiveLock' AND relkind IN ('r', 'p')"
+        )
+    assert {row["relname"] for row in locked} == {table, f"{table}_p{day:%Y%m%d}"}
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,14 @@ def test_both_find_the_same_places(parts: list[bytes]) -> None:
 @pytest.mark.parametrize("impl", [pure, rowplaces], ids=["pure", "compiled"])
 class TestPlaces:
     def test_are_ids_and_lsns_in_their_order(self, impl: ModuleType) -> None:
-        ids = [bytes([number]) * 16 for number in range(40)]
+        ids = [bytes([number * 17 % 40]) * 16 for number in range(40)]
         parts = [row(job_id, b"x", number, None) for number, job_id in enumerate(ids)]
         expected = [job_id + pack(">q", number) for number, job_id in enumerate(ids)]
-        assert impl.row_places(parts, LSN_COLUMN) == b"".join(expected)
+        bounds = b"\0" * 16, b"\x27" * 16
+        assert impl.row_places(parts, LSN_COLUMN) == (b"".join(expected), *bounds)
+
+    def test_of_no_row(self, impl: ModuleType) -> None:
+        assert impl.row_places([], LSN_COLUMN) is None
 
     def test_an_id_that_comes_twice(self, impl: ModuleType) -> None:
         one, other = row(b"a" * 16, None, 1, b"x"), row(b"b" * 16, None, 1, b"x")
