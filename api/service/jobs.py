@@ -96,7 +96,7 @@ class JobService:
             if len(executions) >= job["attempt"]:
                 return live
             # Attempts may be in the tables before the job itself is.
-            return job, merged(await self._jobs.executions(job_id), executions)
+            return job, merged(await self._jobs.executions(job), executions)
         stored = await self._jobs.get(project_id, job_id)
         if stored is None:
             raise _not_found()

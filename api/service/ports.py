@@ -274,7 +274,7 @@ class JobReader(Protocol):
         """How many jobs of its queue and type start before it, up to a bound."""
         ...
 
-    async def executions(self, job_id: bytes) -> list[JobDict]:
+    async def executions(self, job: JobDict) -> list[JobDict]:
         """Those of a job that is known to be the caller's, the oldest first."""
         ...
 

@@ -19,7 +19,7 @@ from taskforge_server.engine.store.cursors import JOBS, after_id, id_cursor
 from taskforge_server.engine.store.pool import Lent, Pool, acquire
 from taskforge_server.engine.store.statements import sql
 from taskforge_server.engine.store.tenancy import tenant
-from taskforge_server.ext.ids import shard_of
+from taskforge_server.ext.ids import execution_id, shard_of
 from taskforge_server.ext.table import NEVER_US
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,7 +61,8 @@ class JobQueries:
             row = await connection.fetchrow(sql("job_get"), job_id, project_id)
             if row is None:
                 return None
-            return job_of(row), await _executions(connection, job_id)
+            job = job_of(row)
+            return job, await _executions(connection, job)
 
     async def ahead(self, project_id: bytes, job: JobDict, most: int = limits.WHY_ROWS_MAX) -> int:
         """How many rows of the job's queue and type start before it, as far as they are counted;
@@ -121,11 +122,11 @@ class JobQueries:
             for row in rows
         ]
 
-    async def executions(self, job_id: bytes) -> list[JobDict]:
+    async def executions(self, job: JobDict) -> list[JobDict]:
         """The executions of a job that is known to be the caller's, the oldest first. Read by the
         engine: they may be in the table before the job, by which a tenant would see them."""
         async with acquire(self._pool) as connection:
-            return await _executions(connection, job_id)
+            return await _executions(connection, job)
 
     async def page(
         self,
@@ -163,8 +164,11 @@ class JobQueries:
         return page, id_cursor(JOBS, page[-1]["id"]) if more else None
 
 
-async def _executions(connection: Lent, job_id: bytes) -> list[JobDict]:
-    rows = await connection.fetch(sql("executions_of_job"), job_id, limits.EXECUTIONS_READ_MAX)
+async def _executions(connection: Lent, job: JobDict) -> list[JobDict]:
+    last = execution_id(job["id"], job["attempt"], job["started_us"])
+    rows = await connection.fetch(
+        sql("executions_of_job"), job["id"], last, limits.EXECUTIONS_READ_MAX
+    )
     return [execution_of(row) for row in rows]
 
 

@@ -32,6 +32,7 @@ class Rows:
     def job(self, **columns: Any) -> dict[str, Any]:
         """The columns of a pending job, or of what is given."""
         self.now_us += self.step_us
+        over = columns.get("status") == "succeeded"
         return {
             "id": self._ids.next(self.now_us),
             "queue_id": self.queue_id,
@@ -42,24 +43,28 @@ class Rows:
             "priority": 0,
             "created_at": self.now_us,
             "updated_at": self.now_us,
+            "started_at": self.now_us if over else None,
             "shard": self.shard,
             "lsn": 1,
-            "attempts": 0,
+            "attempts": 1 if over else 0,
             "crashes": 0,
             "returns": None,
             "max_attempts": 0,
         } | columns
 
     def execution(self, job: dict[str, Any], number: int, **columns: Any) -> dict[str, Any]:
-        """The columns of a succeeded attempt, or of what is given."""
+        """The columns of a succeeded attempt, or of what is given. The last of a job that is over
+        began when its row says."""
+        last = number == job["attempts"]
+        started_us = (last and job["started_at"]) or self.now_us
         return {
-            "id": execution_id(job["id"], number, self.now_us),
+            "id": execution_id(job["id"], number, started_us),
             "job_id": job["id"],
             "status": "succeeded",
             "attempt_number": number,
-            "started_at": self.now_us,
-            "finished_at": self.now_us + 1,
-            "created_at": self.now_us,
+            "started_at": started_us,
+            "finished_at": started_us + 1,
+            "created_at": started_us,
             "shard": self.shard,
             "lsn": 1,
         } | columns

@@ -473,8 +473,8 @@ class StubJobs:
         found = self.rows.get(job_id)
         return found if found is not None and found[0]["project_id"] == project_id else None
 
-    async def executions(self, job_id: bytes) -> list[JobDict]:
-        return self.rows[job_id][1] if job_id in self.rows else []
+    async def executions(self, job: JobDict) -> list[JobDict]:
+        return self.rows[job["id"]][1] if job["id"] in self.rows else []
 
     async def page(
         self,

@@ -10,7 +10,7 @@ FROM (
     FROM unnest($1::uuid[]) AS wanted (job_id)
     CROSS JOIN LATERAL (
         SELECT *, row_number() OVER (ORDER BY attempt_number DESC) AS place FROM job_executions
-        WHERE job_executions.job_id = wanted.job_id
+        WHERE job_executions.job_id = wanted.job_id AND job_executions.status <> 'succeeded'
         ORDER BY attempt_number DESC
         LIMIT $2
     ) AS attempt

@@ -9,7 +9,9 @@ WITH doomed AS (
         )
     FOR UPDATE
 ), attempts AS (
-    DELETE FROM job_executions WHERE job_id IN (SELECT id FROM doomed) RETURNING id
+    DELETE FROM job_executions
+    WHERE job_id IN (SELECT id FROM doomed) AND status <> 'succeeded'
+    RETURNING id
 ), lines AS (
     DELETE FROM execution_logs WHERE execution_id IN (SELECT id FROM attempts)
 )

@@ -13,7 +13,7 @@ WITH looked AS (
     LEFT JOIN jobs AS child ON child.id = looked.child_job_id
     WHERE child.id IS NULL OR child.status IN ('succeeded', 'failed', 'cancelled')
 ), doomed AS (
-    SELECT job.id
+    SELECT job.id, job.attempts, job.started_at
     FROM (SELECT DISTINCT parent_job_id FROM over) AS parent
     JOIN jobs AS job ON job.id = parent.parent_job_id
     JOIN job_queues AS queue ON queue.id = job.queue_id
@@ -27,7 +27,9 @@ WITH looked AS (
             WHERE edge.parent_job_id = job.id
                 AND child.status IN ('pending', 'scheduled', 'processing'))
 ), attempts AS (
-    DELETE FROM job_executions WHERE job_id IN (SELECT id FROM doomed) RETURNING id
+    DELETE FROM job_executions
+    WHERE id IN (SELECT executions_of(id, attempts, started_at) FROM doomed)
+    RETURNING id
 ), lines AS (
     DELETE FROM execution_logs WHERE execution_id IN (SELECT id FROM attempts)
 ), jobs_gone AS (

@@ -4,7 +4,7 @@
 -- what was put back meanwhile: it is found changed when its row is locked. All parts see the rows as
 -- they were before.
 WITH doomed AS (
-    SELECT job.id
+    SELECT job.id, job.attempts, job.started_at
     FROM projects AS project
     JOIN job_queues AS queue ON queue.project_id = project.id
     JOIN jobs AS job ON job.queue_id = queue.id
@@ -16,7 +16,9 @@ WITH doomed AS (
     LIMIT $3
     FOR UPDATE OF job
 ), attempts AS (
-    DELETE FROM job_executions WHERE job_id IN (SELECT id FROM doomed) RETURNING id
+    DELETE FROM job_executions
+    WHERE id IN (SELECT executions_of(id, attempts, started_at) FROM doomed)
+    RETURNING id
 ), lines AS (
     DELETE FROM execution_logs WHERE execution_id IN (SELECT id FROM attempts)
 )

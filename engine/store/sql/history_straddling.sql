@@ -1,7 +1,7 @@
 -- Jobs of a day that goes with attempts on other days, whose partitions stay: they go row by row, with
 -- all that is theirs. One that was put back meanwhile is found changed when its row is locked.
 WITH doomed AS (
-    SELECT job.id
+    SELECT job.id, job.attempts, job.started_at
     FROM jobs AS job
     WHERE job.id IN (
             SELECT job_id FROM job_executions
@@ -13,7 +13,9 @@ WITH doomed AS (
         AND job.status IN ('succeeded', 'failed', 'cancelled')
     FOR UPDATE
 ), attempts AS (
-    DELETE FROM job_executions WHERE job_id IN (SELECT id FROM doomed) RETURNING id
+    DELETE FROM job_executions
+    WHERE id IN (SELECT executions_of(id, attempts, started_at) FROM doomed)
+    RETURNING id
 ), lines AS (
     DELETE FROM execution_logs WHERE execution_id IN (SELECT id FROM attempts)
 )

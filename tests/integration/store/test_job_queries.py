@@ -1,5 +1,6 @@
 """Jobs as the tables have them: the same dict as in memory, by page, within a project."""
 
+import random
 from datetime import UTC, datetime, timedelta
 
 import msgpack
@@ -10,6 +11,7 @@ from taskforge_server.engine.model.queue import QueueSettings
 from taskforge_server.engine.store.job_queries import EPOCH, JobFilter, JobQueries
 from taskforge_server.engine.store.pool import Connection, Pool
 from taskforge_server.engine.store.queues import Queues
+from taskforge_server.ext.ids import execution_id
 from taskforge_server.ext.pure.table import ShardTable, SubmitBatch
 from tests.integration.store.conftest import Tenant
 from tests.support.rows import HEADER, TRAILER, Rows, copy_executions, copy_jobs
@@ -110,7 +112,8 @@ async def test_attempts_come_in_order(pool: Pool, connection: Connection, tenant
     rows = Rows(1, bytes(16), tenant.project_id, START_US)
     job = rows.job(status="succeeded", attempts=3)
     await copy_jobs(connection, [job])
-    attempts = [rows.execution(job, number) for number in (3, 1, 2)]
+    statuses = {3: "succeeded", 1: "failed", 2: "retrying"}
+    attempts = [rows.execution(job, number, status=statuses[number]) for number in statuses]
     await copy_executions(connection, attempts)
     found = await JobQueries(pool).get(tenant.project_id, job["id"])
     assert found is not None
@@ -121,11 +124,24 @@ async def test_attempts_are_found_before_their_job_is(
     pool: Pool, connection: Connection, tenant: Tenant
 ) -> None:
     rows = Rows(1, bytes(16), tenant.project_id, START_US)
-    job = rows.job(status="scheduled", attempts=1)
-    await copy_executions(connection, [rows.execution(job, 1)])
+    job = rows.job(status="succeeded", attempts=2)
+    attempts = [rows.execution(job, 1, status="retrying"), rows.execution(job, 2)]
+    await copy_executions(connection, attempts)
     assert await JobQueries(pool).get(tenant.project_id, job["id"]) is None
-    found = await JobQueries(pool).executions(job["id"])
-    assert [entry["attempt_number"] for entry in found] == [1]
+    known = {"id": job["id"], "attempt": 2, "started_us": job["started_at"]}
+    found = await JobQueries(pool).executions(known)
+    assert [entry["attempt_number"] for entry in found] == [1, 2]
+
+
+async def test_ids_of_attempts_are_the_same_in_sql(connection: Connection) -> None:
+    some = random.Random(1)
+    for _ in range(200):
+        job_id = execution_id(some.randbytes(16), some.randrange(300), some.randrange(1 << 50))
+        number, started_us = some.randrange(33_000), some.randrange(1 << 51)
+        assert execution_id(job_id, number, started_us) == await connection.fetchval(
+            "SELECT execution_id($1, $2, $3)",
+            *(job_id, number, EPOCH + timedelta(microseconds=started_us)),
+        )
 
 
 async def test_a_broken_cursor(pool: Pool) -> None:

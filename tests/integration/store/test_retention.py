@@ -4,7 +4,7 @@ has not ended stays."""
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
@@ -41,12 +41,16 @@ class Ground(NamedTuple):
         """A job of so many days ago, ended some days ago if at all, with attempts of some days;
         each has a line."""
         rows.now_us = _us(self.noon(came))
-        ends = {"status": "succeeded", "finished_at": 0 if ended is None else _us(self.noon(ended))}
-        job = rows.job(**(ends if ended is not None else {}))
+        ends: dict[str, Any] = {"attempts": len(ran)}
+        if ended is not None:
+            ends |= {"status": "succeeded", "finished_at": _us(self.noon(ended))}
+            ends["started_at"] = _us(self.noon(ran[-1])) if ran else None
+        job = rows.job(**ends)
         await copy_jobs(self.connection, [job])
         for number, day in enumerate(ran, start=1):
             rows.now_us = _us(self.noon(day))
-            attempt = rows.execution(job, number)
+            over = ended is not None and number == len(ran)
+            attempt = rows.execution(job, number, status="succeeded" if over else "retrying")
             await copy_executions(self.connection, [attempt])
             await self.connection.execute(
                 """INSERT INTO execution_logs (id, execution_id, project_id, level, message)
