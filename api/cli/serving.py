@@ -89,6 +89,7 @@ async def serve(config: Config, listening: Callable[[int], None] = lambda port: 
     door = Door(node, config, tls)
     try:
         await node.start(door.open)
+        allocator.keep()
         listening(door.port)
         await _ended(node, stop)
         log.info("draining")

@@ -87,14 +87,16 @@ def take_checked_job(body: bytes, checker: Checker) -> None:
     checker.add(job, job.payload)
 
 
-def plain_job(body: bytes, payload_bytes_max: int) -> SubmitBatch | None:
+def plain_job(
+    body: bytes, payload_bytes_max: int, idempotency_key: str | None
+) -> SubmitBatch | None:
     """The same of a job that says nothing but its type, priority and payload; None: it says more,
     or is not as it should be."""
     try:
         job = _decode_plain(body)
     except UNREADABLE:
         return None
-    return plain_submit(job.job_type, job.payload, job.priority, payload_bytes_max)
+    return plain_submit(job.job_type, job.payload, job.priority, payload_bytes_max, idempotency_key)
 
 
 def take_batch(body: bytes, coding: Coding, checker: Checker) -> int:

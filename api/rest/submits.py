@@ -318,8 +318,7 @@ class Submits:
         try:
             submit.standing = self._allowances.take(way.project_id, way.plan)
             check_job(submit.body)
-            batch = plain_job(submit.body, way.payload_bytes_max) if key is None else None
-            request: KeyedRequest | None = None
+            batch = plain_job(submit.body, way.payload_bytes_max, key)
             if batch is None:
                 checker = self._checker(submit, None)
                 take_checked_job(submit.body, checker)
@@ -328,7 +327,7 @@ class Submits:
                     submit.task = asyncio.create_task(self._looked_up(submit, checker))
                     return
                 batch, submit.scheduled = checker.batch, bool(checker.scheduled)
-                request = _keyed(submit)
+            request = None if key is None else _keyed(submit)
             command = self._services.engine.submit_to(way.queue, batch, request, submit)
             if request is not None:
                 submit.command = command

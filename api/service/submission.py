@@ -202,13 +202,21 @@ class NewJob(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True)
 
 
 def plain_submit(
-    job_type: str, payload: bytes | memoryview, priority: int, payload_bytes_max: int
+    job_type: str,
+    payload: bytes | memoryview,
+    priority: int,
+    payload_bytes_max: int,
+    idempotency_key: str | None,
 ) -> SubmitBatch | None:
     """A job that is told nothing else; None: the `Checker` has to look at it."""
     if job_type not in _KNOWN_TYPES or len(payload) > payload_bytes_max:
         return None
     batch = SubmitBatch()
-    batch.add(job_type, payload, priority)
+    if idempotency_key is None:
+        batch.add(job_type, payload, priority)
+    else:
+        options = pack_told({"idempotency_key": idempotency_key})
+        batch.add(job_type, payload, priority, options=options)
     return batch
 
 

@@ -7,6 +7,7 @@ one; the holes that it leaves there are given back when there is time for that.
 """
 
 import ctypes
+import gc
 
 from taskforge_server.engine import limits
 
@@ -26,6 +27,12 @@ def map_large_blocks() -> bool:
         mallopt(_M_MMAP_THRESHOLD, limits.MAPPED_BLOCK_BYTES_MIN)
         and mallopt(_M_TRIM_THRESHOLD, limits.HEAP_TRIM_BYTES)
     )
+
+
+def keep() -> None:
+    """What is there now stays for good: the garbage collector, which stops everything while it
+    looks, need not look at it again."""
+    gc.freeze()
 
 
 def give_back() -> None:

@@ -243,6 +243,17 @@ async def test_appends_of_several_callers(bench: Bench) -> None:
     assert await log.heads(range(10)) == dict.fromkeys(range(10), (3, 1))
 
 
+async def test_who_waits_for_its_turn_and_is_cancelled_holds_up_nobody(bench: Bench) -> None:
+    log = await bench.writer()
+    callers = [asyncio.create_task(log.append([row(shard, 1)])) for shard in range(8)]
+    await asyncio.sleep(0)
+    for place in (3, 5):
+        callers[place].cancel()
+    done = await asyncio.gather(*callers, return_exceptions=True)
+    assert [done[place] for place in (0, 1, 2, 4, 6, 7)] == [{0}, {1}, {2}, {4}, {6}, {7}]
+    assert await log.append([row(9, 1)]) == {9}
+
+
 async def test_a_cancelled_append_leaves_a_usable_log(bench: Bench) -> None:
     log = await bench.writer()
     for lsn in range(1, 6):

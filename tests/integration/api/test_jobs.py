@@ -431,6 +431,8 @@ async def test_idempotency_keys_on_the_short_way(api: Fixture) -> None:
     ids = [answer.json["id"] for answer in answers]
     assert [ids.index(job_id) for job_id in ids] == [0, 1, 2, 1, 0, 2]
     assert ["Idempotent-Replay" in answer.headers for answer in answers] == [False] * 3 + [True] * 3
+    views = [(await api.get(f"/v1/jobs/{job_id}")).json for job_id in ids[:3]]
+    assert [view["idempotency_key"] for view in views] == ["a", "b", "c-1"]
     other = await api.post(JOBS, {"job_type": "u"}, headers={"Idempotency-Key": "a"})
     assert (other.status, other.json["code"]) == (409, "idempotency_key_reused")
     direct = api.server._door.submits

@@ -1,9 +1,12 @@
-"""Large blocks are mapped, and given back."""
+"""Large blocks are mapped, and given back; what stays is not looked at again."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
+
+from taskforge_server.engine.runtime import allocator
 
 PROGRAM = """
 import sys
@@ -38,3 +41,13 @@ def pages_kept(how: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="the thresholds are glibc's")
 def test_large_blocks_leave_no_holes() -> None:
     assert pages_kept("with") < 4096
+
+
+def test_the_collector_passes_over_what_stays() -> None:
+    mine: list[object] = []
+    allocator.keep()
+    try:
+        assert not any(known is mine for known in gc.get_objects())
+    finally:
+        gc.unfreeze()
+    assert any(known is mine for known in gc.get_objects())
