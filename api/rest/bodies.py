@@ -10,6 +10,7 @@ is wrong gets its own problem and the others are taken.
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,6 +40,7 @@ DEPTH_MAX = limits.JSON_DEPTH_MAX
 _JOB_DEPTH = 1
 _BATCH_DEPTH = 3
 _OWN_DEPTH_MAX = 3
+_INDEX = re.compile(r"\[[^\]]*\]")
 _NAMED = re.compile(r"^Object (?:missing required|contains unknown) field `(.*)`$", re.DOTALL)
 
 _decode_job = msgspec.json.Decoder(JobSubmit).decode
@@ -57,9 +59,9 @@ def decode(body: bytes, coding: Coding, kind: type[T]) -> T:
     if coding is Coding.JSON:
         check_json(body, DEPTH_MAX)
         _refuse_repeats(body, bodyscan.scan_json(body, _OWN_DEPTH_MAX)[0])
-        return _decoded(lambda: msgspec.json.decode(body, type=kind))
+        return _decoded(kind, lambda: msgspec.json.decode(body, type=kind))
     _refuse_repeats(body, _scan_packed(body, _OWN_DEPTH_MAX, DEPTH_MAX)[0])
-    return _decoded(lambda: msgspec.msgpack.decode(body, type=kind))
+    return _decoded(kind, lambda: msgspec.msgpack.decode(body, type=kind))
 
 
 def take_job(body: bytes, coding: Coding, checker: Checker) -> None:
@@ -83,7 +85,7 @@ def take_checked_job(body: bytes, checker: Checker) -> None:
     try:
         job = _decode_job(body)
     except UNREADABLE as error:
-        raise refusal(error) from None
+        raise refusal(error, JobSubmit) from None
     checker.add(job, job.payload)
 
 
@@ -111,7 +113,7 @@ def take_batch(body: bytes, coding: Coding, checker: Checker) -> int:
         except UNREADABLE:
             pass  # some item is at fault: find out which
         _refuse_repeats(body, bodyscan.scan_json(body, 1)[0])
-        items = _decoded(lambda: _decode_batch_raw(body)).jobs
+        items = _decoded(JobBatchRaw, lambda: _decode_batch_raw(body)).jobs
         return _take_each(items, checker, _take_text)
     if checker.take_plain(body, DEPTH_MAX):
         return checker.batch.count
@@ -123,7 +125,7 @@ def take_batch(body: bytes, coding: Coding, checker: Checker) -> int:
     except UNREADABLE:
         pass  # some item is at fault, or its payload is no `bin`
     _refuse_repeats(body, _scan_packed(body, 1, DEPTH_MAX + _BATCH_DEPTH)[0])
-    items = _decoded(lambda: _unpack_batch_raw(body)).jobs
+    items = _decoded(JobBatchRaw, lambda: _unpack_batch_raw(body)).jobs
     return _take_each(items, checker, _take_packed_item)
 
 
@@ -164,7 +166,7 @@ def _take_text(item: bytes, checker: Checker) -> None:
     try:
         job = _decode_job(item)
     except UNREADABLE as error:
-        raise refusal(error) from None
+        raise refusal(error, JobSubmit) from None
     checker.add(job, job.payload)
 
 
@@ -183,7 +185,7 @@ def _take_packed(item: bytes, checker: Checker) -> None:
         try:
             job = raw = _unpack_job_raw(item)
         except UNREADABLE as error:
-            raise refusal(error) from None
+            raise refusal(error, JobSubmit) from None
         payload = _transcoded(raw.payload)
     _check_payload(payload)
     checker.add(job, payload)
@@ -257,22 +259,53 @@ def _refuse_repeats(body: bytes, offset: int) -> None:
     )
 
 
-def _decoded(call: Callable[[], T]) -> T:
+def _decoded(kind: type[T], call: Callable[[], T]) -> T:
     try:
         return call()
     except UNREADABLE as error:
-        raise refusal(error) from None
+        raise refusal(error, kind) from None
 
 
-def refusal(error: msgspec.DecodeError | UnicodeDecodeError) -> InvalidInput:
-    """What msgspec says, as our error: the field at fault is named also where one is missing."""
+def refusal(
+    error: msgspec.DecodeError | UnicodeDecodeError, kind: type[msgspec.Struct]
+) -> InvalidInput:
+    """What msgspec says of a struct, as our error: the field at fault is named also where one is
+    missing, and what is accepted is said where it is a few words."""
     if isinstance(error, UnicodeDecodeError):
         return InvalidInput("a text is not UTF-8", code="malformed_body")
     if not isinstance(error, msgspec.ValidationError):
         return InvalidInput(str(error), code="malformed_body")
     refused = invalid(error)
+    if refused.message.startswith(("Invalid enum value", "Expected `str` matching regex")):
+        steps = _INDEX.sub("", refused.field or "").split(".")
+        refused.message = refused.message[:256] + _accepted(_shape(kind), steps)
+        return refused
     named = _NAMED.match(refused.message)
     if named is None:
         return refused
     parts = (refused.field, named.group(1)[: limits.NAME_BYTES_SHOWN_MAX])
     return InvalidInput(refused.message[:256], ".".join(part for part in parts if part))
+
+
+@cache
+def _shape(kind: type[msgspec.Struct]) -> msgspec.inspect.Type:
+    return msgspec.inspect.type_info(kind)
+
+
+def _accepted(shape: msgspec.inspect.Type, steps: list[str]) -> str:
+    """What the place behind these steps takes; nothing where its type does not say."""
+    match shape:
+        case msgspec.inspect.LiteralType(values=values) if not steps:
+            return "; one of " + ", ".join(map(str, values))
+        case msgspec.inspect.Metadata(extra_json_schema={"examples": examples}) if not steps:
+            return "; such as " + " or ".join(map(str, examples))
+        case msgspec.inspect.StructType(fields=fields) if steps:
+            inner = [field.type for field in fields if field.encode_name == steps[0]]
+            steps = steps[1:]
+        case msgspec.inspect.UnionType(types=choices):
+            inner = list(choices)
+        case msgspec.inspect.Metadata(type=part) | msgspec.inspect.CollectionType(item_type=part):
+            inner = [part]
+        case _:
+            inner = []
+    return next(filter(None, (_accepted(part, steps) for part in inner)), "")

@@ -276,7 +276,7 @@ def _query(route: Route, text: str) -> Any:
     try:
         return msgspec.convert(values, route.query, strict=False)
     except msgspec.ValidationError as error:
-        raise refusal(error) from None
+        raise refusal(error, route.query) from None
 
 
 @cache

@@ -51,6 +51,29 @@ async def test_create_get_list_update(api: Fixture) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "field", "told"),
+    [
+        ({"history": "some"}, "history", "one of all, failed, none"),
+        ({"retry_policy": {"jitter": "some"}}, "retry_policy.jitter", "one of full, none"),
+        (
+            {"worker_types": ["general", "some"]},
+            "worker_types[1]",
+            "one of general, specialized_cpu, specialized_io",
+        ),
+    ],
+)
+async def test_what_is_accepted_is_said(api: Fixture, settings: Any, field: str, told: str) -> None:
+    reply = await api.post("/v1/queues", {"name": "a", "settings": settings})
+    assert (reply.status, reply.json["field"]) == (422, f"settings.{field}")
+    assert reply.json["detail"].endswith(f"; {told}")
+
+
+async def test_examples_are_said_of_what_has_a_form(api: Fixture) -> None:
+    reply = await api.get("/v1/jobs/01997b5c-6c00-7001-8000-5f3a9c2d4e6f?wait=soon")
+    assert reply.json["detail"].endswith("; such as 10s or 500ms")
+
+
+@pytest.mark.parametrize(
     ("body", "status", "code", "field"),
     [
         ({"name": ""}, 422, "invalid_input", "name"),
