@@ -67,7 +67,7 @@ class QueueCatalog:
             return known
         ref = await self.any(project_id, queue)
         if ref.archived or ref.id in self._closed:
-            raise _not_found(queue)
+            raise _not_found()
         return ref
 
     async def any(self, project_id: bytes, queue: str | bytes) -> QueueRef:
@@ -132,13 +132,11 @@ class QueueCatalog:
         try:
             return self.learn(await self._queues.get(project_id, queue))
         except NotFound:
-            raise _not_found(queue) from None
+            raise _not_found() from None
 
 
-def _not_found(queue: str | bytes) -> NotFound:
-    named = isinstance(queue, str) and len(queue) <= limits.NAME_CHARS_MAX
-    message = f"this project has no queue {queue!r}" if named else "this project has no such queue"
-    return NotFound(message, "queue", code="queue_not_found")
+def _not_found() -> NotFound:
+    return NotFound("this project has no such queue", "queue", code="queue_not_found")
 
 
 def _make_room(
