@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -24,6 +24,9 @@ from bench.throughput import Options
 
 RUNS = 3
 JOBS = 1_000_000
+WARM_UP_SHARE = 1.5
+"""Of the time of a run. A checkpoint makes the files of the log ready to be used again, no more of
+them than were used before; a run that needs new ones pays for blocks with each commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,8 @@ def measure(
             for figure in scenario.figures
         }
         if scenario.warm_up and not given.no_warm_up:
-            for figure, run in scenario.measure(stand, options).items():
+            longer = replace(options, seconds=options.seconds * WARM_UP_SHARE)
+            for figure, run in scenario.measure(stand, longer).items():
                 print(f"{name} warm-up: {figure} = {_shown(run, given.profile)}", flush=True)
         for number in range(1, given.runs + 1):
             for figure, run in scenario.measure(stand, options).items():
