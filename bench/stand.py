@@ -73,8 +73,7 @@ class Stand:
     ) -> None:
         self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="taskforge-bench-"))
-        self.api_key = api_key_text(os.urandom(API_KEY_RANDOM_BYTES))
-        self.master_keys = new_master_key("bench")
+        self.api_key, self.master_keys = _credentials(self.folder / "credentials.json")
         self.node_command = node_command or [_script("taskforge"), "serve"]
         self.servers = EmbeddedServers(self.folder, settings)
         self._numbers = count(1)
@@ -318,6 +317,16 @@ class Api:
             raise BenchError(f"no metrics: {status} {text.decode()[:500]}")
         found = re.findall(r"^(\w+) (\S+)$", text.decode(), re.MULTILINE)
         return {name.removeprefix("taskforge_"): float(value) for name, value in found}
+
+
+def _credentials(file: Path) -> tuple[str, str]:
+    """API key and master key of a folder: databases in it that are kept know no others."""
+    if not file.exists():
+        made = api_key_text(os.urandom(API_KEY_RANDOM_BYTES)), new_master_key("bench")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(made))
+    api_key, master_key = json.loads(file.read_text())
+    return api_key, master_key
 
 
 def rows(url: str, query: str, *arguments: object) -> list[Any]:

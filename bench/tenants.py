@@ -1,8 +1,8 @@
 """One tenant beside another: how soon a single job starts while somebody else takes all there is.
 
-The noisy tenant has a backlog that a worker works off as fast as it can, and a client that fills it
-up again as long as the tables keep up with it, as in `history_all`: what lasts is measured. A
-million jobs wait at any time. The quiet one submits a job every 20 ms and has a worker of its own.
+The noisy tenant has a backlog that a worker works off as fast as it can, and a client that
+submits more to it all the time. A million jobs wait at any time. The quiet one submits a job every
+20 ms and has a worker of its own.
 """
 
 import json
@@ -11,17 +11,19 @@ from typing import Any
 
 from bench.figures import RawRun, quantile
 from bench.latency import EVERY_S, SPARE_S, WARM_UP_S, latencies
+from bench.paging import FIRST_JOB_S, filled
 from bench.processes import BenchError
 from bench.stand import Api, Run, Stand
 from bench.throughput import QUEUE, Options, succeeded, used
 
-BACKLOG_S = 120.0
-TIMES = 2
+TIMES = 4
 """So many times `--jobs` wait at first: a worker is faster than its client, and `--jobs` must be
 left when the last call was made."""
 
-CONNECTIONS = 8
-"""Over which the noisy client sends, so that it keeps up with its worker."""
+UNPROJECTED = 600_000
+"""The client stops beyond this; it rarely does, for a node with 400,000 brings no more jobs."""
+
+COUNTED_S = 60.0
 
 FULL_SPEED_S = 2.0
 """A worker's stock grows to its size within this."""
@@ -32,15 +34,20 @@ BY_ITSELF_S = 5.0
 
 def noisy_tenant(stand: Stand, options: Options) -> dict[str, RawRun]:
     """From the quiet tenant's submit call to its handler, at the noisy one's full speed."""
-    with stand.run() as run:
+    with stand.run(filled(stand, "pending", TIMES * options.jobs)) as run:
         key = run.project("quiet")
         run.node()
-        run.api.create_queue(QUEUE, options.history)
+        run.until(lambda: _counted(run), "the jobs to be counted", COUNTED_S)
+        run.api.update_queue(QUEUE, history=options.history)
         Api(run.port, key).create_queue(QUEUE)
         quiet_worker = run.worker(
             QUEUE, concurrency=options.concurrency, name="quiet_worker", key=key
         )
-        _fill(run, options)
+        run.client(
+            "batches",
+            *("--queue", QUEUE, "--batch", options.batch, "--connections", options.connections),
+            *("--window", 2 * TIMES * options.jobs, "--unprojected", UNPROJECTED),
+        )
         seen, load = _calls_under_load(run, options, key)
         calls = len(seen["latencies_ns"])
         run.until(lambda: quiet_worker.running and _over(run, key), "the last job", SPARE_S)
@@ -55,20 +62,10 @@ def noisy_tenant(stand: Stand, options: Options) -> dict[str, RawRun]:
     return {name: figure | load for name, figure in found.items()}
 
 
-def _fill(run: Run, options: Options) -> None:
-    """The noisy tenant's backlog, and a client that goes on filling it."""
-    run.client(
-        "batches",
-        *("--queue", QUEUE, "--batch", options.batch, "--connections", CONNECTIONS),
-        *("--window", TIMES * options.jobs, "--unprojected", options.unprojected),
-    )
-    enough = TIMES * options.jobs - CONNECTIONS * options.batch
-    run.until(lambda: _pending(run) >= enough, "the backlog", BACKLOG_S)
-
-
 def _calls_under_load(run: Run, options: Options, key: str) -> tuple[dict[str, Any], RawRun]:
     """The quiet tenant's calls, and what the noisy one got done meanwhile."""
     run.worker(QUEUE, concurrency=options.concurrency)
+    run.until(lambda: succeeded(run) > 0, "the first job to succeed", FIRST_JOB_S)
     time.sleep(FULL_SPEED_S)
     by_itself, begun_s = succeeded(run), time.monotonic()
     time.sleep(BY_ITSELF_S)
@@ -99,6 +96,11 @@ def _calls_under_load(run: Run, options: Options, key: str) -> tuple[dict[str, A
 
 def _wal_bytes(run: Run) -> int:
     return int(run.rows("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')")[0][0])
+
+
+def _counted(run: Run) -> bool:
+    status, _ = run.api.call("GET", f"/v1/queues/{QUEUE}")
+    return status == 200
 
 
 def _pending(run: Run) -> int:
