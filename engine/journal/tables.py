@@ -60,6 +60,8 @@ from taskforge_server.ext.table import split_rows
 log = logging.getLogger(__name__)
 
 ID_BYTES = 16
+ID_TIME_BYTES = 6  # milliseconds
+DAY_MS = 86_400_000
 ROW_ID_START = 6  # number of columns (2), length of the first one (4)
 
 
@@ -285,7 +287,11 @@ class PostgresTables:
             await self._merge(connection, target, parts)
             await connection.execute(sql(target.clear))
             return
-        await connection.execute(sql(target.replace), *places, timeout=limits.BULK_TIMEOUT_S)
+        ids_and_lsns, *bounds = places
+        days = whole_days(*bounds)
+        await connection.execute(
+            sql(target.replace), ids_and_lsns, *days, timeout=limits.BULK_TIMEOUT_S
+        )
         await self._copy(connection, target.name, target, parts)
 
     async def _merge(self, connection: Connection, target: Target, parts: Iterable[bytes]) -> None:
@@ -315,6 +321,16 @@ class PostgresTables:
                     raise
                 row = repr(entry).encode()
                 await self._note(connection, entry[2], "idempotency_keys", row, error)
+
+
+def whole_days(least: bytes, greatest: bytes) -> tuple[bytes, bytes]:
+    """The first id of the day of `least`, and the first of the day after that of `greatest`."""
+    first, last = (int.from_bytes(each[:ID_TIME_BYTES]) // DAY_MS for each in (least, greatest))
+    return _first_id(first), _first_id(last + 1)
+
+
+def _first_id(day: int) -> bytes:
+    return (day * DAY_MS).to_bytes(ID_TIME_BYTES).ljust(ID_BYTES, b"\0")
 
 
 class _TooEarlyError(Exception):

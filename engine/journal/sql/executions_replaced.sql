@@ -6,4 +6,4 @@ USING (
     FROM generate_series(1, length($1::bytea), 24) AS at
     OFFSET 0
 ) AS place
-WHERE known.id = place.id AND known.lsn <= place.lsn AND known.id BETWEEN $2 AND $3
+WHERE known.id = place.id AND known.lsn <= place.lsn AND known.id >= $2 AND known.id < $3

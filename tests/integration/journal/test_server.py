@@ -13,9 +13,9 @@ from taskforge_server.engine.journal.link import Connection
 from taskforge_server.engine.journal.log import LogRow
 from taskforge_server.engine.journal.postgres import PostgresShardLog
 from taskforge_server.engine.journal.projector import Projector
-from taskforge_server.engine.journal.rounds import TableSource
+from taskforge_server.engine.journal.rounds import How, TableSource
 from taskforge_server.engine.journal.statements import sql
-from taskforge_server.engine.journal.tables import PostgresTables
+from taskforge_server.engine.journal.tables import PostgresTables, whole_days
 from taskforge_server.engine.store.pool import connect
 from taskforge_server.ext.ids import IdSource
 from tests.support.journal_bench import START_US, Life, new_table
@@ -137,12 +137,39 @@ async def test_rows_are_replaced_in_the_partitions_of_their_days(
     ids = [IdSource(1, number).next(START_US + number) for number in range(2)]
     places = b"".join(job_id + bytes(8) for job_id in ids)
     async with look.transaction():
-        await look.execute(sql(name), places, *ids)
+        await look.execute(sql(name), places, *whole_days(*ids))
         locked = await look.fetch(
             "SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
             " WHERE pid = pg_backend_pid() AND mode = 'RowExclusiveLock' AND relkind IN ('r', 'p')"
         )
     assert {row["relname"] for row in locked} == {table, f"{table}_p{day:%Y%m%d}"}
+
+
+async def test_rows_are_found_by_their_ids_before_statistics_know_of_them(
+    postgres_url: str, look: Connection
+) -> None:
+    """A scan of all that is newer than the statistics, for each row, would take hours."""
+    log = PostgresShardLog(partial(connect, postgres_url, application_name="test journal"))
+    tables = PostgresTables(partial(connect, postgres_url, application_name="test journal"))
+    life = Life(new_table(1))
+    for _ in range(2):
+        ids = life.submit(1_000)
+        await life.commit(log)
+        projection = life.table.collect(1_000_000, START_US * 2)
+        assert projection is not None
+        await tables.write_jobs([projection], How.FAST, {1: 1})
+        life.table.projected(projection)
+        if life.table.jobs_resident == 1_000:
+            await look.execute("ANALYZE jobs")
+    await look.execute(sql("projector_session"), "10000", "10000")
+    places = b"".join(job_id + (9).to_bytes(8) for job_id in ids)
+    explain = "EXPLAIN (FORMAT JSON) " + sql("jobs_replaced")
+    plan = json.loads(await look.fetchval(explain, places, *whole_days(ids[0], ids[-1])))
+    join = plan[0]["Plan"]["Plans"][0]
+    assert join["Node Type"] == "Nested Loop"
+    assert [part["Node Type"] for part in join["Plans"]] == ["Subquery Scan", "Index Scan"]
+    await tables.close()
+    await log.close()
 
 
 @pytest.mark.parametrize(
