@@ -280,9 +280,12 @@ JOURNAL_LANES: Final = 2
 """Commits under way at one time: small ones beside big ones."""
 
 CROWDED_S: Final = 0.25
-QUICK_COMMIT_S: Final = 0.004
+QUICK_COMMIT_S: Final = 0.003
 """A small commit beside a big one shows that tenants share the node, for this long; one that takes
-longer than four milliseconds shows that the big work leaves too little to others."""
+longer than three milliseconds shows that the big work leaves too little to others."""
+
+FILLED_S: Final = 10.0
+"""So long after a big commit it counts as under way: its jobs are being written to the tables."""
 
 PAUSE_S_MIN: Final = 0.001
 PAUSE_S_MAX: Final = 0.01
@@ -294,7 +297,7 @@ GATHER_EVENTS_MAX: Final = 1_024
 """Events of one shard that gather while tenants share the node, and what one command adds: with
 submits of 2,000 jobs a commit of some 300 KiB."""
 
-COPY_CHUNK_CROWDED_BYTES: Final = 64 * KIB
+COPY_CHUNK_CROWDED_BYTES: Final = 32 * KIB
 """A portion of the projector then: some 2 ms of the server's time."""
 
 JOURNAL_STATEMENT_S: Final = 5.0
@@ -412,8 +415,9 @@ HORIZON_SOON_SHARE: Final = 0.01  # of it; this near, jobs come however many of 
 REPLAY_ROWS: Final = 64
 """Log rows for which the jobs that they name are asked for together."""
 
-LOAD_CHUNK_BYTES: Final = MIB
-"""What the loader hands on at once: enough to amortise a call, small enough to yield between."""
+LOAD_CHUNK_BYTES: Final = 128 * KIB
+"""What the loader hands on at once, some 500 jobs: enough to amortise a call, and a millisecond of
+the loop."""
 
 EXECUTIONS_READ_MAX: Final = 1_000
 """Attempts that come with a job: all of them, but for a job that was put back many times."""

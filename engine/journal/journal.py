@@ -111,6 +111,9 @@ class Journal:
         # Shards whose next batches belong together.
         self._together: set[Gathering] = set()
         self._flying: set[Gathering] = set()
+        # When a shard has last filled the log, and when any has.
+        self._filled_s: dict[int, float] = {}
+        self._last_filled_s = 0.0
         self._quick, self._bulk = _Lane(bulk=False), _Lane(bulk=True)
         self._settled: list[asyncio.Future[None]] = []
         self._stopping = False
@@ -147,6 +150,7 @@ class Journal:
     def forget(self, shard: Gathering) -> None:
         """The shard is given away or dropped; what is in flight is still told to it."""
         self._dirty.pop(shard, None)
+        self._filled_s.pop(shard.number, None)
 
     async def settle(self) -> None:
         """Return once everything that is gathered now is durable, or fenced."""
@@ -298,11 +302,21 @@ class Journal:
             else:
                 lane.failing = False
                 self.statistics.last_s = took_s = time.monotonic() - started_s
-                if not lane.bulk and (shared or self._bulk.sent_s):
+                if lane.bulk:
+                    self._last_filled_s = time.monotonic()
+                    self._filled_s.update((row.shard, self._last_filled_s) for row in rows)
+                elif shared or self._bulk.sent_s or self._others_filled(rows, started_s):
                     self.pace.shared(took_s)
                 lane.sent_s = 0.0
                 lane.behind_bytes = 0
                 return mine
+
+    def _others_filled(self, rows: list[LogRow], now_s: float) -> bool:
+        """Shards without any of these rows have filled the log, and it is still to be projected."""
+        since_s = now_s - limits.FILLED_S
+        return self._last_filled_s > since_s and any(
+            self._filled_s.get(row.shard, 0.0) <= since_s for row in rows
+        )
 
     def _nudge(self) -> None:
         self._quick.nudge()

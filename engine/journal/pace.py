@@ -1,6 +1,6 @@
 """How much bulk work stands back while small commits run beside it.
 
-    alone --a small commit beside a big one--> crowded --none for CROWDED_S--> alone
+    alone --a small commit beside big ones--> crowded  --none for CROWDED_S--> alone
                                                 | ^
                                late: pause more '-' in time: pause less
 

@@ -207,6 +207,23 @@ async def test_who_has_little_to_say_does_not_wait_for_who_has_much() -> None:
     assert sorted(trace) == ["1@1", "1@2", "2@1"]
 
 
+async def test_small_commits_are_shared_while_what_others_said_is_written_to_the_tables() -> None:
+    trace: list[str] = []
+    async with running(MemoryShardLog()) as journal:
+        big, small = Notes(1, journal, trace), Notes(2, journal, trace)
+        small.say("a")
+        await journal.settle()
+        for number in range(journal_module.limits.QUICK_EVENTS_MAX + 1):
+            big.say(str(number))
+        await journal.settle()
+        big.say("its own")
+        await journal.settle()
+        assert not journal.crowded, "nobody waits beside it"
+        small.say("b")
+        await journal.settle()
+        assert journal.crowded
+
+
 async def test_a_lane_that_is_away_leaves_the_other_one_going_and_closes_the_door() -> None:
     log = MemoryShardLog()
     trace: list[str] = []
