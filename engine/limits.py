@@ -408,6 +408,9 @@ AWAY_TRIES_MAX: Final = 10
 """How often a command brings its jobs to memory and finds them gone again before it is refused; a
 try takes milliseconds, and jobs leave every LET_GO_S and with the rounds of the projector."""
 
+REQUEUES_KEPT: Final = 16_384
+"""Jobs of a shard that were put back lately, 2 MB: a row read before that puts none back again."""
+
 HORIZON_S: Final = 3_600.0
 """Jobs that are due later than this wait in the tables."""
 HORIZON_SOON_SHARE: Final = 0.01  # of it; this near, jobs come however many of later times are here

@@ -34,6 +34,8 @@ def requeue(queue: "QueueActor", context: "Context", command: Requeue, now_us: i
         command.repeated = True
         queue.repetitions.answer(first, Reply(command.reply, job))
         return
+    if shard.requeues.outdates(job_id, job["lsn"]):
+        raise Conflict("this job was just retried by somebody else", code="job_not_retryable")
     uniques.require_free(shard, job, now_us)
     try:
         _put_back(shard, context, _as_stored(job, ring), now_us)
@@ -60,7 +62,11 @@ def requeue_many(
     for stored in command.jobs:
         control.require_here(shard.table, stored["id"], command.departures)
     jobs = [shard.table.get(stored["id"]) or stored for stored in command.jobs]
-    jobs = [_as_stored(job, ring) for job in jobs if job["status"] == "failed"]
+    jobs = [
+        _as_stored(job, ring)
+        for job in jobs
+        if job["status"] == "failed" and not shard.requeues.outdates(job["id"], job["lsn"])
+    ]
     due_us, again = command.first_us, []
     for job in jobs:
         try:
@@ -81,6 +87,7 @@ def requeue_many(
 def _put_back(shard: Shard, context: "Context", job: Job, now_us: int) -> None:
     """The job runs again; TransitionError."""
     shard.table.requeue(job, now_us)
+    shard.requeues.note(job["id"], shard.table.gathering_lsn)
     if families.waits(job["options"]):
         shard.table.change(job["id"], now_us, due_us=NEVER_US)  # it never came to its turn
     shard.marks.drain(shard.table)  # its key is held again, for what comes in this turn

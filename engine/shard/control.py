@@ -2,10 +2,13 @@
 
 ExpiryBook   jobs that must not start after a time, by that time
 CancelBook   jobs whose cancellation was asked for while they ran
+RequeueBook  jobs that were put back lately
 """
 
+from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.model.joboptions import Told
 from taskforge_server.ext.table import ShardTable
 
@@ -96,3 +99,24 @@ class CancelBook:
     def forget(self, job_id: bytes) -> None:
         """It runs no more."""
         self._jobs.discard(job_id)
+
+
+class RequeueBook:
+    """When jobs were put back, the newest. A row that was read before is out of date, though
+    the job may have ended and left memory since: it must not run again by what the row says."""
+
+    __slots__ = ("_lsns",)
+
+    def __init__(self) -> None:
+        self._lsns: OrderedDict[bytes, int] = OrderedDict()
+
+    def note(self, job_id: bytes, lsn: int) -> None:
+        """It was put back by the event at this lsn."""
+        self._lsns[job_id] = lsn
+        self._lsns.move_to_end(job_id)
+        if len(self._lsns) > limits.REQUEUES_KEPT:
+            self._lsns.popitem(last=False)
+
+    def outdates(self, job_id: bytes, lsn: int) -> bool:
+        """Whether a row with this lsn is from before that."""
+        return lsn < self._lsns.get(job_id, 0)

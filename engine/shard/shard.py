@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from taskforge_server.engine.errors import ShardLost
-from taskforge_server.engine.shard.control import CancelBook, ExpiryBook
+from taskforge_server.engine.shard.control import CancelBook, ExpiryBook, RequeueBook
 from taskforge_server.engine.shard.edges import ShardEdges
 from taskforge_server.engine.shard.effects import Effect, Promise, Reply, Wake
 from taskforge_server.engine.shard.marks import Marks
@@ -51,6 +51,7 @@ class Shard:
         "lost_lsn",
         "marks",
         "number",
+        "requeues",
         "table",
         "unique",
         "usage",
@@ -69,6 +70,7 @@ class Shard:
         self.usage = ShardUsage()
         self.expiries = ExpiryBook()
         self.cancels = CancelBook()
+        self.requeues = RequeueBook()
         self.unique = UniqueBook(table)
         self.marks = Marks([self.unique], pruned=[self.expiries, self.cancels])
         self.listener: Callable[[Shard, int, bytes], None] | None = None

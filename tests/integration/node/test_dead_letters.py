@@ -480,3 +480,25 @@ async def test_hooks_wait_for_their_queue(
         assert await hook_jobs(s.hand) == []
         await s.hand.queue("hooks")
         assert len(await told_of(s.hand, 2)) == 2
+
+
+async def test_a_job_that_ran_again_does_not_do_so_by_a_row_that_was_read_before(
+    postgres_url: str,
+) -> None:
+    """Two find it failed; when the second asks, it has succeeded and left memory."""
+    async with site(postgres_url) as s:
+        ids = await fail(s.hand, s.queue, 2)
+        letters = DeadLetters(s.node.pool)
+        read, _ = await letters.page(s.hand.project_id, s.queue.id, EVERYTHING, FIRST, 10)
+        for job in read:
+            await s.node.doors.requeue(job)
+        worker, outlet = await s.hand.worker(s.queue)
+        await arrives(outlet, lambda: len(outlet.tokens()) == 2)
+        await worker.receive([done(1, b"".join(outlet.tokens()))])
+        await arrives(outlet, lambda: outlet.of(12))
+        await s.node.projector.flush()
+        assert not any([await s.node.doors.look(job_id) for job_id in ids])
+        with pytest.raises(errors.Conflict):
+            await s.node.doors.requeue(read[0])
+        assert await s.node.doors.requeue_many(s.queue, read, 0, 0, b"", None) == (b"", False)
+        assert {row["status"] for row in await s.hand.rows("jobs")} == {"succeeded"}
