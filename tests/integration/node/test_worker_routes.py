@@ -210,13 +210,14 @@ async def test_bad_ids_are_not_found(postgres_url: str) -> None:
 
 async def test_a_worker_that_nobody_heard_of_is_offline(postgres_url: str) -> None:
     project_id = await prepared(postgres_url)
-    killed = Node(config_for(postgres_url), lambda node_id: MemoryCluster(Exchange(), node_id))
+    config = config_for(postgres_url, lease_ttl_s=1.0)
+    killed = Node(config, lambda node_id: MemoryCluster(Exchange(), node_id))
     await killed.start()
     hand = Hand(killed, project_id)
     await hand.worker(await hand.queue(), worker_id=A)
     await killed.worker_rows.write()
     await kill(killed)
-    async with running_node(postgres_url) as node, serving(node) as api:
+    async with running_node(postgres_url, lease_ttl_s=1.0) as node, serving(node) as api:
         path = f"/v1/workers/{text(A)}"
         async with asyncio.timeout(20):
             while (await api.ok("GET", path))["status"] != "offline":  # noqa: ASYNC110 - told by none

@@ -486,9 +486,35 @@ def run(examples: int, steps: int) -> Counter[str]:
     return seen
 
 
+def what_is_rare(seen: Counter[str]) -> None:
+    """A job is snoozed too often, another fails too often: examples may come to neither."""
+    machine = type("Machine", (LifeMachine,), {"seen": seen})()
+    policy = {
+        "max_attempts": 2,
+        "base_delay": 1.0,
+        "max_delay": 2.0,
+        "backoff_multiplier": 2.0,
+        "backoff": "exponential",
+        "jitter": "none",
+        "non_retryable": (),
+    }
+    job = {"priority": 0, "delay_us": 0, "expires_s": 0, "timeout_ms": 0, "attempts_max": 0}
+    snooze = Call("snooze", {"at_us": 0, "later": True})
+    fail = Call("fail", {"error": "ValueError", "retryable": True})
+    machine.begin(policy, 3, None)
+    for verdicts in ([snooze] * (SNOOZES_MAX + 1), [fail] * 2):
+        machine.do(Call("submit", {"jobs": [job | {"own": {}}]}))
+        for verdict in verdicts:
+            machine.do(Call("end", {"pick": 0, "verdict": verdict, "jitter": 0.5}))
+            machine.do(Call("pass_time", {"step_us": 4_000_000}))
+            machine.do(Call("timers", {"jitter": 0.5, "step_us": 0}))
+    machine.teardown()
+
+
 def test_jobs_live_as_the_guides_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SNOOZES_MAX", SNOOZES_MAX)
     seen = run(examples=120, steps=50)
+    what_is_rare(seen)
     wanted = EVENTS | ENDS | PAUSES | {"put off by the budget"}
     assert not {what for what in wanted if not seen[what]}, seen
 
