@@ -123,10 +123,11 @@ class ApiServer:
         opener = None if sealed is None else Opener(sealed.vault, sealed.keyring)
         jobs = JobService(ports.engine, ports.jobs, self.catalog, opener)
         allowances = Allowances(ports.allowances, ports.engine.now_us)
+        graphs = None if ports.graphs is None else GraphService(ports.graphs, jobs)
         self.inbox: InboxDrain | None = None
         if ports.inbox is not None:
             self.inbox = InboxDrain(
-                ports.inbox, jobs, self.catalog, allowances, ports.payload_bytes_max
+                ports.inbox, jobs, self.catalog, allowances, graphs, ports.payload_bytes_max
             )
         self.tick_makers = TickMakers(allowances)
         schedules = None
@@ -137,7 +138,7 @@ class ApiServer:
             queues=QueueService(ports.engine, ports.queues, self.catalog),
             jobs=jobs,
             control=ControlService(ports.engine, jobs, ports.audit),
-            graphs=None if ports.graphs is None else GraphService(ports.graphs, jobs),
+            graphs=graphs,
             logs=JobLogService(ports.engine, jobs, ports.logs, ports.log_feed),
             events=EventService(ports.engine, jobs),
             waits=WaitService(ports.engine, ports.jobs, jobs.opener),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import psycopg
@@ -206,6 +207,18 @@ class Drained:
             jobs: int = await connection.fetchval("SELECT count(*) FROM jobs")
         return waiting, jobs
 
+    async def jobs(self) -> "list[asyncpg.Record]":
+        """All of them, the oldest first."""
+        await self.node.projector.flush()
+        async with self.node.pool.acquire() as connection:
+            return list(await connection.fetch("SELECT * FROM jobs ORDER BY id"))
+
+    async def enqueue_unique(self, order: int, **rule: Any) -> UUID:
+        """A receipt with a key that all of these have; its reference."""
+        keyed = receipt.configure(unique_key="orders", **({"unique": rule} if rule else {}))
+        reference: UUID = await enqueue(self.shop, keyed, {"order": order}, queue="mail")
+        return reference
+
 
 class Rows(Inbox):
     """The real rows, and a kill between the job and the end of its row."""
@@ -236,7 +249,7 @@ async def drained(allowed: Site) -> AsyncIterator[Drained]:
 
 
 async def test_the_helper_takes_what_submit_takes(drained: Drained) -> None:
-    """All options of a submit come to the job; parents and unique keys are no part of it."""
+    """All options of a submit come to the job."""
     due = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
     options: dict[str, Any] = {
         "priority": 7,
@@ -249,10 +262,13 @@ async def test_the_helper_takes_what_submit_takes(drained: Drained) -> None:
     grouped = receipt.configure(group_key="g")
     await enqueue(drained.shop, grouped, {"order": 2}, delay_s=3600, queue="mail")
     assert await drained.drain() == 2
-    await drained.node.projector.flush()
-    async with drained.node.pool.acquire() as connection:
-        rows = await connection.fetch("SELECT * FROM jobs ORDER BY id")
-    first, second = rows
+    first, second = await drained.jobs()
+    child = receipt.configure(parents=[uuid_text(first["id"])])
+    await enqueue(drained.shop, child, {"order": 3}, queue="mail")
+    assert await drained.drain() == 1
+    (*_, third) = await drained.jobs()
+    assert third["status"] == "scheduled", "it waits for its parent"
+    assert third["scheduled_for"] is None
     shown = ("priority", "timeout_s", "max_attempts", "tags", "scheduled_for")
     assert [first[name] for name in shown] == [7, 5, 2, ["a"], due]
     assert second["group_key"] == "g"
@@ -304,6 +320,57 @@ async def test_a_row_that_is_met_again_makes_no_second_job(drained: Drained) -> 
     assert await drained.counts() == (0, 1)
 
 
+async def test_a_row_whose_key_is_held_makes_no_job(drained: Drained) -> None:
+    """The one that is there stands for it; who asked to be rejected waits for an operator."""
+    for order in (1, 2):
+        await drained.enqueue_unique(order)
+    rejected = await drained.enqueue_unique(3, on_conflict="reject")
+    assert await drained.drain() == 3
+    (job,) = await drained.jobs()
+    assert job["payload"] == '{"order": 1}'
+    (row,) = await drained.rows.refused()
+    assert (row.id, row.problem) == (
+        rejected.bytes,
+        f"unique_key: another job holds this key: {uuid_text(job['id'])}",
+    )
+    await drained.node.doors.cancel(job["id"], drained.site.project_id)
+    await drained.rows.retry([row.id])
+    assert await drained.drain() == 1
+    assert await drained.rows.refused() == []
+    assert [job["payload"] for job in await drained.jobs()] == ['{"order": 1}', '{"order": 3}']
+
+
+@pytest.mark.parametrize("rule", [{"on_conflict": "replace"}, {"on_conflict": "debounce"}])
+async def test_of_rows_that_take_each_others_place_the_youngest_is_the_last(
+    drained: Drained, rule: dict[str, Any]
+) -> None:
+    """Also where all are met again."""
+    rule |= {"debounce_s": 3600} if rule["on_conflict"] == "debounce" else {}
+    for order in range(1, 6):
+        await drained.enqueue_unique(order, **rule)
+    drained.rows.killed = True
+    with pytest.raises(ZeroDivisionError):
+        await drained.drain()
+    drained.rows.killed = False
+    await drained.enqueue_unique(6, **rule)
+    assert await drained.drain() == 6
+    assert [job["payload"] for job in await drained.jobs()] == ['{"order": 6}']
+    assert await drained.drain() == 0
+
+
+async def test_a_row_whose_job_has_ended_is_met_again(drained: Drained) -> None:
+    """Its key is free by then, and still it makes no second job."""
+    await drained.enqueue_unique(1)
+    drained.rows.killed = True
+    with pytest.raises(ZeroDivisionError):
+        await drained.drain()
+    drained.rows.killed = False
+    (job,) = await drained.jobs()
+    await drained.node.doors.cancel(job["id"], drained.site.project_id)
+    assert await drained.drain() == 1
+    assert [job["status"] for job in await drained.jobs()] == ["cancelled"]
+
+
 WRONG = ("priority", "colour")
 
 
@@ -343,7 +410,11 @@ async def test_what_no_job_can_be_made_of_stays_for_an_operator(drained: Drained
         ("{}", f'{{"colour": {"[" * 3000}{"]" * 3000}}}', "options: "),
         ("1e5000", "{}", "payload: "),
         (f"{'[' * 3000}{']' * 3000}", "{}", "payload: "),
-        ("{}", '{"parents": [{"job_id": "01997b5c-6c00-7001-8000-5f3a9c2d4e6f"}]}', "parents: "),
+        (
+            "{}",
+            '{"parents": [{"job_id": "01997b5c-6c00-7001-8000-5f3a9c2d4e6f"}]}',
+            "parents[0].job_id: ",
+        ),
     ],
 )
 async def test_what_only_the_database_understands_stands_in_nobodys_way(

@@ -45,9 +45,8 @@ def enqueue(
     """One job of this task; the reference as `UUID`, or an awaitable of it.
 
     All is given as to `Client.submit`; `delay_s` begins when a server takes the job, moments after
-    the commit. Further options come with the task, `receipt.configure(expires_in_s=60)`; parents
-    and a unique key are refused by the server. `project` (an id) is needed by roles that may
-    enqueue jobs of several. What the database refuses it raises by itself, and the transaction is
+    the commit. Further options come with the task, `receipt.configure(unique_key="order-42")`.
+    `project` (an id) is needed by roles that may enqueue jobs of several. What the database refuses it raises by itself, and the transaction is
     broken then, as with any statement.
     """
     if arguments and payload is not None:
