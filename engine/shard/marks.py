@@ -29,13 +29,14 @@ class PrunedBook(Book, Protocol):
     """A book that would grow with jobs that ended."""
 
     crowded: int
-    """So long a book is looked through; it is twice what was left the last time, so that this costs
-    the same for each job, however many there are."""
+    """A book that is longer is looked through; it is twice what was left the last time, so that
+    this costs the same for each job, however many there are."""
 
     def __len__(self) -> int: ...
 
-    def prune(self, table: ShardTable) -> None:
-        """Forget the jobs that it is no longer about."""
+    def prune(self, table: ShardTable, seen: int) -> None:
+        """Go on looking through it if it is crowded, and forget the jobs that it is no longer
+        about: some, as many were just `seen`, since others wait for this turn to end."""
         ...
 
 
@@ -52,10 +53,10 @@ class Marks:
     def drain(self, table: ShardTable) -> None:
         """Show the books what the table has marked; called after each turn that decides, after a
         takeover, and after each chunk of jobs that was loaded."""
-        for job_id, options in table.take_marked():
+        marked = table.take_marked()
+        for job_id, options in marked:
             told = read_told(options)
             for book in self.books:
                 book.see(job_id, told)
         for pruned in self._pruned:
-            if len(pruned) > pruned.crowded:
-                pruned.prune(table)
+            pruned.prune(table, len(marked))

@@ -1,5 +1,6 @@
 """A worker's frames: completions count once, are acknowledged when durable; none is guessed at."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgpack
 import pytest
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.actors.commands import Requeue
 from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import FrameError
@@ -98,6 +100,34 @@ async def test_what_another_worker_runs_is_out_of_reach(kind: int | None) -> Non
     parts.settle()
     assert job_of(parts, token)["status"] == "succeeded"
     assert (worker.outstanding, thief.outstanding) == (0, 0)
+
+
+async def test_a_job_that_is_put_back_goes_on_counting() -> None:
+    """Whose attempts were used up has one more, and whose worker died too often no other worker."""
+    parts, queue, worker, outlet = running(
+        2, retry_policy={"max_attempts": 2, "base_delay": 0, "max_delay": 0}, crashes_max=1
+    )
+    shard, (fails, crashes) = parts.shards[1], outlet.tokens()
+    worker.handle([done(1, b"", (fails, 1, FAILURE))])
+    parts.outcomes.lost(shard, crashes, parts.clock.now_us())
+    parts.due()
+    parts.settle()
+    worker.handle([done(2, b"", (outlet.tokens()[-1], 1, FAILURE))])
+    parts.settle()
+    for token in (fails, crashes):
+        back: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        queue.handle([Requeue(job_of(parts, token), back)])
+        parts.settle()
+        assert (await back)["status"] == "pending"
+    again = {token[:16]: token for token in outlet.tokens()}
+    worker.handle([done(3, b"", (again[fails[:16]], 1, FAILURE))])
+    parts.outcomes.lost(shard, again[crashes[:16]], parts.clock.now_us())
+    parts.settle()
+    ends = [job_of(parts, token) for token in (fails, crashes)]
+    assert [(job["status"], job["reason"], job["attempt"]) for job in ends] == [
+        ("failed", "attempts_exhausted", 3),
+        ("failed", "quarantined", 2),
+    ]
 
 
 async def test_a_failure_is_retried_after_its_backoff_and_then_fails_for_good() -> None:
