@@ -707,6 +707,9 @@ CLUSTER_COMMAND_S: Final = 1.0
 CLUSTER_PAUSE_S: Final = 0.5
 """Between two tries to reach a Redis that does not answer."""
 
+OUTAGE_TOLD_S: Final = 60.0
+"""How often a node says that Redis is still away: it tries twice a second."""
+
 CLUSTER_SILENCE_S: Final = 2.0
 """A subscription that is silent for this long is pinged; silent twice, it is dead."""
 

@@ -185,8 +185,12 @@ def _tell(organization_id: bytes, row: Subscription | None) -> None:
     agreed = {} if row is None else row.limits
     for name in Limits.__struct_fields__:
         value = getattr(plan.limits, name)
-        shown = "no limit" if value is None else str(value)
+        shown = _UNSAID.get(name, "no limit") if value is None else str(value)
         typer.echo(f"{name}: {shown}" + (" (agreed)" if name in agreed else ""))
+
+
+_UNSAID = {"weight": "1"}
+"""What stands for a limit that nobody agreed on, where that is not "no limit"."""
 
 
 def _us(at: datetime) -> int:

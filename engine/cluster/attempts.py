@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.cluster.outage import Outage
 from taskforge_server.engine.cluster.scripts import script
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,11 @@ class Attempts:
         self._monotonic_s = monotonic_s
         self._local = LocalAttempts(monotonic_s=monotonic_s)
         self._away_until_s = float("-inf")
+        self._outage = Outage(
+            log,
+            "attempts are counted by each node for itself",
+            "attempts are counted for all nodes again",
+        )
 
     async def take(self, windows: Sequence[Window]) -> float:
         """Seconds to wait; 0 when the attempt may be made, and is counted."""
@@ -124,9 +130,11 @@ class Attempts:
         keys = [window.key for window in windows]
         try:
             async with asyncio.timeout(limits.THROTTLE_COMMAND_S):
-                return int(await self._client.eval(script(name), len(keys), *keys, *arguments))
+                answer = await self._client.eval(script(name), len(keys), *keys, *arguments)
+            self._outage.over()
+            return int(answer)
         except _FAILURES as error:
-            log.warning("attempts are counted by each node for itself: %r", error)
+            self._outage.failed(error)
             self._away_until_s = self._monotonic_s() + limits.CLUSTER_PAUSE_S
             await self._client.connection_pool.disconnect()
             return None

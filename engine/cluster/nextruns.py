@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.cluster.outage import Outage
 from taskforge_server.engine.cluster.redis import FAILURES, PREFIX, client
 from taskforge_server.ext.ids import uuid_text
 
@@ -49,6 +50,9 @@ class NextRuns:
         self._written: set[int] = set()
         """Shards whose sets are as memory has them, but for the changes."""
         self._stopping = False
+        self._outage = Outage(
+            log, "next runs of schedules are not in Redis", "next runs of schedules are in Redis"
+        )
 
     def moved(self, shard: int, schedule_id: bytes, next_us: int | None) -> None:
         """The schedule runs next then; None: it is gone."""
@@ -65,8 +69,9 @@ class NextRuns:
                 continue
             try:
                 await self.write(source, checking)
+                self._outage.over()
             except FAILURES as error:
-                log.warning("next runs of schedules are not in Redis: %r", error)
+                self._outage.failed(error)
                 self._written.clear()
                 await asyncio.sleep(limits.CLUSTER_PAUSE_S)
                 continue

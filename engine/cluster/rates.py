@@ -25,6 +25,7 @@ from typing import Protocol
 from redis.asyncio import Redis
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.cluster.outage import Outage
 from taskforge_server.engine.cluster.redis import FAILURES, PREFIX, client
 from taskforge_server.engine.cluster.scripts import script
 from taskforge_server.engine.errors import RateLimited
@@ -99,6 +100,9 @@ class RateLimiter:
         self._used: list[_Bucket] = []
         self._wake = asyncio.Event()
         self._stopping = False
+        self._outage = Outage(
+            log, "rates are limited by this node alone", "rates are limited by all nodes again"
+        )
         self.refused = 0
         """Requests since the start."""
 
@@ -183,9 +187,10 @@ class RateLimiter:
             try:
                 ahead_us = await self._shared.settle(debits[part])
             except FAILURES as error:
-                log.warning("rates are limited by this node alone: %r", error)
+                self._outage.failed(error)
                 await asyncio.sleep(limits.CLUSTER_PAUSE_S)
                 return
+            self._outage.over()
             now_s = self._now_s()
             for bucket, ahead in zip(used[part], ahead_us, strict=True):
                 # What was let in meanwhile is not in the answer.

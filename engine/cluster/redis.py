@@ -26,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from taskforge_server.engine import limits
+from taskforge_server.engine.cluster.outage import Outage
 from taskforge_server.engine.cluster.port import Handler
 from taskforge_server.engine.cluster.scripts import script
 
@@ -53,6 +54,10 @@ class RedisCluster:
         self._tasks: list[asyncio.Task[None]] = []
         self._answered_s = 0.0
         self._stopping = False
+        self._silence = Outage(
+            log, "the cluster's server does not answer", "the cluster's server answers again"
+        )
+        self._deafness = Outage(log, "messages may be lost", "messages come again")
         self.dropped = 0
         """Messages that were not sent since the start."""
 
@@ -144,8 +149,9 @@ class RedisCluster:
                         self._answered_s = time.monotonic()
                         renew_at_s = started_s + self._ttl_s / 3
                     await self._send()
+                self._silence.over()
             except FAILURES as error:
-                log.warning("the cluster's server does not answer: %r", error)
+                self._silence.failed(error)
                 await self._talker.connection_pool.disconnect()
                 await asyncio.sleep(limits.CLUSTER_PAUSE_S)
                 renew_at_s = 0.0
@@ -186,7 +192,7 @@ class RedisCluster:
             try:
                 await self._listen_once()
             except FAILURES as error:
-                log.warning("messages may be lost: %r", error)
+                self._deafness.failed(error)
             await asyncio.sleep(limits.CLUSTER_PAUSE_S)
 
     async def _listen_once(self) -> None:
@@ -209,6 +215,7 @@ class RedisCluster:
                 if message["type"] == "subscribe":
                     confirmed += 1
                     if confirmed == len(self._handlers):
+                        self._deafness.over()
                         self._tell_gap()
                 elif message["type"] == "message":
                     topic = _text(message["channel"]).removeprefix(_topic(""))

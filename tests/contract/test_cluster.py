@@ -1,6 +1,7 @@
 """What nodes tell each other, over Valkey and over the twin in memory."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Protocol
@@ -10,9 +11,11 @@ import pytest
 from taskforge_server.api.cli.embedded import EmbeddedServers
 from taskforge_server.engine import limits
 from taskforge_server.engine.cluster.memory import Exchange, MemoryCluster
+from taskforge_server.engine.cluster.outage import Outage
 from taskforge_server.engine.cluster.port import JOB_LOGGED, QUEUE_CHANGED, Cluster
 from taskforge_server.engine.cluster.redis import RedisCluster
 from tests.support.faultproxy import FaultProxy, fault_proxy
+from tests.support.processes import free_port
 
 TTL_S = 0.6
 WITHIN_S = 3 * (limits.CLUSTER_COMMAND_S + limits.CLUSTER_PAUSE_S)
@@ -233,6 +236,60 @@ async def test_nothing_hangs_in_a_black_hole(
     redis_bench.proxy.cut()
     redis_bench.proxy.heal()
     await ear.wait(gaps=2, heard=1)
+
+
+class Tries(Outage):
+    """An outage that can be waited for."""
+
+    __slots__ = ("seen", "tried")
+
+    def __init__(self, away: str) -> None:
+        super().__init__(logging.getLogger("test.outage"), away, "there")
+        self.tried = 0
+        self.seen = asyncio.Event()
+
+    def failed(self, error: BaseException) -> None:
+        super().failed(error)
+        self.tried += 1
+        if self.tried == 3:
+            self.seen.set()
+
+
+async def test_a_server_that_is_away_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "CLUSTER_PAUSE_S", 0.001)
+    cluster = RedisCluster(f"redis://127.0.0.1:{free_port()}", "a")
+    cluster._silence, cluster._deafness = silent, deaf = Tries("silent"), Tries("deaf")
+    Ear(cluster)
+    async with asyncio.timeout(WITHIN_S):
+        await cluster.start()
+        await asyncio.gather(silent.seen.wait(), deaf.seen.wait())
+        await cluster.stop()
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert sorted(record.getMessage().partition(":")[0] for record in told) == ["deaf", "silent"]
+
+
+def test_an_outage_is_told_again_after_a_minute_and_when_it_is_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("taskforge_server.engine.cluster.outage.time.monotonic", lambda: now_s)
+    caplog.set_level(logging.INFO)
+    redis = Outage(logging.getLogger("test.outage"), "away", "back")
+    redis.over()
+    for second in range(100):
+        now_s = float(second)
+        redis.failed(OSError("gone"))
+    redis.over()
+    redis.over()
+    redis.failed(OSError("gone"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "away: OSError('gone')",
+        "away, for 60 s now: OSError('gone')",
+        "back, after 99 s",
+        "away: OSError('gone')",
+    ]
 
 
 async def test_without_a_server_a_node_starts_and_stops(redis_bench: RedisBench) -> None:

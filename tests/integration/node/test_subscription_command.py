@@ -40,6 +40,7 @@ async def test_a_change_is_shown_and_a_node_hears_of_it(postgres_url: str, redis
         assert "ends: 2100-01-31" in answer
         assert "max_workers: 7 (agreed)" in answer
         assert "history_days: no limit (agreed)" in answer
+        assert "weight: 1\n" in answer
         async with asyncio.timeout(8):  # less than it takes without the news
             while (await node.plans.find(project_id, b"")).tier != "pro":  # noqa: ASYNC110
                 await asyncio.sleep(0)
