@@ -370,7 +370,14 @@ STATEMENT_TIMEOUT_S: Final = 30.0
 """A dead socket or a lock must not hang a request: acquire + statement stays below WAIT_S_MAX."""
 
 BULK_TIMEOUT_S: Final = 300.0
-"""COPY of a backlog, migrations, partition upkeep."""
+"""COPY of a backlog, partition upkeep."""
+
+MIGRATION_S: Final = 4 * 3_600.0
+"""One statement of a migration: an index over some thousand million rows; an operator waits."""
+
+MIGRATION_TABLE_WAIT_S: Final = 20.0
+"""How long it may wait for others who use its table: new ones wait behind it, below the time that
+their own statements have."""
 
 MIGRATION_LOCK_TIMEOUT_S: Final = 120.0
 """How long a node waits for another that migrates."""
@@ -992,7 +999,8 @@ assert DEAD_LETTERS_BYTES_MAX + DEAD_LETTERS_ACT_MAX * KIB < APPEND_BYTES_MAX
 assert CRASHES_MAX < 2**15
 assert SHARDS_DEFAULT <= SHARDS_MAX == 2**12
 assert ACQUIRE_TIMEOUT_S + STATEMENT_TIMEOUT_S < WAIT_S_MAX
-assert CONNECT_TIMEOUT_S < STATEMENT_TIMEOUT_S < BULK_TIMEOUT_S
+assert CONNECT_TIMEOUT_S < STATEMENT_TIMEOUT_S < BULK_TIMEOUT_S < MIGRATION_S
+assert MIGRATION_TABLE_WAIT_S < STATEMENT_TIMEOUT_S
 assert (
     TCP_KEEPALIVE_IDLE_S + TCP_KEEPALIVE_COUNT * TCP_KEEPALIVE_INTERVAL_S < STATEMENT_TIMEOUT_S
 ), "a dead peer is found before the statement runs out"

@@ -11,7 +11,9 @@ import pytest
 from pogo_core.util.migrate import apply
 
 from taskforge_server.api.cli.embedded import Postgres
-from taskforge_server.engine.store.migrate import migrate
+from taskforge_server.engine import limits
+from taskforge_server.engine.errors import ConfigError, Unavailable
+from taskforge_server.engine.store.migrate import check_prepared, migrate
 from taskforge_server.engine.store.pool import check_server, connect
 from tests.support.rows import Rows, copy_executions, copy_jobs
 from tests.support.servers import temporary_servers
@@ -65,6 +67,51 @@ async def test_from_empty_then_again(empty_postgres_url: str) -> None:
     before = await _schema(empty_postgres_url)
     assert await migrate(empty_postgres_url) == []
     assert await _schema(empty_postgres_url) == before
+
+
+async def test_a_database_without_the_newest_steps_is_refused(
+    empty_postgres_url: str, tmp_path: Path
+) -> None:
+    """By nodes and by commands; one that has more than this version knows is not."""
+    with as_file(files("taskforge_server.engine.store") / "migrations") as folder:
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        *_, newest = sorted(path.stem for path in folder.glob("*.sql"))
+    (tmp_path / f"{newest}.sql").rename(tmp_path.parent / "newest")
+    connection = await connect(empty_postgres_url, application_name="test")
+    try:
+        with pytest.raises(ConfigError, match="not prepared: run `taskforge migrate`"):
+            await check_prepared(connection)
+        await apply(connection, tmp_path, schema_name="public")
+        with pytest.raises(ConfigError, match=f"lacks {newest}: run `taskforge migrate`"):
+            await check_prepared(connection)
+        assert await migrate(empty_postgres_url) == [newest]
+        await check_prepared(connection)
+        later = f"-- Later\n-- depends: {newest}\n\n-- migrate: apply\nSELECT 1;\n"
+        (tmp_path.parent / "newest").rename(tmp_path / f"{newest}.sql")
+        (tmp_path / "9999_later.sql").write_text(f"{later}\n-- migrate: rollback\n")
+        await apply(connection, tmp_path, schema_name="public")
+        await check_prepared(connection)
+    finally:
+        await connection.close()
+
+
+async def test_a_step_does_not_wait_long_for_whoever_uses_its_table(
+    empty_postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All who come meanwhile would wait behind it. Nothing is done, and it may be repeated."""
+    monkeypatch.setattr(limits, "MIGRATION_TABLE_WAIT_S", 0.05)
+    with as_file(files("taskforge_server.engine.store") / "migrations") as folder:
+        shutil.copytree(folder, tmp_path, ignore=shutil.ignore_patterns("003*"), dirs_exist_ok=True)
+    connection = await connect(empty_postgres_url, application_name="test")
+    try:
+        await apply(connection, tmp_path, schema_name="public")
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE jobs")
+            with pytest.raises(Unavailable, match="a table is in use"):
+                await migrate(empty_postgres_url)
+        assert await migrate(empty_postgres_url)
+    finally:
+        await connection.close()
 
 
 async def test_of_a_database_with_rows(empty_postgres_url: str, tmp_path: Path) -> None:
