@@ -415,6 +415,9 @@ AWAY_TRIES_MAX: Final = 10
 """How often a command brings its jobs to memory and finds them gone again before it is refused; a
 try takes milliseconds, and jobs leave every LET_GO_S and with the rounds of the projector."""
 
+MARKS_READ: Final = 1_000
+"""Jobs with options that a takeover looks at before others have their turn: some 3 ms."""
+
 REQUEUES_KEPT: Final = 16_384
 """Jobs of a shard that were put back lately, 2 MB: a row read before that puts none back again."""
 

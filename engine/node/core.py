@@ -215,7 +215,7 @@ class Core:
                 define(shard.table, ref)
                 if ref.settings.dead_letters.hook is not None:
                     self.dead_letters.heard(ref.id, shard.table.committed_lsn)
-        shard.marks.books.append(SeenParents(self.dependencies, shard))
+        shard.marks.add_children(SeenParents(self.dependencies, shard))
         shard.marks.drain(shard.table)
         self.dependencies.adopt(shard.number)
         for queue_id, old in list(self._retired.items()):

@@ -146,7 +146,10 @@ class Ownership:
                 known = self._core.refs.keys()
                 if any(queue_id not in known for _, queue_id, _, _ in taken.submitted):
                     await self._refresh()  # queues that were made while we came
-                shard = self._adopt(taken, await self._read_usage(taken.table.shard))
+                shard = Shard(taken.table.shard, taken.table, taken.epoch, self._on_lost)
+                for _ in shard.marks.read(shard.table):
+                    await asyncio.sleep(0)
+                self._adopt(shard, taken, await self._read_usage(shard.number))
                 counting = asyncio.create_task(self._count(shard, taken.counted))
                 self._counting[counting] = taken.counted
                 counting.add_done_callback(self._counting.pop)
@@ -166,8 +169,7 @@ class Ownership:
                 )
         shard.counted = True
 
-    def _adopt(self, taken: Taken[ShardTable], stored: Iterable[StoredUsage]) -> Shard:
-        shard = Shard(taken.table.shard, taken.table, taken.epoch, self._on_lost)
+    def _adopt(self, shard: Shard, taken: Taken[ShardTable], stored: Iterable[StoredUsage]) -> None:
         shard.counted = False
         self._restore_usage(shard, taken, stored)
         for project_id, key, body_hash, ids, at_us in taken.keys:
@@ -192,7 +194,6 @@ class Ownership:
             taken.jobs_loaded,
             taken.events_replayed,
         )
-        return shard
 
     def _restore_usage(
         self, shard: Shard, taken: Taken[ShardTable], stored: Iterable[StoredUsage]

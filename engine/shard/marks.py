@@ -10,9 +10,10 @@ looks whether the job still lives, and forgets it then. Plain jobs never come he
 A job is seen again whenever it is told something new: a book must take that for the whole truth.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.model.joboptions import Told, read_told
 from taskforge_server.ext.table import ShardTable
 
@@ -43,12 +44,38 @@ class PrunedBook(Book, Protocol):
 class Marks:
     """The books of one shard."""
 
-    __slots__ = ("_pruned", "books")
+    __slots__ = ("_kept", "_pruned", "books")
 
     def __init__(self, books: Iterable[Book] = (), pruned: Iterable[PrunedBook] = ()) -> None:
         """`pruned` are books that forget by themselves what ended long before they look at it."""
         self._pruned = [*pruned]
         self.books: list[Book] = [*self._pruned, *books]
+        self._kept: list[tuple[bytes, Told]] = []
+
+    def read(self, table: ShardTable) -> Iterator[None]:
+        """Show the books all that a takeover has marked, some at each step: others have their turn
+        in between, but nobody uses the table yet. Children are kept for the book that comes last.
+        """
+        marked = table.take_marked()
+        for start in range(0, len(marked), limits.MARKS_READ):
+            portion = marked[start : start + limits.MARKS_READ]
+            for job_id, options in portion:
+                told = read_told(options)
+                for book in self.books:
+                    book.see(job_id, told)
+                if told.more.parents is not None:
+                    self._kept.append((job_id, told))
+            for pruned in self._pruned:
+                pruned.prune(table, len(portion))
+            yield
+
+    def add_children(self, book: Book) -> None:
+        """One more book, about jobs with parents alone: it sees what was kept for it, and all that
+        comes."""
+        self.books.append(book)
+        kept, self._kept = self._kept, []
+        for job_id, told in kept:
+            book.see(job_id, told)
 
     def drain(self, table: ShardTable) -> None:
         """Show the books what the table has marked; called after each turn that decides, after a

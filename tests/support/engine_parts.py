@@ -134,7 +134,7 @@ class EngineParts:
             self.clock, self.journal, self.shards.get, self.freed, self.counters
         )
         for shard in self.shards.values():
-            shard.marks.books.append(SeenParents(self.dependencies, shard))
+            shard.marks.add_children(SeenParents(self.dependencies, shard))
         self._queue_context = queue_module.Context(
             self.clock,
             self.dispatcher,

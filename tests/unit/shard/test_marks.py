@@ -2,7 +2,7 @@
 
 import msgpack
 
-from taskforge_server.engine.model.joboptions import JobOptions, Told, pack_told
+from taskforge_server.engine.model.joboptions import JobOptions, Parents, Told, pack_told
 from taskforge_server.engine.shard.control import LOOKS, LOOKS_MIN, CancelBook, ExpiryBook
 from taskforge_server.engine.shard.marks import Marks
 from taskforge_server.ext.table import NEVER_US, ShardTable, SubmitBatch
@@ -74,6 +74,23 @@ def test_submitted_changed_replayed_and_loaded_jobs_are_seen_alike() -> None:
     loaded = fresh()
     loaded.load(projection.jobs_copy)
     assert drained(loaded) == live
+
+
+def test_a_takeover_shows_the_books_all_in_many_steps() -> None:
+    """Also to the book about children that comes when it is over."""
+    table, book, late = fresh(), Seen(), Seen()
+    marks = Marks([book])
+    plain = [submitted(table, JobOptions(expires_us=1)) for _ in range(2_500)]
+    parents = Parents(edges=b"", not_before_us=0)
+    child = submitted(table, JobOptions(parents=parents), NEVER_US)
+    assert [len(book.jobs) for _ in marks.read(table)] == [1_000, 2_000, 2_501]
+    assert {*book.jobs} == {*plain, child}
+    assert drained(table) == {}
+    marks.add_children(late)
+    assert {*late.jobs} == {child}, "whoever has no parents is none of its business"
+    again = submitted(table, JobOptions(parents=parents), NEVER_US)
+    marks.drain(table)
+    assert {*late.jobs} == {child, again}
 
 
 def test_books_do_not_grow_with_jobs_that_ended() -> None:
