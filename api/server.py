@@ -22,6 +22,7 @@ from taskforge_server.api.auth.principals import Authenticator, KeyReader, Proje
 from taskforge_server.api.auth.tokens import AccessTokens, KeyRing
 from taskforge_server.api.rest.front import Door, step_aside
 from taskforge_server.api.rest.handlers import Services
+from taskforge_server.api.rest.metrics import InboxCounts
 from taskforge_server.api.rest.openapi import document
 from taskforge_server.api.rest.proxies import Proxies
 from taskforge_server.api.rest.table import ROUTES
@@ -129,6 +130,7 @@ class ApiServer:
             self.inbox = InboxDrain(
                 ports.inbox, jobs, self.catalog, allowances, graphs, ports.payload_bytes_max
             )
+            ports.registry.register(InboxCounts(self.inbox.counts))
         self.tick_makers = TickMakers(allowances)
         schedules = None
         if ports.schedules is not None:

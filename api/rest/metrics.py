@@ -14,6 +14,28 @@ NO_OPERATION = "none"
 """The path or the method of the request named no operation."""
 
 
+class InboxCounts(Collector):
+    """What became of rows that applications enqueued by SQL."""
+
+    def __init__(self, counts: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """`counts` gives each fate and how many rows met it since the start."""
+        self._counts = counts
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing in advance: the registry need not scrape to register."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        rows = CounterMetricFamily(
+            "taskforge_inbox_rows",
+            "Rows that applications enqueued by SQL, by what became of them.",
+            labels=("fate",),
+        )
+        for fate, count in self._counts():
+            rows.add_metric((fate,), count)
+        yield rows
+
+
 class RequestCounts(Collector):
     """The counters of one process."""
 

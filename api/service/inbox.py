@@ -17,6 +17,7 @@ two with one unique key that replace or debounce, the younger one is the last.
 import asyncio
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol, TypeVar
@@ -52,9 +53,12 @@ T = TypeVar("T")
 class Fate(Enum):
     """What became of a row."""
 
-    TAKEN = "its job, or the one that stands for it, is durable"
-    PUT_OFF = "not now"
-    REFUSED = "not as it is"
+    TAKEN = "taken"
+    """Its job, or the one that stands for it, is durable."""
+    PUT_OFF = "put_off"
+    """Not now."""
+    REFUSED = "refused"
+    """Not as it is."""
 
 
 class Wanted(NamedTuple):
@@ -117,9 +121,15 @@ class InboxDrain:
         self._allowances = allowances
         self._parents = parents
         self._payload_bytes_max = payload_bytes_max
+        self.fates: Counter[Fate] = Counter()
+        """Of rows since the start; one that is put off is counted each time."""
         self._rung = asyncio.Event()
         self._bell = ports.bell(self._rung.set)
         self._task: asyncio.Task[None] | None = None
+
+    def counts(self) -> Iterable[tuple[str, int]]:
+        """Of rows since the start, what became of how many."""
+        return [(fate.value, self.fates[fate]) for fate in Fate]
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="inbox")
@@ -161,6 +171,7 @@ class InboxDrain:
         made = await asyncio.gather(*(self._judged(row, self._submit(job)) for row, job in wanted))
         fates = dict(zip((row.id for row in rows), checked, strict=True))
         fates |= dict(zip((row.id for row, _ in wanted), made, strict=True))
+        self.fates.update(fate for fate in fates.values() if isinstance(fate, Fate))
         if taken := [row_id for row_id, fate in fates.items() if fate is Fate.TAKEN]:
             await self._ports.rows.taken(taken)
         if later := [row_id for row_id, fate in fates.items() if fate is Fate.PUT_OFF]:

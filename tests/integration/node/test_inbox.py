@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import sqlalchemy
 import sqlalchemy.orm
+from prometheus_client import generate_latest
 from sqlalchemy.ext.asyncio import create_async_engine
 from typer.testing import CliRunner
 
@@ -383,6 +384,9 @@ async def test_what_no_job_can_be_made_of_stays_for_an_operator(drained: Drained
     assert await drained.drain() == 0
     refused = await drained.rows.refused()
     assert [word in row.problem for word, row in zip(WRONG, refused, strict=True)] == [True, True]
+    scraped = generate_latest(drained.node.registry).decode()
+    assert 'taskforge_inbox_rows_total{fate="refused"} 2.0' in scraped
+    assert 'taskforge_inbox_rows_total{fate="taken"} 1.0' in scraped
     url = ("--postgres-url", drained.site.url)
 
     async def operator(*arguments: str) -> str:
