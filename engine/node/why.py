@@ -263,9 +263,14 @@ def _pending(
 def _limits(found: Explanation, actor: QueueActor, job: Job, now_us: int) -> None:
     for limit in actor.shard.table.blocked(actor.index, now_us, job["id"]):
         refill_at = _time(limit["refill_us"])
+        until = (
+            f": {limit['running']} of {limit['max']} run"
+            if refill_at is None
+            else f": the next start may be in {(limit['refill_us'] - now_us) / 1e6:.0f} s"
+        )
         found.add(
             "limit",
-            f"the limit {limit['limit']} of the queue is used up",
+            f"the limit {limit['limit']} of the queue is used up{until}",
             limit=limit["limit"],
             max=limit["max"] or None,
             running=limit["running"],

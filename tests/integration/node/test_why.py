@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -280,6 +281,7 @@ async def test_limits(site: Site) -> None:
     details = why.reasons[0].details
     assert (details["limit"], details["max"], details["running"]) == ("max_concurrency", 1, 1)
     assert details["holders"] == [first.id]
+    assert why.reasons[0].message.endswith("is used up: 1 of 1 run")
     assert why.estimated_start_at is None, "whoever holds it ends when it ends"
 
 
@@ -306,6 +308,7 @@ async def test_a_rate_says_when_there_is_a_token(site: Site, limit: str) -> None
     await site.worker(credit=10)
     why = await (await site.client.submit(send.configure(group_key="ada"))).why()
     assert (why.codes, why.reasons[0].details["limit"]) == (["limit"], limit)
+    assert re.search(r"is used up: the next start may be in 3\d\d\d s$", why.reasons[0].message)
     assert why.estimated_start_at is not None
     in_an_hour = datetime.now(UTC) + timedelta(hours=1)
     assert timedelta() < in_an_hour - why.estimated_start_at < timedelta(minutes=5)
