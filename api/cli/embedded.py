@@ -33,7 +33,9 @@ from typing import IO, Self
 START_TIMEOUT_S = 300.0
 """Recovery after a crash replays up to `max_wal_size`."""
 
-STOP_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 120.0
+"""A slow disk takes so long for all buffers. A server that is killed recovers at its next start."""
+
 DYING_S = 5.0
 POLL_S = 0.01
 SOCKET_PATH_BYTES_MAX = 100
@@ -43,6 +45,15 @@ DATABASE = "taskforge"
 SUPERUSER = "postgres"
 LOG_TAIL_LINES = 20
 GIB = 1024**3
+BUFFERS_MAX_BYTES = 4 * GIB
+"""Of PostgreSQL, which takes them as it needs them. The rows of a minute at full load fit: then
+checkpoints write them out, and not the sessions that need room for the next ones."""
+
+MEMORY_BOUNDS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""What a container may have, as the two versions of control groups say it."""
 
 
 class EmbeddedError(OSError):
@@ -222,7 +233,7 @@ class Postgres(Server):
         self.reap()
         self._prepare()
         self.stop_orphan(self.folder / "postmaster.pid")
-        settings = _tuned(self.folder) | dict(self.settings)
+        settings = settings_for(self.folder) | dict(self.settings)
         command = [str(self._binaries / "postgres"), "-D", str(self.folder)]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
@@ -348,20 +359,19 @@ class Valkey(Server):
                 return False
 
 
-def _tuned(folder: Path) -> dict[str, str]:
+def settings_for(folder: Path) -> dict[str, str]:
     """Settings for a machine that this server shares with a node, its workers and its clients.
 
     A checkpoint writes each page whole into the log once more, so checkpoints are made rare where
     the disk has room. Nothing here weakens durability.
     """
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free_bytes = shutil.disk_usage(folder).free
     wal_gib = max(1, min(16, free_bytes // GIB // 4))
     return {
         "listen_addresses": "",
         "unix_socket_permissions": "0700",
         "max_connections": "200",
-        "shared_buffers": f"{min(GIB, memory_bytes // 8) // 1024}kB",
+        "shared_buffers": f"{min(BUFFERS_MAX_BYTES, _memory_bytes() // 4) // 1024}kB",
         "huge_pages": "off",
         "work_mem": "16MB",
         "maintenance_work_mem": "256MB",
@@ -383,6 +393,17 @@ def _tuned(folder: Path) -> dict[str, str]:
         "log_timezone": "UTC",
         "log_line_prefix": "%m [%p] %q%a ",
     }
+
+
+def _memory_bytes() -> int:
+    """Of the machine, or of the container where that may have less."""
+    least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in MEMORY_BOUNDS:
+        try:
+            least = min(least, int(path.read_text()))
+        except (OSError, ValueError):
+            continue  # no such file, or "max"
+    return least
 
 
 def _locked(path: Path) -> IO[str]:
