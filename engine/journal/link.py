@@ -48,13 +48,19 @@ class Link:
 
     async def get(self) -> Connection:
         """The open connection, or a new one; raises what the driver raises."""
-        connection = self._connection
-        if connection is None or connection.is_closed():
+        connection = self.here
+        if connection is None:
             self._connection = None
             connection = await self._connect()
             self._connection = connection
             self.connects += 1
         return connection
+
+    @property
+    def here(self) -> "Connection | None":
+        """The connection, if it is open now."""
+        connection = self._connection
+        return None if connection is None or connection.is_closed() else connection
 
     def discard(self) -> None:
         """Cut the connection without a word to the server."""

@@ -29,12 +29,13 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import asyncpg
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.journal.direct import DirectStatement, Prepared
 from taskforge_server.engine.journal.link import (
     DATABASE_ERRORS,
     Backoff,
@@ -48,7 +49,7 @@ from taskforge_server.engine.journal.statements import sql
 
 log = logging.getLogger(__name__)
 
-Prepared: TypeAlias = "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"
+ONE_WRITTEN = b"INSERT 0 1"
 T = TypeVar("T")
 
 
@@ -63,14 +64,21 @@ class _Writer:
         self.link = Link(connect)
         self._prepared_on: Connection | None = None
         self.many: Prepared
-        self.one: Prepared
+        self.one: DirectStatement
+
+    @property
+    def prepared(self) -> "Connection | None":
+        """The connection, if it is open and its statements are known."""
+        connection = self._prepared_on
+        return connection if connection is not None and connection is self.link.here else None
 
     async def ready(self) -> Connection:
         connection = await self.link.get()
         if connection is not self._prepared_on:
             await _session(connection, limits.JOURNAL_STATEMENT_S)
             self.many = await connection.prepare(sql("log_append"))
-            self.one = await connection.prepare(sql("log_append_one"))
+            one = await connection.prepare(sql("log_append_one"))
+            self.one = DirectStatement(connection, one, limits.JOURNAL_STATEMENT_S)
             self._prepared_on = connection
         return connection
 
@@ -155,20 +163,25 @@ class PostgresShardLog:
             self._give_back(writer)
 
     async def _try(self, writer: _Writer, rows: Sequence[LogRow]) -> set[int]:
-        connection = await writer.ready()
-        timeout_s = limits.JOURNAL_STATEMENT_S
+        connection = writer.prepared or await writer.ready()
         if len(rows) == 1:
-            written = await writer.one.fetch(*rows[0], timeout=timeout_s)
-            if written:
-                return {rows[0].shard}
+            mine = await self._try_one(writer, rows[0])
         else:
             columns = [list(column) for column in zip(*rows, strict=True)]
-            written = await writer.many.fetch(*columns, timeout=timeout_s)
-        mine = {row[0] for row in written}
+            written = await writer.many.fetch(*columns, timeout=limits.JOURNAL_STATEMENT_S)
+            mine = {row[0] for row in written}
         if len(mine) < len(rows):
             refused = [row for row in rows if row.shard not in mine]
             mine |= await self._ours(connection, refused)
         return mine
+
+    async def _try_one(self, writer: _Writer, row: LogRow) -> set[int]:
+        """The same for one row. Outside of a transaction, which a unique violation would end."""
+        try:
+            tag = await writer.one.run(row)
+        except asyncpg.UniqueViolationError:
+            return set()  # somebody wrote there while we did
+        return {row.shard} if tag == ONE_WRITTEN else set()
 
     async def _try_whole(
         self, writer: _Writer, rows: Sequence[LogRow], whole: frozenset[int]

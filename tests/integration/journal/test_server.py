@@ -7,8 +7,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import asyncpg
 import pytest
 
+from taskforge_server.api.cli.embedded import EmbeddedServers
+from taskforge_server.engine.journal.direct import DirectStatement
 from taskforge_server.engine.journal.link import Connection
 from taskforge_server.engine.journal.log import LogRow
 from taskforge_server.engine.journal.postgres import PostgresShardLog
@@ -18,10 +21,14 @@ from taskforge_server.engine.journal.statements import sql
 from taskforge_server.engine.journal.tables import PostgresTables, whole_days
 from taskforge_server.engine.store.pool import connect
 from taskforge_server.ext.ids import IdSource
+from tests.support.faultproxy import fault_proxy
 from tests.support.journal_bench import START_US, Life, new_table
 
 DAY = timedelta(days=1)
 VICTIMS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
+WAITS = """
+SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'
+"""
 FILL = """
 INSERT INTO shard_log (shard, lsn, epoch, events, body)
 SELECT shard, lsn, 1, 1, '\\x00'
@@ -60,6 +67,45 @@ class Progress:
         while True:
             await self._steps.acquire()
             self.ended += len(await look.fetch(VICTIMS, "victim"))
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_row_that_meets_another_one_on_its_way(
+    postgres_url: str, look: Connection, ours: bool
+) -> None:
+    """The primary key makes it wait for the transaction that was first, and tell by its end."""
+    log = PostgresShardLog(connector(postgres_url))
+    await log.append([LogRow(1, 1, 1, 1, body(1, 1))])
+    other = look.transaction()
+    await other.start()
+    written = body(1, 2) if ours else body(7, 7)
+    await look.execute(sql("log_append_one"), 1, 2, 1, 1, written)
+    append = asyncio.create_task(log.append([LogRow(1, 2, 1, 1, body(1, 2))]))
+    while not await look.fetchval(WAITS, "victim"):
+        pass
+    await other.commit()
+    assert await append == ({1} if ours else set())
+    assert await log.append([LogRow(1, 3, 1, 1, body(1, 3))]) == {1}
+    await log.close()
+
+
+async def test_a_call_without_an_answer_is_cut_when_its_own_time_is_up(
+    servers: EmbeddedServers, postgres_url: str
+) -> None:
+    name = postgres_url.split("?")[0].rsplit("/", 1)[1]
+    async with fault_proxy(servers.postgres.run_dir / ".s.PGSQL.5432") as proxy:
+        url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}?sslmode=disable"
+        connection = await connect(url, application_name="test direct")
+        slow = await connection.prepare("SELECT pg_sleep(0.15)")
+        direct = DirectStatement(connection, slow, timeout_s=0.2)
+        assert await direct.run(()) == b"SELECT 1"
+        proxy.blackhole()
+        begun_s = asyncio.get_running_loop().time()
+        with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+            await direct.run(())
+        assert asyncio.get_running_loop().time() - begun_s > 0.15  # not with the time of the first
+        with pytest.raises(asyncpg.InterfaceError):
+            await direct.run(())
 
 
 # asyncpg leaves a socket to the garbage collector when the server ends it while it connects.
