@@ -43,6 +43,7 @@ class Projection:
     executions_merge: bytes
     executions_merge_rows: int
     deletes: bytes
+    overlaps: bool
     keys: list[tuple[bytes, str, bytes, bytes, int]]
     usage: list[tuple[bytes, int, int, int]]
     edges: list[tuple[bytes, bytes, bytes | None, str]]

@@ -10,6 +10,7 @@ cdef class Projection:
     cdef readonly int64_t watermark
     cdef readonly bytes jobs_copy, jobs_merge, executions_copy, executions_merge
     cdef readonly bytes deletes                 # ids with the lsn of their end, 24 bytes each
+    cdef readonly bint overlaps # an earlier projection that is not confirmed may hold a job of it too
     cdef readonly Py_ssize_t jobs_copy_rows, jobs_merge_rows
     cdef readonly Py_ssize_t executions_copy_rows, executions_merge_rows
     cdef readonly list keys
@@ -24,6 +25,7 @@ cdef class Projection:
 cdef class Stored(Replay):
     cdef int64_t watermark
     cdef object under_way       # deque of Projection
+    cdef bint confirmed         # a projection of this table is in the tables
     cdef readonly bint reading  # rows of jobs are being read: nothing leaves memory meanwhile
     cdef list leaving           # slots to be freed when the reading is over
 

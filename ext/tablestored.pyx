@@ -5,6 +5,10 @@
 
 A job is dirty from its first event that no projection took, and freed when its final state is in the
 tables. The watermark says up to which lsn the tables know all; it never passes a dirty job.
+
+Projections of different jobs may be written side by side. One that `overlaps` must wait for those
+before it: it has a job of one that is not confirmed, or is of a table of which none was confirmed
+yet, for those of a table that the shard had before, under an earlier ownership, may be under way.
 """
 from collections import deque
 
@@ -245,6 +249,7 @@ cdef class Stored(Replay):
         check("rows_max", rows_max, 1, I32_MAX)
         most = rows_max
         c.table = self
+        p.overlaps = not self.confirmed
         slot = self.slots.dirty_head
         while slot != NONE and p.taken < most:
             job = job_at(self.slots, slot)
@@ -259,6 +264,7 @@ cdef class Stored(Replay):
                 c.take(p, slot, job)
                 self.slots.mark_clean(slot)
                 self.away += 1
+                p.overlaps |= job.under > 0
                 job.under += 1
             slot = following
         if p.taken < most:
@@ -294,6 +300,7 @@ cdef class Stored(Replay):
         if not self.under_way or self.under_way[0] is not p:
             raise ValueError("projections are confirmed once each, in order")
         self.under_way.popleft()
+        self.confirmed = True
         for i in range(p.taken):
             if i + 2 * AHEAD < p.taken:
                 __builtin_prefetch(job_at(self.slots, p.slots[i + 2 * AHEAD]))

@@ -47,6 +47,11 @@ class Projection(Protocol):
         ...
 
     @property
+    def overlaps(self) -> bool:
+        """An earlier projection that is not in the tables yet may hold a job of it too."""
+        ...
+
+    @property
     def keys(self) -> list[tuple[bytes, str, bytes, bytes, int]]: ...
     @property
     def usage(self) -> list[tuple[bytes, int, int, int]]:

@@ -1,13 +1,14 @@
 """The tables in Postgres, written in bulk over three connections of their own.
 
     executions   connection A      | COPY job_executions | replace | epochs | commit
-    jobs         connections B, C  | COPY jobs | its turn | replace | deletes | keys | usage | edges
+    jobs         connections B, C  | COPY jobs | replace | its turn | deletes | keys | usage | edges
                                    | watermarks | commit
 
-Two rounds may be copied at once, since rows that are surely new are in one round alone; all else
-waits until the round before is committed. A round that waits for long is undone, and written in
-its turn: a transaction that is waited for must not wait for one that comes later. While others
-share the machine there is one round at a time.
+Two rounds may be written at once, since a row that is surely new is in one round alone, and of a
+round with jobs of an earlier one (`overlaps`) rows are replaced in its turn; all else waits until
+the round before is committed. A round that waits for long is undone, and written in its turn: a
+transaction that is waited for must not wait for one that comes later. While others share the
+machine there is one round at a time.
 
 Rows that are surely new go by COPY into the table. Of others the older row is deleted, if there is
 one, and then they go by COPY too: that costs little more than half of an update. When a row stands
@@ -203,11 +204,16 @@ class PostgresTables:
             copies, merges = [], copies + merges
         if copies:
             await self._copy(connection, target.name, target, copies)
-        try:
-            async with asyncio.timeout(limits.PROJECTION_TURN_S):
-                await turn()
-        except TimeoutError:
-            raise _TooEarlyError from None
+        if any(p.overlaps for p in projections):
+            await _in_time(turn)
+            await self._renew_all(connection, target, merges, how)
+        else:
+            await self._renew_all(connection, target, merges, how)
+            await _in_time(turn)
+
+    async def _renew_all(
+        self, connection: Connection, target: Target, merges: list[bytes], how: How
+    ) -> None:
         if merges and self._pace.crowded:
             # One statement over a whole round would keep a core of the server busy for a second.
             for portion in merges:
@@ -287,10 +293,10 @@ class PostgresTables:
             await self._merge(connection, target, parts)
             await connection.execute(sql(target.clear))
             return
-        ids_and_lsns, *bounds = places
-        days = whole_days(*bounds)
+        ids, lsns, least, greatest = places
+        days = whole_days(least, greatest)
         await connection.execute(
-            sql(target.replace), ids_and_lsns, *days, timeout=limits.BULK_TIMEOUT_S
+            sql(target.replace), ids, *days, lsns, timeout=limits.BULK_TIMEOUT_S
         )
         await self._copy(connection, target.name, target, parts)
 
@@ -331,6 +337,15 @@ def whole_days(least: bytes, greatest: bytes) -> tuple[bytes, bytes]:
 
 def _first_id(day: int) -> bytes:
     return (day * DAY_MS).to_bytes(ID_TIME_BYTES).ljust(ID_BYTES, b"\0")
+
+
+async def _in_time(turn: Turn) -> None:
+    """Wait for the turn of a round, but not for long."""
+    try:
+        async with asyncio.timeout(limits.PROJECTION_TURN_S):
+            await turn()
+    except TimeoutError:
+        raise _TooEarlyError from None
 
 
 class _TooEarlyError(Exception):

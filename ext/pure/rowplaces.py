@@ -1,21 +1,26 @@
 """The plain twin of `ext.rowplaces`: the same interface. See there."""
 
+from taskforge_server.ext.pure.ids import shard_of
 from taskforge_server.ext.pure.tablerows import split_rows
 
 
-def row_places(rows: list[bytes], lsn_column: int) -> tuple[bytes, bytes, bytes] | None:
-    """(places, least id, greatest id) of these parts of whole rows; None when there is no row, or
-    an id comes twice. ValueError for what is no row."""
-    places: dict[bytes, bytes] = {}
+def row_places(rows: list[bytes], lsn_column: int) -> tuple[bytes, list[int], bytes, bytes] | None:
+    """(ids, greatest lsns, least id, greatest id) of these parts of whole rows; None when there is
+    no row, or an id comes twice. The lsns stand in order of their shards, up to the last one; 0:
+    none of its rows is here. ValueError for what is no row."""
+    places: dict[bytes, int] = {}
     count = 0
     for part in rows:
         for start, end in split_rows(part):
             job_id, lsn = _place(part[start:end], lsn_column)
-            places[job_id] = job_id + lsn
+            places[job_id] = int.from_bytes(lsn, signed=True)
             count += 1
     if not count or len(places) != count:
         return None
-    return b"".join(places.values()), min(places), max(places)
+    lsns = [0] * (max(map(shard_of, places)) + 1)
+    for job_id, number in places.items():
+        lsns[shard_of(job_id)] = max(lsns[shard_of(job_id)], number)
+    return b"".join(places), lsns, min(places), max(places)
 
 
 def _place(row: bytes, lsn_column: int) -> tuple[bytes, bytes]:

@@ -594,6 +594,7 @@ class ShardTable(Pages, Waiting):
     def collect(self, rows_max: int, settled_us: int) -> Projection | None:
         check_range("rows_max", rows_max, 1, I32_MAX)
         taken = self._take_dirty(rows_max, settled_us)
+        under_way = {job_id for p in self._under_way for job_id, _ in p._jobs}
         jobs, attempts, deletes = self._take_rows(taken)
         # Attempts go with their jobs or before them; those that ended later wait with theirs.
         cut_off = len(taken) == rows_max
@@ -620,6 +621,7 @@ class ShardTable(Pages, Waiting):
             executions_merge=b"".join(executions.merge),
             executions_merge_rows=len(executions.merge),
             deletes=b"".join(deletes),
+            overlaps=not self._confirmed or any(job.id in under_way for job in taken),
             keys=[(k.project_id, k.key, k.body_hash, k.job_ids, k.at_us) for k in keys],
             _jobs=[(job.id, job.lsn) for job in taken],
             _attempts=attempts,
@@ -668,6 +670,7 @@ class ShardTable(Pages, Waiting):
         if not self._under_way or self._under_way[0] is not p:
             raise ValueError("projections are confirmed once each, in order")
         self._under_way.popleft()
+        self._confirmed = True
         for job_id, lsn in p._jobs:
             job = self._jobs.get(job_id)
             if job is None or job.lsn != lsn:

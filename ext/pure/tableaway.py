@@ -78,6 +78,7 @@ class Pages(Fold):
         self._leaving: list[bytes] = []
         self._due_place: tuple[int, bytes] | None = None
         self._under_way: deque[Projection] = deque()
+        self._confirmed = False  # no projection of this table is in the tables yet
 
     def _away_in(self, queue: int, status: str) -> int:
         return self._away.get((queue, status), 0)

@@ -74,6 +74,7 @@ class Projection:
     executions_merge: bytes
     executions_merge_rows: int
     deletes: bytes  # ids with the lsn of their end, 24 bytes each
+    overlaps: bool  # an earlier projection that is not confirmed may hold a job of it too
     keys: list[tuple[bytes, str, bytes, bytes, int]]
     _jobs: list[tuple[bytes, int]]  # id and lsn of every job taken
     _attempts: list[Attempt]

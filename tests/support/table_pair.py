@@ -102,7 +102,7 @@ class Pair:
             expected, got = getattr(pair.oracle, part), getattr(pair.subject, part)
             if expected != got:
                 raise AssertionError(_rows_differ(f"{call}.{part}", columns, expected, got))
-        names = ["shard", "watermark", "rows", "deletes", "keys"]
+        names = ["shard", "watermark", "rows", "deletes", "overlaps", "keys"]
         for name in [*names, *(f"{part}_rows" for part in ROW_PARTS)]:
             expected, got = getattr(pair.oracle, name), getattr(pair.subject, name)
             assert expected == got, _differ(f"{call}.{name}", repr(expected), repr(got))
@@ -188,6 +188,12 @@ def _jobs_differ(what: str, expected: list[dict[str, Any]], got: list[dict[str, 
         if row.get(name, "no such key") != other
     ]
     return "\n".join([f"{what} differs", *(lines or ["  only in bytes or missing keys"])])
+
+
+def job_ids(p: Any) -> set[bytes]:
+    """The jobs whose rows a projection writes or deletes."""
+    rows = read_rows(JOB_COLUMNS, p.jobs_copy + p.jobs_merge)
+    return {row["id"] for row in rows} | {job_id for job_id, _ in _places(p.deletes)}
 
 
 class Row(NamedTuple):

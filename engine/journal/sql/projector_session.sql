@@ -7,6 +7,8 @@ SELECT set_config('statement_timeout', $1, false),
     set_config('idle_in_transaction_session_timeout', $2, false),
     set_config('enable_hashjoin', 'off', false),
     set_config('enable_mergejoin', 'off', false),
+    set_config('enable_seqscan', 'off', false),
+    set_config('enable_bitmapscan', 'off', false),
     set_config('plan_cache_mode', 'force_custom_plan', false),
     set_config('jit', 'off', false),
     set_config('backend_flush_after', '512kB', false)

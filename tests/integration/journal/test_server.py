@@ -181,9 +181,8 @@ async def test_rows_are_replaced_in_the_partitions_of_their_days(
     await look.execute("SELECT ensure_partitions($1, $2)", day - DAY, day + DAY)
     await look.execute(sql("projector_session"), "10000", "10000")
     ids = [IdSource(1, number).next(START_US + number) for number in range(2)]
-    places = b"".join(job_id + bytes(8) for job_id in ids)
     async with look.transaction():
-        await look.execute(sql(name), places, *whole_days(*ids))
+        await look.execute(sql(name), b"".join(ids), *whole_days(*ids), [0, 9])
         locked = await look.fetch(
             "SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
             " WHERE pid = pg_backend_pid() AND mode = 'RowExclusiveLock' AND relkind IN ('r', 'p')"
@@ -208,12 +207,12 @@ async def test_rows_are_found_by_their_ids_before_statistics_know_of_them(
         if life.table.jobs_resident == 1_000:
             await look.execute("ANALYZE jobs")
     await look.execute(sql("projector_session"), "10000", "10000")
-    places = b"".join(job_id + (9).to_bytes(8) for job_id in ids)
     explain = "EXPLAIN (FORMAT JSON) " + sql("jobs_replaced")
-    plan = json.loads(await look.fetchval(explain, places, *whole_days(ids[0], ids[-1])))
-    join = plan[0]["Plan"]["Plans"][0]
-    assert join["Node Type"] == "Nested Loop"
-    assert [part["Node Type"] for part in join["Plans"]] == ["Subquery Scan", "Index Scan"]
+    known = b"".join(ids), *whole_days(ids[0], ids[-1]), [0, 9]
+    plan = json.loads(await look.fetchval(explain, *known))
+    _, scan = plan[0]["Plan"]["Plans"]
+    assert scan["Node Type"] == "Index Scan"
+    assert "= ANY" in scan["Index Cond"]
     await tables.close()
     await log.close()
 

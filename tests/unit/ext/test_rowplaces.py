@@ -33,12 +33,19 @@ def test_both_find_the_same_places(parts: list[bytes]) -> None:
 
 @pytest.mark.parametrize("impl", [pure, rowplaces], ids=["pure", "compiled"])
 class TestPlaces:
-    def test_are_ids_and_lsns_in_their_order(self, impl: ModuleType) -> None:
-        ids = [bytes([number * 17 % 40]) * 16 for number in range(40)]
+    def test_are_ids_in_their_order_and_the_greatest_lsn_of_each_shard(
+        self, impl: ModuleType
+    ) -> None:
+        ids = [bytes([number * 17 % 40]) * 6 + b"\x70\2" * 5 for number in range(40)]
+        others = [b"\1" * 6 + b"\x7f\xff" + bytes([number]) * 8 for number in range(4)]
         parts = [row(job_id, b"x", number, None) for number, job_id in enumerate(ids)]
-        expected = [job_id + pack(">q", number) for number, job_id in enumerate(ids)]
-        bounds = b"\0" * 16, b"\x27" * 16
-        assert impl.row_places(parts, LSN_COLUMN) == (b"".join(expected), *bounds)
+        parts += [row(job_id, b"x", 9 - number, None) for number, job_id in enumerate(others)]
+        found = impl.row_places(parts, LSN_COLUMN)
+        assert found is not None
+        joined, lsns, *bounds = found
+        assert joined == b"".join(ids + others)
+        assert {shard: lsn for shard, lsn in enumerate(lsns) if lsn} == {2: 39, 4095: 9}
+        assert bounds == [min(ids), max(ids)]
 
     def test_of_no_row(self, impl: ModuleType) -> None:
         assert impl.row_places([], LSN_COLUMN) is None

@@ -44,7 +44,14 @@ from tests.support.table_model import (
     picks,
 )
 from tests.support.table_pages import PageRules, bring_first, bring_named
-from tests.support.table_pair import Pair, Projections, RefusedError, Tables, assert_same_jobs
+from tests.support.table_pair import (
+    Pair,
+    Projections,
+    RefusedError,
+    Tables,
+    assert_same_jobs,
+    job_ids,
+)
 
 
 class TableMachine(PageRules, RuleBasedStateMachine):
@@ -388,8 +395,12 @@ class TableMachine(PageRules, RuleBasedStateMachine):
 
     def collect(self, rows_max: int, age_us: int) -> None:
         projections = self.pair.collect(rows_max, self.now_us - age_us)
-        if projections is not None:
-            self.under_way.append(projections)
+        if projections is None:
+            return
+        if not projections.oracle.overlaps:
+            earlier = {job_id for p in self.under_way for job_id in job_ids(p.oracle)}
+            assert not earlier & job_ids(projections.oracle), "a job of an earlier projection"
+        self.under_way.append(projections)
 
     def projected(self, whole: bool) -> None:
         if not self.under_way:

@@ -202,6 +202,27 @@ class TestProjection:
         bench.table.projected(second)
         assert (bench.table.jobs_resident, bench.table.unprojected) == (0, 0)
 
+    def test_a_job_of_a_projection_under_way_makes_the_next_one_overlap(self, bench: Bench) -> None:
+        tokens = bench.running(), bench.running()
+        assert bench.project().overlaps  # a table that the shard had before may be written yet
+        under_way = []
+        for token in tokens:
+            bench.table.succeed(token, NOW_US + 1)
+            bench.commit()
+            under_way.append(bench.collect())
+        (job_id,) = bench.submit()
+        bench.commit()
+        under_way.append(bench.collect())
+        assert not any(p.overlaps for p in under_way)
+        bench.table.cancelled(job_id, "cancelled", NOW_US)
+        bench.commit()
+        under_way.append(bench.collect())
+        assert under_way[-1].overlaps
+        for p in under_way:
+            bench.table.projected(p)
+        bench.submit()
+        assert not bench.project().overlaps
+
     def test_a_final_job_that_was_requeued_meanwhile_stays(self, bench: Bench) -> None:
         (job_id,) = bench.submit()
         bench.table.cancelled(job_id, "cancelled", NOW_US)
