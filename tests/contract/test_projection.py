@@ -93,11 +93,6 @@ class PostgresStorage:
         rows = await self._connection.fetch("TABLE jobs")
         return {row["id"]: row["status"] for row in rows}
 
-    async def locked_jobs(self) -> int:
-        """How many a transaction under way has replaced."""
-        free = await self._connection.fetch("SELECT id FROM jobs FOR UPDATE SKIP LOCKED")
-        return len(await self.jobs()) - len(free)
-
     async def executions(self) -> list[tuple[bytes, str, int]]:
         rows = await self._connection.fetch("TABLE job_executions")
         return sorted((row["job_id"], row["status"], row["attempt_number"]) for row in rows)
@@ -131,36 +126,6 @@ def everything(table: ShardTable) -> Projection:
     projection = table.collect(1_000_000, START_US * 2)
     assert projection is not None
     return projection
-
-
-async def two_rounds(storage: Storage, *, again: bool) -> tuple[Life, Projection, Projection]:
-    """Two jobs wait in the tables; what becomes of them, or of one of them `again`."""
-    life = Life(new_table(1))
-    life.submit(2)
-    await life.commit(storage.log)
-    waiting = everything(life.table)
-    await write(storage, [waiting], How.FAST)
-    life.table.projected(waiting)
-    tokens = life.start(1)
-    if not again:
-        life.succeed(tokens)
-    await life.commit(storage.log)
-    first = everything(life.table)
-    life.succeed(tokens if again else life.start(1))
-    await life.commit(storage.log)
-    return life, first, everything(life.table)
-
-
-class Turns:
-    """The turn of a round: when it is asked for, and when it comes."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.come = asyncio.Event()
-
-    async def __call__(self) -> None:
-        self.asked.set()
-        await self.come.wait()
 
 
 async def project(storage: Storage, taken: Taken[ShardTable]) -> None:
@@ -365,40 +330,6 @@ async def test_a_round_whose_turn_does_not_come_is_written_in_its_turn(
         await later
     await writer.write_jobs(rounds[1:], How.MERGE, epochs)
     assert sorted(await postgres_storage.jobs()) == sorted(ids)
-
-
-async def test_a_round_of_other_jobs_replaces_rows_before_its_turn(
-    postgres_storage: PostgresStorage,
-) -> None:
-    """Nobody sees them before those of the round before it."""
-    life, first, second = await two_rounds(postgres_storage, again=False)
-    assert not second.overlaps
-    writer, epochs, turn = postgres_storage.writer, {1: NEWEST}, Turns()
-    later = asyncio.create_task(writer.write_jobs([second], How.FAST, epochs, turn))
-    await turn.asked.wait()
-    assert await postgres_storage.locked_jobs() == 1
-    assert set((await postgres_storage.jobs()).values()) == {"pending"}
-    await writer.write_jobs([first], How.FAST, epochs)
-    turn.come.set()
-    await later
-    assert set((await postgres_storage.jobs()).values()) == {"succeeded"}
-    assert await postgres_storage.reader.watermarks([1]) == {1: life.table.committed_lsn}
-
-
-async def test_a_round_with_a_job_of_an_earlier_one_replaces_no_row_before_its_turn(
-    postgres_storage: PostgresStorage,
-) -> None:
-    """The earlier one would wait for its rows, and it for the earlier one."""
-    _, first, second = await two_rounds(postgres_storage, again=True)
-    assert second.overlaps
-    writer, epochs, turn = postgres_storage.writer, {1: NEWEST}, Turns()
-    later = asyncio.create_task(writer.write_jobs([second], How.FAST, epochs, turn))
-    await turn.asked.wait()
-    assert await postgres_storage.locked_jobs() == 0
-    await writer.write_jobs([first], How.FAST, epochs)
-    turn.come.set()
-    await later
-    assert sorted((await postgres_storage.jobs()).values()) == ["pending", "succeeded"]
 
 
 async def test_the_projector_gets_past_refused_rows(postgres_storage: Storage) -> None:
