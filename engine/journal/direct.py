@@ -8,7 +8,8 @@ layers before the message is sent (docs/decisions/0032-where-a-lone-submit-waits
 driver's protocol is called at once, and one timer, which looks again when it was too early, watches
 all calls. Errors, lost connections and cancellation are the driver's, as always.
 
-Both names of the driver that are private, `_protocol` and `_state`, are used here and nowhere else.
+Both names of the driver that are private, `_protocol` and `_state`, are used here and nowhere else;
+so releases of the driver are taken one by one (pyproject.toml).
 """
 
 import asyncio

@@ -46,8 +46,8 @@ def enqueue(
 
     All is given as to `Client.submit`; `delay_s` begins when a server takes the job, moments after
     the commit. Further options come with the task, `receipt.configure(unique_key="order-42")`.
-    `project` (an id) is needed by roles that may enqueue jobs of several. What the database refuses it raises by itself, and the transaction is
-    broken then, as with any statement.
+    `project` (an id) is needed by roles that may enqueue jobs of several. What the database refuses
+    it raises by itself, and the transaction is broken then, as with any statement.
     """
     if arguments and payload is not None:
         raise TypeError("give the arguments either as payload or by name")
