@@ -78,8 +78,10 @@ class ScheduleBook:
         """A schedule as its row has it now. What was decided here counts, if it is more."""
         known = self._plans.get(plan.id)
         if known is not None:
-            if known.shard is plan.shard and known.decided_us > plan.decided_us:
-                plan.decided_us, plan.last_job_id = known.decided_us, known.last_job_id
+            if known.shard is plan.shard:
+                # Whoever has the shard knows of every job; the row may lag behind.
+                plan.last_job_id = known.last_job_id or plan.last_job_id
+                plan.decided_us = max(plan.decided_us, known.decided_us)
             plan.next_us = known.next_us
             self.remove(plan.id)
         self._plans[plan.id] = plan
@@ -131,8 +133,8 @@ class ScheduleBook:
         current = self._plans.get(plan.id)
         if current is None:
             return NEVER_US
-        if current.shard is plan.shard and tick_us > current.decided_us:
-            current.decided_us = tick_us
+        if current.shard is plan.shard:
+            current.decided_us = max(current.decided_us, tick_us)
             current.last_job_id = job_id or current.last_job_id
         self._await_tick(current, now_us)
         return current.next_us

@@ -105,7 +105,8 @@ def upcoming_us(
     in_time_us = now_us - GRACE_US
     if next_us == NEVER_US or next_us >= in_time_us:
         return next_us
-    window_us = max(decided_us, now_us - window_s * SECOND_US)
+    # A tick that is still in time was not missed, however short the window.
+    window_us = max(decided_us, min(now_us - window_s * SECOND_US, in_time_us - 1))
     if catch_up == "all":
         return rule.next_us(window_us)
     next_us = rule.next_us(max(decided_us, in_time_us - 1))
@@ -114,10 +115,15 @@ def upcoming_us(
     return next_us
 
 
+def key_prefix(schedule_id: bytes) -> str:
+    """What the keys of its ticks begin with; a blank and the second follow."""
+    return f"{KEY_PREFIX}{uuid_text(schedule_id)}"
+
+
 def tick_key(schedule_id: bytes, tick_us: int) -> tuple[str, bytes]:
     """The idempotency key of the job of a tick, and what stands for its request's hash: the key is
     all that counts, whatever the schedule says by then."""
-    key = f"{KEY_PREFIX}{uuid_text(schedule_id)} {tick_us // SECOND_US}"
+    key = f"{key_prefix(schedule_id)} {tick_us // SECOND_US}"
     return key, hashlib.sha256(key.encode()).digest()
 
 

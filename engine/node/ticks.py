@@ -1,7 +1,7 @@
 """What becomes of the ticks of one turn: a job each, or none and why, or another try.
 
-    the job before has not ended? ──skip──► none       ──cancel_previous──► cancelled, go on
     its key is in the log? ──► that job
+    the job before has not ended? ──skip──► none       ──cancel_previous──► cancelled, go on
     else ──► a keyed submit, together with the others of its queue ──durable──► that job
 
 Refusals that another try would not mend decide the tick too: it had no job, and its schedule says
@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from taskforge_server.engine.actors.schedulebook import Plan
 from taskforge_server.engine.errors import (
@@ -38,6 +38,7 @@ YIELD_TICKS = 100
 """Ticks between two turns of the loop."""
 
 ID_BYTES = 16
+T = TypeVar("T")
 
 
 class Maker(Protocol):
@@ -107,7 +108,14 @@ class TickDecider:
 
     async def decide(self, ticks: list[Tick]) -> None:
         """Settle those of the ticks that can be settled now; EnvironmentalError: none."""
-        await self._look_back([tick for tick in ticks if tick.plan.overlap != "allow"])
+        now_us = self._core.clock.now_us()
+        await self._look_back(
+            [
+                tick
+                for tick in ticks
+                if tick.plan.overlap != "allow" and self._known(tick, now_us) is None
+            ]
+        )
         open_ticks = [tick for tick in ticks if not tick.settled]
         large = [tick.plan.id for tick in open_ticks if tick.plan.payload is None]
         payloads = await self._rows.payloads(large) if large else {}
@@ -127,21 +135,26 @@ class TickDecider:
     # the job before
 
     async def _look_back(self, ticks: list[Tick]) -> None:
-        waiting = [tick for tick in ticks if tick.plan.last_job_id is not None]
+        waiting = [(tick, job_id) for tick in ticks if (job_id := self._previous(tick)) is not None]
         if not waiting:
             return
-        unfinished = await self._unfinished(
-            {tick.plan.last_job_id for tick in waiting if tick.plan.last_job_id is not None}
-        )
-        cancelled: list[Tick] = []
-        for tick in waiting:
-            if tick.plan.last_job_id in unfinished:
+        unfinished = await self._unfinished({job_id for _, job_id in waiting})
+        cancelled: list[tuple[Tick, bytes]] = []
+        for tick, job_id in waiting:
+            if job_id in unfinished:
                 if tick.plan.overlap == "skip":
                     tick.none("previous_not_ended")
                 else:
-                    cancelled.append(tick)
+                    cancelled.append((tick, job_id))
         for part in _parts(cancelled):
-            await asyncio.gather(*(self._cancel_previous(tick) for tick in part))
+            await asyncio.gather(*(self._cancel_previous(tick, job_id) for tick, job_id in part))
+
+    def _previous(self, tick: Tick) -> bytes | None:
+        """The job of the tick before. Where the row does not know it, since whoever made it died
+        before he wrote so, the keys do."""
+        plan = tick.plan
+        newest = self._core.keys.newest_tick(plan.project_id, plan.id)
+        return plan.last_job_id if newest is None or newest[0] >= tick.us else newest[1]
 
     async def _unfinished(self, job_ids: set[bytes]) -> set[bytes]:
         """Which of these have not ended: memory knows, or else the tables."""
@@ -155,9 +168,7 @@ class TickDecider:
                 found.add(job_id)
         return found | (await self._rows.unfinished_jobs(elsewhere) if elsewhere else set())
 
-    async def _cancel_previous(self, tick: Tick) -> None:
-        job_id = tick.plan.last_job_id
-        assert job_id is not None
+    async def _cancel_previous(self, tick: Tick, job_id: bytes) -> None:
         try:
             await self._doors.cancel(job_id, tick.plan.project_id)
         except CallerError as error:
@@ -178,9 +189,9 @@ class TickDecider:
         known: list[tuple[Tick, bytes]] = []
         try:
             for tick in ticks:
-                entry = self._core.keys.find(tick.plan.project_id, tick.key, now_us)
-                if entry is not None and safeguards.ACTIVE.tick_keys:
-                    known.append((tick, entry.ids))
+                job_id = self._known(tick, now_us)
+                if job_id is not None:
+                    known.append((tick, job_id))
                 else:
                     new.append(tick)
             if new:
@@ -199,6 +210,11 @@ class TickDecider:
             log.debug("ticks of queue %s are put off: %s", ref.name, error)
         except Exception:
             log.exception("ticks of queue %s are put off", ref.name)
+
+    def _known(self, tick: Tick, now_us: int) -> bytes | None:
+        """The job that the tick has already."""
+        entry = self._core.keys.find(tick.plan.project_id, tick.key, now_us)
+        return None if entry is None or not safeguards.ACTIVE.tick_keys else entry.ids
 
     async def _await_known(self, known: list[tuple[Tick, bytes]]) -> None:
         """Jobs that were submitted before count once they are durable."""
@@ -229,5 +245,5 @@ class TickDecider:
         return not tick.settled
 
 
-def _parts(ticks: Sequence[Tick]) -> Iterable[list[Tick]]:
+def _parts(ticks: Sequence[T]) -> Iterable[list[T]]:
     return (list(ticks[at : at + YIELD_TICKS]) for at in range(0, len(ticks), YIELD_TICKS))

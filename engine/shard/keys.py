@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import KeyConflict
+from taskforge_server.engine.model.cron import SECOND_US
+from taskforge_server.engine.model.schedule import KEY_PREFIX, key_prefix
 
 INBOX_PREFIX = "inbox:"
 OWN_PREFIX = "taskforge/"
@@ -73,6 +75,8 @@ class KeyBook:
         self._of: OrderedDict[bytes, _Keys] = OrderedDict()
         self._weights: dict[bytes, int] = {}
         self._heavy = _Keys(b"")
+        # By what the keys of a schedule's ticks begin with: the newest that is remembered.
+        self._newest_ticks: dict[str, str] = {}
         self._count = 0
         self._ids_bytes = 0
 
@@ -96,10 +100,21 @@ class KeyBook:
             keys = self._of[project_id] = _Keys(self._tenant(project_id))
         self._drop(keys, (key,))
         keys.entries[key] = entry
+        if key.startswith(KEY_PREFIX):
+            schedule = _schedule_of(key)
+            self._newest_ticks[schedule] = max(key, self._newest_ticks.get(schedule, ""))
         self._weigh(keys, entry, 1)
         self._look(entry.at_us)
         while self._count > self._entries_max or self._ids_bytes > self._bytes_max:
             self._make_room()
+
+    def newest_tick(self, project_id: bytes, schedule_id: bytes) -> tuple[int, bytes] | None:
+        """The newest tick of the schedule whose key is remembered, and its job."""
+        key = self._newest_ticks.get(key_prefix(schedule_id))
+        keys = self._of.get(project_id)
+        if key is None or keys is None or key not in keys.entries:
+            return None
+        return int(key[key.rindex(" ") :]) * SECOND_US, keys.entries[key].ids
 
     def forget(self, project_id: bytes, key: str) -> None:
         """Something else remembers what came with this key."""
@@ -151,6 +166,10 @@ class KeyBook:
             if entry is not None:
                 self._weigh(keys, entry, -1)
                 count += 1
+                if name.startswith(KEY_PREFIX):
+                    schedule = _schedule_of(name)
+                    if self._newest_ticks.get(schedule) == name:
+                        del self._newest_ticks[schedule]
         return count
 
     def _weigh(self, keys: _Keys, entry: KeyEntry, sign: int) -> None:
@@ -161,6 +180,11 @@ class KeyBook:
             self._weights[keys.tenant] = weight
         else:
             del self._weights[keys.tenant]
+
+
+def _schedule_of(key: str) -> str:
+    """What the keys of all its ticks begin with."""
+    return key[: key.rindex(" ")]
 
 
 def _weight(entry: KeyEntry) -> int:

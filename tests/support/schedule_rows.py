@@ -1,12 +1,13 @@
 """The rows of schedules in memory: what the engine asks of `engine.store.schedules`."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.model.schedule import Schedule
 from taskforge_server.engine.store.schedules import Decided, PlanRow
 
 
@@ -17,6 +18,7 @@ class MemoryScheduleRows:
         self.rows: dict[bytes, PlanRow] = {}
         self.paused: set[bytes] = set()
         self.decisions: list[Decided] = []
+        self.last_ticks: dict[bytes, datetime] = {}
         self.unfinished: set[bytes] = set()
         """What the tables say of jobs."""
         self.large: dict[bytes, bytes] = {}
@@ -47,6 +49,38 @@ class MemoryScheduleRows:
         row = self.rows[id]
         self.rows[id] = replace(row, **fields, revision=row.revision + 1)
 
+    # what people do
+
+    async def get(self, project_id: bytes, schedule: bytes | str) -> Schedule:
+        """By its id."""
+        assert isinstance(schedule, bytes)
+        row = self.rows[schedule]
+        told = asdict(row) | {"job": row.job.encode(), "payload": (row.payload or "null").encode()}
+        del told["shard"]
+        made_at = datetime(2020, 1, 1, tzinfo=UTC)
+        times = {"created_at": made_at, "updated_at": made_at}
+        paused_at = made_at if schedule in self.paused else None
+        return Schedule(**told, queue="mail", name="nightly", paused_at=paused_at, **times)
+
+    async def update(
+        self,
+        project_id: bytes,
+        schedule_id: bytes,
+        action: str,
+        changes: Mapping[str, Any],
+        *_: Any,
+    ) -> Schedule:
+        """As `schedule_update.sql` does."""
+        told = dict(changes)
+        told.pop("next_at", None)
+        if "paused_at" in told:
+            on = told.pop("paused_at") is not None
+            (self.paused.add if on else self.paused.discard)(schedule_id)
+        decided_at = self.rows[schedule_id].decided_at
+        told["decided_at"] = max(decided_at, told.get("decided_at", decided_at))
+        self.change(schedule_id, **told)
+        return await self.get(project_id, schedule_id)
+
     # what the engine asks
 
     async def revisions(self, shards: Sequence[int]) -> dict[bytes, int]:
@@ -66,11 +100,15 @@ class MemoryScheduleRows:
             self.failures -= 1
             raise Unavailable(0.0)
         for tick in ticks:
-            self.decisions.append(tick)
-            row = self.rows.get(tick.id)
-            if row is not None and row.decided_at < tick.tick:
+            row, last = self.rows[tick.id], self.last_ticks.get(tick.id)
+            made = tick.job_id is not None and (last is None or last < tick.tick)
+            if row.decided_at < tick.tick or made:
+                self.decisions.append(tick)
+                decided_at = max(row.decided_at, tick.tick)
                 job_id = tick.job_id or row.last_job_id
-                self.rows[tick.id] = replace(row, decided_at=tick.tick, last_job_id=job_id)
+                self.rows[tick.id] = replace(row, decided_at=decided_at, last_job_id=job_id)
+                if tick.job_id is not None:
+                    self.last_ticks[tick.id] = tick.tick
 
     async def unfinished_jobs(self, job_ids: Sequence[bytes]) -> set[bytes]:
         return self.unfinished & set(job_ids)

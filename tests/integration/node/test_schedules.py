@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from taskforge_server.api.rest.routes import request_hash
 from taskforge_server.engine import limits
 from taskforge_server.engine.cluster.nextruns import NextRuns, key_of
+from taskforge_server.engine.store.schedules import Decided, Schedules
 from taskforge_server.ext.ids import uuid_bytes
 from tests.support.people import Person, Site, serving
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EVERY_SECOND = {"cron": "* * * * * *", "catch_up": "all"}
 PAYLOADS = "SELECT payload::text FROM cron_schedules WHERE project_id = $1 ORDER BY name"
+ROW = "SELECT last_job_id, decided_at FROM cron_schedules WHERE id = $1"
 JOB = {"job_type": "send", "payload": {"to": "ada"}, "priority": 4, "tags": ["nightly"]}
 
 
@@ -154,6 +156,24 @@ async def test_ticks_have_their_jobs(site: Site, ada: Person) -> None:
     assert schedule["paused"] is True
     assert schedule["next_at"] is None
     assert "taskforge_schedule_lag_seconds_bucket" in (await site.get("/metrics")).body.decode()
+
+
+async def test_a_job_counts_though_the_row_was_changed_meanwhile(site: Site, ada: Person) -> None:
+    """The next tick asks what became of it; of two jobs the later one is asked for."""
+    schedule = await made(site, ada, "changed", paused=True)
+    rows, schedule_id = Schedules(site.node.pool), uuid_bytes(schedule["id"])
+    now = datetime.now(UTC)
+    early, late = now - timedelta(seconds=60), now - timedelta(seconds=30)
+    for tick, job_id, said in (
+        (early, b"1" * 16, b"1"),
+        (late, b"2" * 16, b"2"),
+        (early, b"3" * 16, b"2"),
+        (late, None, b"2"),
+    ):
+        await rows.decided([Decided(schedule_id, tick, job_id, None, None, 1)])
+        row = await site.node.pool.fetchrow(ROW, schedule_id)
+        assert row["last_job_id"] == said * 16
+        assert row["decided_at"] > now - timedelta(seconds=20), "as it was made"
 
 
 async def test_run_now_is_repeatable(site: Site, ada: Person) -> None:

@@ -1,99 +1,19 @@
 """Ticks of schedules in a time of our own: which have a job, over deaths and double owners."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Callable
+from datetime import timedelta
 
-import msgpack
 import pytest
 
-from taskforge_server.api.service.schedules import TickMaker
 from taskforge_server.engine import limits
-from taskforge_server.engine.cluster.memory import Exchange, MemoryCluster
 from taskforge_server.engine.errors import QuotaExceeded
 from taskforge_server.engine.journal.memory import MemoryShardLog
-from taskforge_server.engine.model.queue import QueueRef, QueueSettings
-from taskforge_server.engine.model.schedule import jittered_us, tick_key
-from taskforge_server.engine.node.scheduler import Scheduler
+from taskforge_server.engine.model.schedule import jittered_us
 from taskforge_server.engine.runtime.clock import VirtualClock
-from tests.support.engine_node import MemoryNode
 from tests.support.engine_parts import PROJECT, done
 from tests.support.schedule_rows import MemoryScheduleRows
-
-MAIL = QueueRef(b"m" * 16, PROJECT, "mail", 0, QueueSettings(), 1)
-SLOW = QueueRef(b"s" * 16, PROJECT, "slow", 0, QueueSettings(), 2)
-NIGHTLY = b"n" * 16
-START = datetime(2026, 1, 1, tzinfo=UTC)
-START_US = round(START.timestamp()) * 1_000_000
-
-
-async def maker(project_id: bytes, now_us: int) -> TickMaker:
-    return TickMaker(now_us)
-
-
-class Stage:
-    """A node with its scheduler, which takes turns when it is told."""
-
-    def __init__(self, node: MemoryNode, clock: VirtualClock, rows: MemoryScheduleRows) -> None:
-        self.node = node
-        self.clock = clock
-        self.rows = rows
-        self.moved: list[tuple[int, bytes, int | None]] = []
-        self.scheduler = Scheduler(
-            node.core,
-            node.doors,
-            rows,
-            MemoryCluster(Exchange(), "node"),
-            lambda *told: self.moved.append(told),
-        )
-        self.scheduler.use(maker)
-
-    async def turns(self) -> None:
-        """All turns that there are at this time, and what they write."""
-        while 0 < self.scheduler.book.next_us() <= self.clock.now_us():
-            await self.scheduler.turn()
-        await self.scheduler.written()
-
-    async def pass_by(self, seconds: int) -> None:
-        """Time passes as it does: second by second."""
-        for _ in range(seconds):
-            self.clock.advance(1)
-            await self.turns()
-
-    def ticks(self, schedule_id: bytes = NIGHTLY) -> Counter[int]:
-        """How many jobs the log knows for each tick, in seconds from the start."""
-        found: Counter[int] = Counter()
-        for job in self.jobs():
-            key = msgpack.unpackb(job["options"])["idempotency_key"] if job["options"] else ""
-            name, _, second = key.rpartition(" ")
-            if name == tick_key(schedule_id, 0)[0].rpartition(" ")[0]:
-                found[int(second) - START_US // 1_000_000] += 1
-        return found
-
-    def jobs(self) -> list[dict[str, Any]]:
-        tables = [shard.table for shard in self.node.core.shards.values()]
-        return [job for table in tables for job in table.snapshot()]
-
-    def problems(self) -> list[str]:
-        return [tick.problem for tick in self.rows.decisions if tick.problem is not None]
-
-
-@asynccontextmanager
-async def staged(
-    rows: MemoryScheduleRows,
-    clock: VirtualClock | None = None,
-    log: MemoryShardLog | None = None,
-    name: str = "node",
-) -> AsyncIterator[Stage]:
-    clock = clock or VirtualClock(START_US)
-    refs = (MAIL, SLOW)
-    async with MemoryNode(log or MemoryShardLog(), (1, 2), refs, clock, name) as node:
-        stage = Stage(node, clock, rows)
-        await stage.scheduler._read(None)
-        yield stage
+from tests.support.schedule_stage import MAIL, NIGHTLY, SLOW, START, START_US, staged
 
 
 @pytest.fixture
@@ -246,6 +166,13 @@ async def test_what_was_missed_of_every_hour(
         assert stage.scheduler.book.next_us() == START_US + 10_800_000_000
 
 
+async def test_a_tick_that_is_in_time_needs_no_window(rows: MemoryScheduleRows) -> None:
+    rows.add(NIGHTLY, START, catch_up="all", window_s=5)
+    async with staged(rows, VirtualClock(START_US + 100 * 1_000_000)) as stage:
+        await stage.turns()
+        assert stage.ticks() == seconds(*range(70, 101))
+
+
 async def test_a_node_that_stood_still_catches_up_as_the_policy_says(
     rows: MemoryScheduleRows,
 ) -> None:
@@ -285,6 +212,48 @@ async def test_overlap_looks_into_the_tables_for_what_memory_let_go(
         rows.unfinished = set()
         await stage.pass_by(1)
         assert stage.ticks() == seconds(2)
+
+
+async def test_overlap_knows_the_job_of_an_owner_that_died_before_its_row(
+    rows: MemoryScheduleRows,
+) -> None:
+    rows.add(NIGHTLY, START, overlap="skip", catch_up="skip")
+    log, clock = MemoryShardLog(), VirtualClock(START_US)
+    async with staged(rows, clock, log) as stage:
+        rows.gate.clear()
+        clock.advance(1)
+        await stage.scheduler.turn()
+        assert stage.ticks() == seconds(1)
+        assert stage.scheduler._writing is not None
+        stage.scheduler._writing.cancel()
+    rows.gate.set()
+    clock.advance(60)
+    async with staged(rows, clock, log, "heir") as heir:
+        await heir.turns()
+        assert heir.ticks() == seconds(1), "that one has not ended, though no row says so"
+        assert set(heir.problems()) == {"previous_not_ended"}
+        await heir.node.doors.cancel(heir.jobs()[0]["id"], PROJECT)
+        await heir.pass_by(1)
+        assert heir.ticks() == seconds(1, 62)
+
+
+async def test_overlap_knows_a_job_that_was_made_during_a_change(rows: MemoryScheduleRows) -> None:
+    rows.add(NIGHTLY, START, overlap="skip")
+    log = MemoryShardLog()
+    async with staged(rows, log=log) as stage:
+        log.gate.clear()
+        stage.clock.advance(1.5)
+        turn = asyncio.create_task(stage.scheduler.turn())
+        await log.waiting.wait()
+        now = START + timedelta(seconds=1.5)
+        rows.change(NIGHTLY, cron="*/2 * * * * *", decided_at=now)
+        await stage.scheduler.changed(NIGHTLY)
+        log.gate.set()
+        await turn
+        await stage.pass_by(1)
+        assert stage.ticks() == seconds(1)
+        assert stage.problems() == ["previous_not_ended"]
+        assert rows.rows[NIGHTLY].last_job_id == stage.jobs()[0]["id"]
 
 
 async def test_overlap_cancel_previous(rows: MemoryScheduleRows) -> None:
