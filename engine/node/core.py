@@ -33,6 +33,7 @@ from taskforge_server.engine.model.queue import QueueRef
 from taskforge_server.engine.node.events import EventHub
 from taskforge_server.engine.node.timer import DueTimer, QueueTimer
 from taskforge_server.engine.observe.counters import Counters
+from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.runtime.actor import Actor, Supervisor
 from taskforge_server.engine.runtime.clock import Clock
 from taskforge_server.engine.shard.budget import Budgets
@@ -225,7 +226,7 @@ class Core:
         if (arrival := self._arrivals.pop(shard.number, None)) is not None:
             arrival.set_result(None)
         self.events.adopted(shard)
-        workers = self.leases.recover(shard)
+        workers = self.leases.recover(shard) if safeguards.ACTIVE.recovered_leases else 0
         self._note(shard)
         self._tell_listeners()
         log.debug("shard %d adopted, %d workers run jobs of it", shard.number, workers)

@@ -11,6 +11,7 @@
 | limits               | queues start whatever waits                                     |
 | parents              | the jobs of a graph wait for nobody                             |
 | tick_keys            | nobody looks whether a tick has its job                         |
+| recovered_leases     | after a takeover nobody waits for the workers of what runs      |
 
 The variables are read once, at import, and the first of them must be set: without it all safeguards
 are on whatever the other says.
@@ -31,6 +32,7 @@ class Safeguards(NamedTuple):
     limits: bool = True
     parents: bool = True
     tick_keys: bool = True
+    recovered_leases: bool = True
 
 
 def read(environment: Mapping[str, str]) -> Safeguards:

@@ -1,19 +1,22 @@
 """SIGKILL of nodes and workers under jobs of every kind: graphs, limits, cancels, schedules."""
 
-import itertools
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from taskforge import Client
 from tests.crash.conftest import Form
 from tests.crash.test_kills import PROGRESS_S, WARM_JOBS, progress
-from tests.support.arena import API_KEY, RETRIES, Arena, Ground
-from tests.support.history import Cancelled, End, Event, JobRow, Run, Start, entries
-from tests.support.mixed import NARROW, SETTINGS, MixedLoad, MixedSubmitter, mixed_violations
-from tests.support.processes import Node, until
+from tests.support.arena import API_KEY, Ground
+from tests.support.history import Cancelled, End, Event, JobRow, Run, Start
+from tests.support.mixed import (
+    SETTINGS,
+    MixedLoad,
+    MixedSubmitter,
+    mixed_violations,
+    open_gate,
+    take_all,
+)
 
 pytestmark = pytest.mark.timeout(1_200)
 
@@ -35,7 +38,8 @@ def test_mixed(ground: Ground, form: Form) -> None:
         submitter.schedule(SCHEDULE)
         mixed = MixedLoad(submitter, seed=6)
         mixed.start()
-        fillers = fill(arena, node)
+        filler = MixedSubmitter("filler", node.url, API_KEY, arena.folder)
+        arena.clients.append(filler)
         with arena.load(node, seed=6, clients=1) as load:
             progress(arena, load, WARM_JOBS)
             for number in range(form.node_kills):
@@ -44,12 +48,12 @@ def test_mixed(ground: Ground, form: Form) -> None:
                     worker = workers[number % 2]
                     worker.kill()
                     worker.start()
-                    next(fillers)
+                    open_gate(take_all(arena, filler, PROGRESS_S))
                 else:
                     node.kill()
                     node.start()
             node.await_ready()
-            next(fillers)
+            open_gate(take_all(arena, filler, PROGRESS_S))
             progress(arena, load, WARM_JOBS)
         mixed.stop()
         submitter.pause(SCHEDULE)
@@ -61,40 +65,6 @@ def test_mixed(ground: Ground, form: Form) -> None:
         statuses = {cancelled.status for cancelled in run.cancelled}
         assert statuses >= {"cancelled", "processing"}, "some waited, some ran"
         assert {"retried", "stopped"} <= {event.kind for event in run.events}
-
-
-def fill(arena: Arena, node: Node) -> Iterator[None]:
-    """Each time the narrow queue runs as many at once as it may: no slot has leaked."""
-    client = MixedSubmitter("filler", node.url, API_KEY, arena.folder)
-    arena.clients.append(client)
-    for number in itertools.count():
-        gate = arena.folder / f"full-{number}"
-        client.gated(str(gate))
-
-        call = f"-filler-{client.newest}-"
-        until(
-            lambda call=call: running(arena.folder, call) == NARROW,
-            f"{NARROW} handlers at once",
-            PROGRESS_S,
-            arena.tails,
-        )
-        for attempt in range(1, RETRIES.max_attempts + 1):
-            gate.with_suffix(f".{attempt}").touch()
-        yield
-
-
-def running(folder: Path, call: str) -> int:
-    """How many handlers of this call have begun and not ended, by what they say."""
-    found: set[tuple[str, int]] = set()
-    for path in folder.glob("worker-*.jsonl"):
-        with path.open() as lines:
-            for entry in entries(lines):
-                attempt = entry["job"], entry["lease"]
-                if entry["e"] == "start" and call in entry["mark"]:
-                    found.add(attempt)
-                elif entry["e"] == "end":
-                    found.discard(attempt)
-    return len(found)
 
 
 # --- that the checks would notice ----------------------------------------------------------------

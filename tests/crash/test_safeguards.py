@@ -11,7 +11,7 @@ import pytest
 
 from taskforge import Client
 from taskforge_server.engine.runtime import faultpoints
-from tests.support.arena import API_KEY, Arena, Ground
+from tests.support.arena import API_KEY, LEASE_TTL_S, Arena, Ground
 from tests.support.evidence import fetch
 from tests.support.history import Rule, Run, Violation
 from tests.support.load import Submitter
@@ -23,6 +23,8 @@ from tests.support.mixed import (
     SETTINGS,
     MixedSubmitter,
     mixed_violations,
+    open_gate,
+    take_all,
 )
 from tests.support.processes import Node, until
 
@@ -30,6 +32,8 @@ pytestmark = pytest.mark.timeout(300)
 
 BOTH = pytest.mark.parametrize("safe", [True, False], ids=["on", "off"])
 SETTLED_S = 10.0
+LEAKED_S = 2 * LEASE_TTL_S
+"""A slot that is not free by then is lost with its worker."""
 SHORT_ANSWER_S = 1.0
 TICKS = "taskforge_schedule_ticks_total"
 WAITS_FOR_LOCK = """
@@ -208,6 +212,33 @@ def test_parents_limits_and_tick_keys(ground: Ground) -> None:
             "schedule",
         ):
             assert any(subject.startswith(broken) for subject in subjects), (broken, subjects)
+
+
+@BOTH
+def test_recovered_leases(ground: Ground, safe: bool) -> None:
+    """Node and worker die with all slots of a queue taken: the next ones get them back, and
+    `test_mixed` would see it if they did not."""
+    with ground.arena(shards=1, off=() if safe else ("recovered_leases",)) as arena:
+        node = arena.node()
+        with Client(node.url, API_KEY) as client:
+            client.queues.create(NARROW_QUEUE, settings=SETTINGS[NARROW_QUEUE])
+        arena.queues.append(NARROW_QUEUE)
+        lost = arena.worker(node, "lost")
+        filler = MixedSubmitter("filler", node.url, API_KEY, arena.folder)
+        arena.clients.append(filler)
+        gate = take_all(arena, filler, SETTLED_S)
+        node.kill()
+        lost.kill()
+        open_gate(gate)
+        node.start()
+        node.await_ready()
+        arena.worker(node, "heir")
+        if safe:
+            open_gate(take_all(arena, filler, SETTLED_S))
+            verdict(arena, safe)
+        else:
+            with pytest.raises(AssertionError, match=f"{NARROW} handlers at once"):
+                take_all(arena, filler, LEAKED_S)
 
 
 def _head(arena: Arena) -> int:

@@ -27,10 +27,11 @@ from taskforge.client import calls
 from taskforge.client.models import QueueSettings, Rate
 from taskforge.errors import Conflict
 from taskforge.task import JobSpec
-from tests.support.arena import RETRIES
+from tests.support.arena import RETRIES, Arena
 from tests.support.history import Rule as Base
-from tests.support.history import Run, Violation
+from tests.support.history import Run, Violation, entries
 from tests.support.load import NO_ANSWER, REPEAT_PAUSE_S, Submitter
+from tests.support.processes import until
 
 NARROW_QUEUE, KEYED_QUEUE, PACED_QUEUE = "narrow", "keyed", "paced"
 GRAPH_QUEUE, TICK_QUEUE = "graph", "ticks"
@@ -187,9 +188,13 @@ class MixedSubmitter(Submitter):
         """So many at once of a queue that starts few."""
         self._put(f"quick-{PACED_QUEUE}", "quick", PACED_QUEUE, count)
 
-    def gated(self, gate: str) -> None:
-        """As many as may run at once of the narrow queue, before all others."""
-        self._put("gated-full", "gated", NARROW_QUEUE, NARROW, {"gate": gate}, priority=9)
+    def gated(self, folder: Path) -> tuple[Path, str]:
+        """As many as may run at once of the narrow queue, before all others: their gate, and what
+        their marks have in common."""
+        gate = folder / f"full-{self._calls}"
+        told = {"gate": str(gate)}
+        call, _ = self._put("gated-full", "gated", NARROW_QUEUE, NARROW, told, priority=9)
+        return gate, f"-{call}-"
 
     def _put(
         self,
@@ -255,6 +260,39 @@ class MixedLoad:
             self._submitter.end_endless()
         except BaseException as error:  # noqa: BLE001 - shown by `stop`
             self._failures.append(error)
+
+
+def take_all(arena: Arena, client: MixedSubmitter, timeout_s: float) -> Path:
+    """The narrow queue runs as many at once as it may, until the gate is opened: no slot has
+    leaked. AssertionError."""
+    gate, call = client.gated(arena.folder)
+    until(
+        lambda: running(arena.folder, call) == NARROW,
+        f"{NARROW} handlers at once",
+        timeout_s,
+        arena.tails,
+    )
+    return gate
+
+
+def open_gate(gate: Path) -> None:
+    """For all attempts that there may be."""
+    for attempt in range(1, RETRIES.max_attempts + 1):
+        gate.with_suffix(f".{attempt}").touch()
+
+
+def running(folder: Path, call: str) -> int:
+    """How many handlers of this call have begun and not ended, by what they say."""
+    found: set[tuple[str, int]] = set()
+    for path in folder.glob("worker-*.jsonl"):
+        with path.open() as lines:
+            for entry in entries(lines):
+                attempt = entry["job"], entry["lease"]
+                if entry["e"] == "start" and call in entry["mark"]:
+                    found.add(attempt)
+                elif entry["e"] == "end":
+                    found.discard(attempt)
+    return len(found)
 
 
 # What must hold besides
