@@ -29,6 +29,7 @@ class Job:
     own: Policy = field(default_factory=dict)
     expires_us: int = 0
     timeout_us: int = 0
+    soft_us: int = 0
     attempt: int = 0
     crashes: int = 0
     returns: int = 0
@@ -46,6 +47,7 @@ class Queue:
     crashes_max: int
     snoozes_max: int
     timeout_us: int = 0
+    soft_us: int = 0
     paused: bool = False
     jobs: dict[bytes, Job] = field(default_factory=dict)
 
@@ -71,16 +73,17 @@ class Queue:
             if not job.attempt and 0 < job.expires_us <= now_us:
                 self._end(job, "cancelled", "expired")
 
+    def late(self, now_us: int) -> list[Job]:
+        """Those whose attempts have run out of time."""
+        return [job for job in self.of("processing") if 0 < job.deadline_us <= now_us]
+
     def time_out(self, now_us: int, jitter: float) -> list[bytes]:
         """Attempts that ran out of time; the jobs that shall run again."""
-        again = []
-        for job in self.of("processing"):
-            if 0 < job.deadline_us <= now_us:
-                if job.cancel:
-                    self._end(job, "cancelled", "cancelled")
-                elif self._failed(job, "timeout", True, None, now_us, jitter, late=True):
-                    again.append(job.id)
-        return again
+        return [
+            job.id
+            for job in self.late(now_us)
+            if self.failed(job, "timeout", True, None, now_us, jitter, late=True)
+        ]
 
     def start(self, most: int, now_us: int) -> list[bytes]:
         """The jobs that begin, in their order: the greatest priority, then the oldest."""
@@ -89,11 +92,16 @@ class Queue:
         self.expire(now_us)
         first = sorted(self.of("pending"), key=lambda job: (-job.priority, job.id))[:most]
         for job in first:
-            timeout_us = job.timeout_us or self.timeout_us
+            _, timeout_us = self.limits_of(job)
             job.status, job.due_us = "processing", 0
             job.attempt += 1
             job.deadline_us = now_us + timeout_us if timeout_us else 0
         return [job.id for job in first]
+
+    def limits_of(self, job: Job) -> tuple[int, int]:
+        """How long an attempt may run until its handler is told, and until it is stopped; 0: for
+        ever. What the job says goes before the queue."""
+        return job.soft_us or self.soft_us, job.timeout_us or self.timeout_us
 
     # how attempts end; each says whether the job shall run again
 
@@ -109,23 +117,12 @@ class Queue:
         wish_us: int | None,
         now_us: int,
         jitter: float,
+        late: bool = False,
     ) -> bool:
-        """The handler raised; `wish_us` is when it wants to be called again."""
+        """The handler raised, or was `late`; `wish_us` is when it wants to be called again."""
         if job.cancel:
             self._end(job, "cancelled", "cancelled")
             return False
-        return self._failed(job, error_type, retryable, wish_us, now_us, jitter)
-
-    def _failed(
-        self,
-        job: Job,
-        error_type: str,
-        retryable: bool,
-        wish_us: int | None,
-        now_us: int,
-        jitter: float,
-        late: bool = False,
-    ) -> bool:
         policy = {**self.policy, **job.own}
         most = job.attempts_max or policy["max_attempts"]
         failures = job.attempt - job.crashes - job.returns
@@ -183,18 +180,28 @@ class Queue:
             return True
         return False
 
+    def extended(self, job: Job, more_us: int, now_us: int) -> None:
+        """The handler asks for more time: it gets some if it had a limit and shall not end."""
+        if job.deadline_us and not job.cancel:
+            job.deadline_us = max(job.deadline_us, now_us + more_us)
+
     # what people say
 
     def cancelled(self, job: Job, grace_us: int, now_us: int) -> bool:
         """False: it has ended."""
         if job.status == "processing":
-            ends_us = now_us + grace_us
-            if not job.cancel or not 0 < job.deadline_us <= ends_us:
+            if self.is_news(job, grace_us, now_us):
+                ends_us = now_us + grace_us
                 job.deadline_us = min(ends_us, job.deadline_us or ends_us)
             job.cancel = True
         elif job.status in WAITING:
             self._end(job, "cancelled", "cancelled")
         return job.status not in ("succeeded", "failed")
+
+    def is_news(self, job: Job, grace_us: int, now_us: int) -> bool:
+        """Whether the handler is told: not where it shall end sooner already."""
+        sooner = 0 < job.deadline_us <= now_us + grace_us
+        return job.status == "processing" and not (job.cancel and sooner)
 
     def changed(self, job: Job, due_us: int, priority: int, now_us: int) -> bool:
         """Another time, another priority; -1: as it is. False: not this one, not so."""
@@ -216,6 +223,14 @@ class Queue:
         job.status, job.due_us, job.reason = "pending", 0, None
         job.cancel, job.expires_us = False, 0
         return True
+
+    def requeued_at_a_pace(self, jobs: list[Job], interval_us: int, now_us: int) -> list[bytes]:
+        """Those of these that have failed run again, each so long after the one before."""
+        again = [job for job in jobs if job.status == "failed" and self.requeued(job)]
+        for place, job in enumerate(again):
+            if place and interval_us:
+                job.status, job.due_us = "scheduled", now_us + place * interval_us
+        return [job.id for job in again]
 
     def _end(self, job: Job, status: str, reason: str | None) -> None:
         job.status, job.reason = status, reason

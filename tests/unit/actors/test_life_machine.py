@@ -12,20 +12,28 @@ import json
 from collections import Counter
 from typing import Any, get_args
 
+import msgpack
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     rule,
-    run_state_machine_as_test,
 )
 
+from taskforge.worker import frames
 from taskforge_server.engine import limits
-from taskforge_server.engine.actors.commands import Requeue, Submit
-from taskforge_server.engine.actors.control import Cancel, Change, expire
+from taskforge_server.engine.actors.commands import Requeue, RequeueMany, Submit
+from taskforge_server.engine.actors.control import (
+    CANCEL_FRAME,
+    EXTENDED_FRAME,
+    Cancel,
+    Change,
+    expire,
+    tell_again,
+)
+from taskforge_server.engine.actors.leases import STOP_FRAME
 from taskforge_server.engine.actors.queue import define
 from taskforge_server.engine.errors import Conflict
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told
@@ -35,6 +43,7 @@ from taskforge_server.ext.pure import tablelog
 from taskforge_server.ext.table import ShardTable, SubmitBatch
 from tests.support.engine_parts import EngineParts, done
 from tests.support.life_model import ENDED, BudgetJudge, Job, Queue
+from tests.support.machines import run_machine
 from tests.support.table_model import Call, call, weighted
 
 SNOOZES_MAX = 2
@@ -42,6 +51,8 @@ CREDIT = 3
 ERRORS = ("ValueError", "TypeError", "timeout")
 BUDGET = {"ratio": 0.25, "per_s": 0.25}
 RETRY, SNOOZE, CALLED_OFF = 3, 4, 5
+JOBS = 11
+TOLD = STOP, CANCEL, EXTENDED = STOP_FRAME, CANCEL_FRAME, EXTENDED_FRAME
 
 policies = st.fixed_dictionaries(
     {
@@ -73,6 +84,7 @@ new_jobs = st.fixed_dictionaries(
         "delay_us": st.sampled_from([0, 0, 0, 1_000_000, 4_000_000]),
         "expires_s": st.sampled_from([0, 0, 2, 6]),
         "timeout_ms": st.sampled_from([0, 0, 1_500]),
+        "soft_s": st.sampled_from([0, 0, 1.25]),
         "attempts_max": st.sampled_from([0, 0, 1, 4]),
         "own": own_policies,
     }
@@ -94,13 +106,21 @@ verdicts = weighted(
 calls: st.SearchStrategy[Call] = weighted(
     *call(6, "submit", jobs=st.lists(new_jobs, min_size=1, max_size=3)),
     *call(20, "end", pick=picks, verdict=verdicts, jitter=jitters),
+    *call(2, "extend", pick=picks, more_ms=st.sampled_from([1, 2_000, 60_000])),
     *call(2, "lose_worker"),
     *call(4, "pass_time", step_us=st.sampled_from([0, 300_000, 1_000_000, 4_000_000])),
     *call(6, "timers", jitter=jitters, step_us=st.sampled_from([0, 0, 2_000_000, 5_000_000])),
     *call(2, "cancel", pick=picks, grace_us=st.sampled_from([1_000_000, 3_000_000])),
     *call(2, "change", pick=picks, ahead_us=ahead_us, priority=st.sampled_from([-1, 0, 9])),
     *call(3, "requeue", pick=picks),
-    *call(1, "change_queue", policy=policies, timeout_s=st.sampled_from([None, 2.5])),
+    *call(1, "requeue_many", interval_us=st.sampled_from([0, 1_500_000])),
+    *call(
+        1,
+        "change_queue",
+        policy=policies,
+        timeout_s=st.sampled_from([None, 2.5]),
+        soft_s=st.sampled_from([None, 0.5]),
+    ),
     *call(1, "pause"),
     *call(2, "take_over", pick=picks, undone=verdicts, jitter=jitters),
     *call(1, "the_log_says_the_same"),
@@ -142,6 +162,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.seq = 0
         self.retries: list[bytes] = []
         self.tokens: list[bytes] = []
+        self.told: list[tuple[Any, ...]] = []
         self.connect()
         self.settle()
 
@@ -158,6 +179,7 @@ class LifeMachine(RuleBasedStateMachine):
             "crashes_max": self.model.crashes_max,
             "retry_budget": self.budget,
             "timeout": timeout_us / 1e6 if timeout_us else None,
+            "soft_timeout": self.model.soft_us / 1e6 if self.model.soft_us else None,
         }
 
     def connect(self) -> None:
@@ -188,15 +210,36 @@ class LifeMachine(RuleBasedStateMachine):
         expected = self.model.start(free, self.now_us)
         self.parts.dispatcher.ready(self.queue)
         self.parts.settle()
-        tokens = self.outlet.tokens()[self.heard :]
-        self.heard += len(tokens)
+        new = self.outlet.frames[self.heard :]
+        self.heard += len(new)
+        tokens = [token for frame in new if frame[0] == JOBS for token in self.begun(frame)]
         assert [token[:16] for token in tokens] == expected, "started in another order"
-        for token in tokens:
-            self.model.jobs[token[:16]].token = token
+        said = [
+            (kind, held[at : at + 24], *rest)
+            for kind, held, *rest in (frame for frame in new if frame[0] in TOLD)
+            for at in range(0, len(held), 24)
+        ]
+        assert sorted(said) == sorted(self.told), "the worker was told something else"
+        self.seen.update(f"told {frame[0]}" for frame in said)
+        self.told.clear()
         self.tokens += tokens
         if tokens:
             self.judge.started(len(tokens), self.now_us)
         self.durable = copy.deepcopy(self.model)
+
+    def begun(self, frame: list[Any]) -> list[bytes]:
+        """The leases that the worker reads out of a frame, each with the limits of its attempt."""
+        read = frames.decode(msgpack.packb(frame))
+        assert isinstance(read, frames.Jobs)
+        tokens = [read.tokens[at : at + 24] for at in range(0, len(read.tokens), 24)]
+        for place, token in enumerate(tokens):
+            job, extra = self.model.jobs[token[:16]], read.extras.get(place, frames.Extra())
+            limits_us = round(extra.soft_timeout_s * 1e6), extra.timeout_ms * 1000
+            assert limits_us == self.model.limits_of(job)
+            assert (extra.attempt, extra.deadline_us) == (job.attempt, job.deadline_us)
+            self.seen.update({"a soft limit": limits_us[0] > 0, "a hard limit": limits_us[1] > 0})
+            job.token = token
+        return tokens
 
     def pass_time(self, step_us: int) -> None:
         """No timer has come round yet."""
@@ -208,6 +251,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.parts.jitter = jitter
         self.worker._context.leases.extend(self.worker._lease)
         shard = self.parts.shards[1]
+        self.told += [(STOP, job.token) for job in self.model.late(self.now_us)]
         self.retries += self.model.time_out(self.now_us, jitter)
         self.parts.leases.sweep([shard])
         self.check_retries()
@@ -237,13 +281,14 @@ class LifeMachine(RuleBasedStateMachine):
             due_us = self.now_us + told["delay_us"] if told["delay_us"] else 0
             expires_us = self.now_us + told["expires_s"] * 1_000_000 if told["expires_s"] else 0
             own = RetryPolicyChange(**told["own"]) if told["own"] else None
-            more = JobOptions(expires_us=expires_us, retry_policy=own)
+            soft_s = told["soft_s"]
+            more = JobOptions(expires_us=expires_us, retry_policy=own, soft_timeout_s=soft_s)
             options = pack_told({"more": more})
             attempts_max, timeout_ms = told["attempts_max"], told["timeout_ms"]
             batch.add("send", b"{}", told["priority"], due_us, timeout_ms, attempts_max, options)
             job = Job(b"", told["priority"], "scheduled" if due_us else "pending", due_us)
             job.attempts_max, job.own, job.expires_us = attempts_max, told["own"], expires_us
-            job.timeout_us = timeout_ms * 1000
+            job.timeout_us, job.soft_us = timeout_ms * 1000, round(soft_s * 1e6)
             made.append(job)
         reply = self.send(Submit(batch, None, Answer()))
         assert not reply.done(), "an answer before its commit"
@@ -263,7 +308,10 @@ class LifeMachine(RuleBasedStateMachine):
         if job is None:
             return
         reply = self.send(Cancel(job.id, Answer(), grace_us))
+        news = self.model.is_news(job, grace_us, self.now_us)
         fits = self.model.cancelled(job, grace_us, self.now_us)
+        if news:
+            self.told.append((CANCEL, job.token, (job.deadline_us - self.now_us) // 1000))
         self.parts.journal.commit()
         assert isinstance(reply.error, Conflict) != fits
 
@@ -287,10 +335,23 @@ class LifeMachine(RuleBasedStateMachine):
         self.parts.journal.commit()
         assert isinstance(reply.error, Conflict) != fits
 
-    def change_queue(self, policy: dict[str, Any], timeout_s: float | None) -> None:
+    def requeue_many(self, interval_us: int) -> None:
+        """The dead letters, at a pace; and others that somebody else was faster with."""
+        jobs = [*self.model.jobs.values()]
+        found = [self.table.get(job.id) or {} for job in jobs]
+        reply = self.send(RequeueMany(found, self.now_us, interval_us, b"", Answer()))
+        again = self.model.requeued_at_a_pace(jobs, interval_us, self.now_us)
+        self.parts.journal.commit()
+        assert reply.value == b"".join(again)
+        self.seen["at a pace"] += bool(interval_us and again[1:])
+
+    def change_queue(
+        self, policy: dict[str, Any], timeout_s: float | None, soft_s: float | None
+    ) -> None:
         """Its jobs are judged by what it says when they end."""
         self.model.policy = policy
         self.model.timeout_us = round((timeout_s or 0) * 1e6)
+        self.model.soft_us = round((soft_s or 0) * 1e6)
         self.tell_queue()
 
     def pause(self) -> None:
@@ -322,6 +383,19 @@ class LifeMachine(RuleBasedStateMachine):
         if job is None:
             self.parts.journal.commit()
             assert self.outlet.frames[-1][2] == token, "a lease that is over counted"
+
+    def extend(self, pick: int, more_ms: int) -> None:
+        """A handler wants more time, mostly one that runs; others are told to stop."""
+        current = [job.token for job in self.model.of("processing")]
+        among = current if current and pick % 16 != 15 else self.tokens
+        if not among:
+            return
+        token = among[pick // 16 % len(among)]
+        job = self.model.running(token)
+        self.worker.handle([msgpack.packb([8, token, more_ms])])
+        if job is not None:
+            self.model.extended(job, more_ms * 1000, self.now_us)
+        self.told.append((EXTENDED if job else STOP, token))
 
     def succeed(self, token: bytes, job: Job | None, jitter: float) -> tuple[Any, ...]:
         if job:
@@ -398,6 +472,12 @@ class LifeMachine(RuleBasedStateMachine):
         shard.marks.drain(shard.table)
         self.parts.leases.recover(shard)
         self.connect()
+        self.told.clear()
+        for job in self.model.of("processing"):
+            if job.cancel:
+                left_us = max(0, job.deadline_us - self.now_us)
+                self.told.append((CANCEL, job.token, left_us // 1000))
+        tell_again(shard, self.worker, self.now_us)
         self.parts.due()
         self.model.due(self.now_us)
 
@@ -468,26 +548,19 @@ ENDS = {
         )
     ),
 }
+LIMITS = {"a soft limit", "a hard limit", *(f"told {kind}" for kind in TOLD)}
 PAUSES = {f"retry {backoff}" for backoff in ("exponential", "linear", "fixed", "list")}
 
 
 def run(examples: int, steps: int) -> Counter[str]:
     seen: Counter[str] = Counter()
-    machine = type("Machine", (LifeMachine,), {"seen": seen})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(type("Machine", (LifeMachine,), {"seen": seen}), examples, steps)
     return seen
 
 
 def what_is_rare(seen: Counter[str]) -> None:
-    """A job is snoozed too often, another fails too often: examples may come to neither."""
+    """A job is snoozed too often, another fails too often, both are put back; one has a limit, gets
+    more time, is cancelled: examples may come to none of it."""
     machine = type("Machine", (LifeMachine,), {"seen": seen})()
     policy = {
         "max_attempts": 2,
@@ -498,16 +571,34 @@ def what_is_rare(seen: Counter[str]) -> None:
         "jitter": "none",
         "non_retryable": (),
     }
-    job = {"priority": 0, "delay_us": 0, "expires_s": 0, "timeout_ms": 0, "attempts_max": 0}
+    job = {
+        "priority": 0,
+        "delay_us": 0,
+        "expires_s": 0,
+        "timeout_ms": 0,
+        "soft_s": 0,
+        "attempts_max": 0,
+    }
     snooze = Call("snooze", {"at_us": 0, "later": True})
     fail = Call("fail", {"error": "ValueError", "retryable": True})
     machine.begin(policy, 3, None)
+
+    def do(name: str, **args: Any) -> None:
+        machine.do(Call(name, args))
+
     for verdicts in ([snooze] * (SNOOZES_MAX + 1), [fail] * 2):
-        machine.do(Call("submit", {"jobs": [job | {"own": {}}]}))
+        do("submit", jobs=[job | {"own": {}}])
         for verdict in verdicts:
-            machine.do(Call("end", {"pick": 0, "verdict": verdict, "jitter": 0.5}))
-            machine.do(Call("pass_time", {"step_us": 4_000_000}))
-            machine.do(Call("timers", {"jitter": 0.5, "step_us": 0}))
+            do("end", pick=0, verdict=verdict, jitter=0.5)
+            do("pass_time", step_us=4_000_000)
+            do("timers", jitter=0.5, step_us=0)
+    do("requeue_many", interval_us=1_500_000)
+    do("change_queue", policy=policy, timeout_s=2.5, soft_s=0.5)
+    do("submit", jobs=[job | {"own": {}, "timeout_ms": 1_500}])
+    do("extend", pick=16, more_ms=60_000)
+    do("cancel", pick=0, grace_us=1_000_000)
+    do("take_over", pick=0, undone=fail, jitter=0.5)
+    do("timers", jitter=0.5, step_us=5_000_000)
     machine.teardown()
 
 
@@ -515,7 +606,7 @@ def test_jobs_live_as_the_guides_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SNOOZES_MAX", SNOOZES_MAX)
     seen = run(examples=120, steps=50)
     what_is_rare(seen)
-    wanted = EVENTS | ENDS | PAUSES | {"put off by the budget"}
+    wanted = EVENTS | ENDS | PAUSES | LIMITS | {"put off by the budget", "at a pace"}
     assert not {what for what in wanted if not seen[what]}, seen
 
 

@@ -274,6 +274,7 @@ MOVES = st.lists(
             st.sampled_from("ab"),
             st.sampled_from(["waiting", "unfinished", "period"]),
             st.sampled_from(["reject", "existing", "replace", "debounce"]),
+            st.sampled_from([0, 10, 40]),
         ),
         st.just(("start",)),
         st.just(("succeed",)),
@@ -288,9 +289,11 @@ MOVES = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(moves=MOVES)
-def test_never_two_holders_of_one_key(moves: list[tuple[str, ...]]) -> None:
-    """The model: a job (key, scope, when, begun, ended); who holds follows from it alone."""
+def test_never_two_holders_of_one_key(moves: list[tuple[Any, ...]]) -> None:
+    """The model: a job (key, scope, when, begun, ended); who holds follows from it alone. And what
+    it is to run with, and from when on, by the last who said so."""
     bench, model, running = Bench(), {}, {}
+    wanted: dict[bytes, tuple[bytes, int]] = {}
 
     def holds(job_id: bytes) -> bool:
         _, scope, since_us, begun, ended = model[job_id]
@@ -298,14 +301,17 @@ def test_never_two_holders_of_one_key(moves: list[tuple[str, ...]]) -> None:
             return bench.now_us < since_us + PERIOD_US
         return not ended and not (begun and scope == "waiting")
 
-    for move in moves:
+    for number, move in enumerate(moves):
         if move[0] == "submit":
-            _, key, scope, on_conflict = move
+            _, key, scope, on_conflict, delay_s = move
+            payload = b'{"n":%d}' % number
+            due_us = bench.now_us + delay_s * 1_000_000 if delay_s else 0
             holders = [job for job in model if model[job][0] == key and holds(job)]
             assert len(holders) <= 1
-            ids, outcomes = bench.submit(part(key, scope, on_conflict))
+            ids, outcomes = bench.submit(part(key, scope, on_conflict, payload, due_us))
             if not holders:
                 assert outcomes == {}
+                wanted[ids[0]] = payload, due_us
                 model[ids[0]] = [key, scope, bench.now_us, False, False]
                 continue
             outcome = outcomes[0]
@@ -317,6 +323,8 @@ def test_never_two_holders_of_one_key(moves: list[tuple[str, ...]]) -> None:
                 assert outcome.became == "rejected"
             else:
                 assert outcome.became in ("replaced", "debounced")
+                late = outcome.became == "debounced"
+                wanted[holders[0]] = payload, due_us if late else wanted[holders[0]][1]
         elif move[0] == "start":
             for token in bench.start():
                 running[token[:16]] = token
@@ -338,3 +346,12 @@ def test_never_two_holders_of_one_key(moves: list[tuple[str, ...]]) -> None:
         elif move[0] == "time":
             bench.parts.clock.advance(25)
             bench.table.due(bench.now_us, 1000)
+        for job_id, (payload, due_us) in wanted.items():
+            if model[job_id][4]:
+                continue
+            job = bench.job(job_id)
+            assert job["payload"] == payload
+            if not job["attempt"] and job["status"] == "scheduled":
+                assert job["due_us"] == due_us
+            elif not job["attempt"] and job["status"] == "pending":
+                assert due_us <= bench.now_us
