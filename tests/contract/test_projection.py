@@ -35,10 +35,11 @@ from taskforge_server.engine.journal.takeover import (
     Taker,
 )
 from taskforge_server.engine.model.queue import QueueRef, QueueSettings
-from taskforge_server.engine.store.pool import Connection, connect
+from taskforge_server.engine.node.adapters import StoredJobs
+from taskforge_server.engine.runtime.clock import VirtualClock
+from taskforge_server.engine.store.pool import Pool, connect, open_pool
 from taskforge_server.ext.pure.table import ShardTable
 from tests.support.journal_bench import PROJECT, START_US, Life, new_table, queue_id
-from tests.support.stored_tables import StoredTables
 
 NEWEST = 1_000
 """An epoch that no takeover of these tests comes to."""
@@ -82,23 +83,23 @@ class MemoryStorage:
 
 
 class PostgresStorage:
-    def __init__(self, url: str, connection: Connection) -> None:
+    def __init__(self, url: str, pool: Pool) -> None:
         self.make = make = partial(connect, url, application_name="test journal")
         self.log = PostgresShardLog(make)
         self.writer = PostgresTables(make)
-        self.reader = StoredTables(connection)
-        self._connection = connection
+        self.reader = StoredJobs(pool, VirtualClock(START_US), connect=make)
+        self._pool = pool
 
     async def jobs(self) -> dict[bytes, str]:
-        rows = await self._connection.fetch("TABLE jobs")
+        rows = await self._pool.fetch("TABLE jobs")
         return {row["id"]: row["status"] for row in rows}
 
     async def executions(self) -> list[tuple[bytes, str, int]]:
-        rows = await self._connection.fetch("TABLE job_executions")
+        rows = await self._pool.fetch("TABLE job_executions")
         return sorted((row["job_id"], row["status"], row["attempt_number"]) for row in rows)
 
     async def refused(self) -> int:
-        return len(await self._connection.fetch("TABLE projection_errors"))
+        return len(await self._pool.fetch("TABLE projection_errors"))
 
 
 @pytest.fixture
@@ -108,12 +109,12 @@ async def memory_storage() -> Storage:
 
 @pytest.fixture
 async def postgres_storage(postgres_url: str) -> AsyncIterator[Storage]:
-    connection = await connect(postgres_url, application_name="test look")
-    storage = PostgresStorage(postgres_url, connection)
+    pool = await open_pool(postgres_url, application_name="test look", connections_max=4)
+    storage = PostgresStorage(postgres_url, pool)
     yield storage
     await storage.log.close()
     await storage.writer.close()
-    await connection.close()
+    await pool.close()
 
 
 @pytest.fixture(params=["memory", "postgres"])

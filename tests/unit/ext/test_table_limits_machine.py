@@ -13,17 +13,16 @@ from typing import Any, NamedTuple
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     rule,
-    run_state_machine_as_test,
 )
 
 from taskforge_server.ext import table as compiled
 from taskforge_server.ext.pure import table as pure
+from tests.support.machines import run_machine
 from tests.support.table_model import Call, call, weighted
 from tests.support.table_pair import Pair, Tables
 
@@ -515,15 +514,7 @@ class LimitsMachine(RuleBasedStateMachine):
 
 def run(subject: ModuleType, examples: int, steps: int = 50) -> None:
     machine = type("Machine", (LimitsMachine,), {"subject": subject})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(machine, examples, steps)
 
 
 def test_compiled_table_obeys_the_limits_and_agrees_with_the_plain_one() -> None:

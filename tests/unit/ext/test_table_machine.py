@@ -12,19 +12,18 @@ from typing import Any, get_args
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     rule,
-    run_state_machine_as_test,
 )
 
 from taskforge_server.ext import table as compiled
 from taskforge_server.ext.pure import table as pure
 from taskforge_server.ext.pure import tablelog
 from taskforge_server.ext.pure.tablelog import decode
+from tests.support.machines import run_machine
 from tests.support.table_model import (
     EPOCH_US,
     FINAL,
@@ -595,15 +594,7 @@ def run(
     """The kinds of events of which a fold was compared with the live state."""
     folded: set[type] = set()
     machine = type("Machine", (base,), {"subject": subject, "folded": folded})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(machine, examples, steps)
     return folded
 
 
