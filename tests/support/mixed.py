@@ -277,7 +277,7 @@ def take_all(arena: Arena, client: MixedSubmitter, timeout_s: float) -> Path:
 
 def open_gate(gate: Path) -> None:
     """For all attempts that there may be."""
-    for attempt in range(1, RETRIES.max_attempts + 1):
+    for attempt in range(1, (RETRIES.max_attempts or 0) + 1):
         gate.with_suffix(f".{attempt}").touch()
 
 

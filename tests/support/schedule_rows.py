@@ -58,7 +58,7 @@ class MemoryScheduleRows:
         told = asdict(row) | {"job": row.job.encode(), "payload": (row.payload or "null").encode()}
         del told["shard"]
         made_at = datetime(2020, 1, 1, tzinfo=UTC)
-        times = {"created_at": made_at, "updated_at": made_at}
+        times: Any = {"created_at": made_at, "updated_at": made_at}
         paused_at = made_at if schedule in self.paused else None
         return Schedule(**told, queue="mail", name="nightly", paused_at=paused_at, **times)
 

@@ -158,7 +158,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.worker, self.outlet = await self.attach()
 
     async def attach(self) -> tuple[WorkerActor, KeptOutlet]:
-        running = b"".join(self.tokens.values())
+        running, self.heard = b"".join(self.tokens.values()), 0
         return await self.stage.node.worker(SLOW, credit=CREDIT, running=running)
 
     async def close(self) -> None:
@@ -359,7 +359,6 @@ class ScheduleMachine(RuleBasedStateMachine):
             for second, job in self.stage.jobs_of(RUNS)
             if self.models[RUNS].jobs[second] is ended
         ]
-        self.hear()
         self.seq += 1
         await self.worker.receive([done(self.seq, self.tokens.pop(found["id"]))])
         ended.status = "succeeded"
@@ -376,10 +375,17 @@ class ScheduleMachine(RuleBasedStateMachine):
         else:
             job.status = "cancelled"
 
-    def hear(self) -> None:
-        """What the worker was given."""
-        for token in self.outlet.tokens():
-            self.tokens.setdefault(token[:16], token)
+    def hear(self) -> int:
+        """What the worker was given; how many it runs now."""
+        tokens = self.outlet.tokens()[self.heard :]
+        self.heard += len(tokens)
+        self.tokens |= {token[:16]: token for token in tokens}
+        return len(self.tokens)
+
+    def all_run(self) -> bool:
+        """The worker has what should run."""
+        jobs = self.models[RUNS].jobs.values()
+        return self.hear() == sum(job.status == "processing" for job in jobs)
 
     # what holds
 
@@ -387,7 +393,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         """All that is due is done; it is as the model says."""
         await self.start_what_is_due()
         await self.turns()
-        await until(lambda: all(map(self.as_modelled, self.models)))
+        await until(lambda: self.all_run() and all(map(self.as_modelled, self.models)))
         for schedule, model in self.models.items():
             self.rows_and_book_agree(schedule, model)
 
@@ -404,9 +410,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             shard.table.due(self.now_us, limits.DUE_JOBS_MAX)
             core.touched(shard)
         model.due(self.now_us)
-        running = sum(job.status == "processing" for job in model.jobs.values())
-        table, worker = core.shards[SLOW.shard].table, self.worker._lease
-        await until(lambda: len(table.running(worker.index_in(core.shards[SLOW.shard]))) == running)
+        await until(self.all_run)
 
     def as_modelled(self, schedule: bytes) -> bool:
         """One job for each tick that should have one, in the state that it should have."""

@@ -176,7 +176,7 @@ class LimitsMachine(RuleBasedStateMachine):
         )
 
     async def pass_time(self, step_s: float) -> None:
-        type(self).now_s += step_s
+        LimitsMachine.now_s += step_s
         self.bench.pool.sweep(self.now_s)
         for model in self.models.values():
             if model.end is None:
@@ -244,10 +244,9 @@ WANTED = {
 
 def run(monkeypatch: pytest.MonkeyPatch, examples: int, steps: int) -> Counter[str]:
     seen: Counter[str] = Counter()
-    machine = type("Machine", (LimitsMachine,), {"seen": seen})
     for module in ("taskforge.worker.pool", "taskforge.context"):
-        monkeypatch.setattr(f"{module}.monotonic", lambda: machine.now_s)
-    run_machine(machine, examples, steps)
+        monkeypatch.setattr(f"{module}.monotonic", lambda: LimitsMachine.now_s)
+    run_machine(type("Machine", (LimitsMachine,), {"seen": seen}), examples, steps)
     return seen
 
 
