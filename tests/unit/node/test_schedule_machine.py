@@ -549,7 +549,7 @@ def run(examples: int, steps: int) -> Counter[str]:
 
 def test_schedules_tick_as_the_guide_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SCHEDULE_RETRY_S", 0.0)
-    seen = run(examples=60, steps=30)
+    seen = run(examples=40, steps=30)
     what_is_rare(seen)
     assert not {what for what in WANTED if not seen[what]}, seen
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taskforge_server.engine import limits
@@ -283,12 +283,16 @@ MOVES = st.lists(
         st.just(("rebuild",)),
         st.just(("time",)),
     ),
+    min_size=8,
     max_size=25,
 )
+FIRST = ("submit", "a", "unfinished", "existing", 10)
 
 
 @settings(max_examples=60, deadline=None)
 @given(moves=MOVES)
+@example(moves=[FIRST, ("submit", "a", "unfinished", "replace", 40), ("rebuild",), ("time",)])
+@example(moves=[FIRST, ("submit", "a", "unfinished", "debounce", 40), ("rebuild",), ("time",)])
 def test_never_two_holders_of_one_key(moves: list[tuple[Any, ...]]) -> None:
     """The model: a job (key, scope, when, begun, ended); who holds follows from it alone. And what
     it is to run with, and from when on, by the last who said so."""
