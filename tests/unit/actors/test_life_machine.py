@@ -606,7 +606,7 @@ def what_is_rare(seen: Counter[str]) -> None:
 
 def test_jobs_live_as_the_guides_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SNOOZES_MAX", SNOOZES_MAX)
-    seen = run(examples=120, steps=50)
+    seen = run(examples=100, steps=50)
     what_is_rare(seen)
     wanted = EVENTS | ENDS | PAUSES | LIMITS | {"put off by the budget", "at a pace"}
     assert not {what for what in wanted if not seen[what]}, seen

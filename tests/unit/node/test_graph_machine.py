@@ -309,7 +309,7 @@ def what_is_rare(machine: GraphMachine) -> None:
 
 
 def test_children_start_when_their_edges_say() -> None:
-    seen = run(examples=40, steps=30)
+    seen = run(examples=25, steps=30)
     what_is_rare(type("Machine", (GraphMachine,), {"seen": seen})())
     assert not {what for what in WANTED if not seen[what]}, seen
 
