@@ -337,6 +337,7 @@ class LifeMachine(RuleBasedStateMachine):
 
     def requeue_many(self, interval_us: int) -> None:
         """The dead letters, at a pace; and others that somebody else was faster with."""
+        self.count_ends()
         jobs = [*self.model.jobs.values()]
         found = [self.table.get(job.id) or {} for job in jobs]
         reply = self.send(RequeueMany(found, self.now_us, interval_us, b"", Answer()))
@@ -506,6 +507,9 @@ class LifeMachine(RuleBasedStateMachine):
         self.the_log_says_the_same()
         for _, _, body in self.parts.journal.bodies:
             self.seen.update(type(event).__name__ for event in tablelog.decode(body).events)
+        self.count_ends()
+
+    def count_ends(self) -> None:
         self.seen.update(f"{job.status} {job.reason}" for job in self.model.of(*ENDED))
 
 
