@@ -590,13 +590,6 @@ def what_is_rare(seen: Counter[str]) -> None:
     def do(name: str, **args: Any) -> None:
         machine.do(Call(name, args))
 
-    for verdicts in ([snooze] * (SNOOZES_MAX + 1), [fail] * 2):
-        do("submit", jobs=[job | {"own": {}}])
-        for verdict in verdicts:
-            do("end", pick=0, verdict=verdict, jitter=0.5)
-            do("pass_time", step_us=4_000_000)
-            do("timers", jitter=0.5, step_us=0)
-    do("requeue_many", interval_us=1_500_000)
     do("change_queue", policy=policy, timeout_s=2.5, soft_s=0.5)
     do("submit", jobs=[job | {"own": {}, "timeout_ms": 1_500}])
     do("cancel", pick=0, grace_us=3_000_000)
@@ -605,6 +598,14 @@ def what_is_rare(seen: Counter[str]) -> None:
     do("cancel", pick=0, grace_us=1_000_000)
     do("take_over", pick=0, undone=fail, jitter=0.5)
     do("timers", jitter=0.5, step_us=5_000_000)
+    do("change_queue", policy=policy, timeout_s=None, soft_s=None)
+    for verdicts in ([snooze] * (SNOOZES_MAX + 1), [fail] * 2):
+        do("submit", jobs=[job | {"own": {}}])
+        for verdict in verdicts:
+            do("end", pick=0, verdict=verdict, jitter=0.5)
+            do("pass_time", step_us=4_000_000)
+            do("timers", jitter=0.5, step_us=0)
+    do("requeue_many", interval_us=1_500_000)
     machine.teardown()
 
 
