@@ -258,6 +258,10 @@ RATE_FILL_S_MAX: Final = 30 * 86_400
 IDLE_KEYS_MAX: Final = 100_000
 """Keys of one queue that are remembered for their rate alone, some 30 MB; then the fullest go."""
 
+QUEUE_AGE_DOUBT_S: Final = 5.0
+"""A queue counts as younger than an ownership when it is so by this much: nodes read the database's
+clock to some ms, but that of a server which takes its place may be some seconds off."""
+
 # Shards and the log
 
 SHARDS_MAX: Final = 4_096

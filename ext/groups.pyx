@@ -16,7 +16,8 @@ way; who was kept from its turn has it as soon as it may.
 Buckets are GCRA in whole nanoseconds: `tat` is when the bucket is full again, a start moves it to
 max(tat, now) + interval, and it may be made while max(tat, now) + interval <= now + burst * interval.
 So in any window of length w there are at most burst + w / interval starts. What the memory does not
-know, it takes for used: before `floor`, the moment when this table's history began, a bucket was empty.
+know, it takes for used: before `floor`, the moment when this table's history began, a bucket was empty;
+it is 0 for a queue that was created later.
 The clock is the highest reading so far.
 
 Invariant: what `running` says follows from the jobs that are processing, for `begin` and `end` are

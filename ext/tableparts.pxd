@@ -75,7 +75,8 @@ cdef class QueueState:
     cdef Limits limits
     cdef int64_t tat_ns         # of the queue's own bucket, see groups.pyx
     cdef int64_t clock_ns       # the latest time that a look was told
-    cdef int64_t floor_ns       # the table's floor, as of the last look
+    cdef int64_t born_us        # no job of it was started before; 0: nobody knows
+    cdef int64_t floor_ns       # up to when its buckets were empty, as of the last look
     cdef bint stale             # its limits have changed since
     cdef bint roused            # stands in the table's list of such
     cdef Groups groups          # None where keys do not matter

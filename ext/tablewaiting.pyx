@@ -27,8 +27,9 @@ cdef class Waiting(Fold):
     """Queues, their limits, and questions about them."""
 
     def queue(self, bytes queue_id, bytes project_id, str name not None, timeout_ms, history,
-              soft_timeout_ms=0, limits=None):
-        """Define or update a queue; its index stays. What `limits` are, groups.pyx says."""
+              soft_timeout_ms=0, limits=None, int64_t born_us=0):
+        """Define or update a queue; its index stays. What `limits` are, groups.pyx says. No job of it
+        was started before `born_us`; 0: nobody knows."""
         cdef QueueState q
         cdef int index
         cdef Py_ssize_t known = len(self.queues)
@@ -40,6 +41,7 @@ cdef class Waiting(Fold):
         index = self._queue_of(tf_rd64(at(queue_id)), tf_rd64(at(queue_id) + 8), 0, 0)
         q = self.queues[index]
         q.project_hi, q.project_lo = tf_rd64(at(project_id)), tf_rd64(at(project_id) + 8)
+        q.born_us = born_us
         self._limit(index, q, limits)
         if index < known and history < q.history:
             self._rows_may_stand(index)
@@ -104,7 +106,8 @@ cdef class Waiting(Fold):
         cdef Rate rate = q.limits.rate
         cdef int64_t most = I32_MAX
         q.clock_ns = max(q.clock_ns, now_us * 1000)
-        q.floor_ns = self.floor_us * 1000
+        # Of a queue that is younger than our history nothing is unknown.
+        q.floor_ns = 0 if q.born_us > self.floor_us else self.floor_us * 1000
         if q.stale:
             q.tat_ns = min(q.tat_ns, q.clock_ns + rate.room_ns)
             q.stale = False

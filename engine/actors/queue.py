@@ -469,4 +469,5 @@ def define(table: ShardTable, ref: QueueRef) -> int:
         settings.history_code,
         settings.soft_timeout_ms,
         settings.limits if safeguards.ACTIVE.limits else None,
+        ref.born_us,
     )

@@ -7,6 +7,7 @@ and its jobs, which carry the shard in their ids, stay findable.
 
 import hashlib
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -34,6 +35,9 @@ __all__ = [
     "WorkerTypes",
     "shard_of_queue",
 ]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 History = Literal["all", "failed", "none"]
 """Which finished jobs stay in the tables."""
@@ -179,6 +183,7 @@ class JobQueue(Model, frozen=True, kw_only=True):
             self.shard,
             self.archived_at is not None,
             self.paused_at is not None,
+            self.created_at,
         )
 
 
@@ -194,6 +199,15 @@ class QueueRef:
     shard: int
     archived: bool = False
     paused: bool = False
+    created_at: datetime | None = None
+    """By the database's clock; None: nobody knows."""
+
+    @property
+    def born_us(self) -> int:
+        """No job of it was started before this time of any node's clock; 0: nobody knows."""
+        if self.created_at is None:
+            return 0
+        return (self.created_at - _EPOCH) // _MICROSECOND - round(limits.QUEUE_AGE_DOUBT_S * 1e6)
 
 
 def shard_of_queue(queue_id: bytes, shards: int) -> int:

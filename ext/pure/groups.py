@@ -87,6 +87,8 @@ class QueueLimits:
     """What the limits of one queue remember."""
 
     limits: Limits = Limits()
+    born_us: int = 0
+    """No job of the queue was started before; 0: nobody knows."""
     clock_ns: int = 0
     floor_ns: int = 0
     """As of the last look."""
@@ -113,7 +115,7 @@ class QueueLimits:
     def look(self, now_us: int, floor_us: int) -> None:
         """It is this late; after a change no bucket owes more than one of the new size can."""
         self.clock_ns = max(self.clock_ns, now_us * 1000)
-        self.floor_ns = floor_us * 1000
+        self.floor_ns = 0 if self.born_us > floor_us else floor_us * 1000
         if self.stale:
             self.stale = False
             self.tat_ns = self._clamped(self.tat_ns, self.limits.rate)

@@ -172,6 +172,7 @@ class ShardTable(Pages, Waiting):
         history: int,
         soft_timeout_ms: int = 0,
         limits: tuple[int, ...] | None = None,
+        born_us: int = 0,
     ) -> int:
         """Define or update a queue; its index stays."""
         check_id("queue_id", queue_id)
@@ -182,7 +183,9 @@ class ShardTable(Pages, Waiting):
         wanted = Limits.read(limits)
         index = self._queue_of(queue_id, project_id)
         if index in self._limits or wanted.any:
-            self._limits.setdefault(index, QueueLimits()).tune(wanted)
+            limited = self._limits.setdefault(index, QueueLimits())
+            limited.born_us = born_us
+            limited.tune(wanted)
         if history < self._queues[index].history:
             # Attempts may be in the tables before their job: one that is not kept takes them along.
             for job in self._jobs.values():

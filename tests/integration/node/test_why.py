@@ -301,11 +301,35 @@ async def test_a_limit_of_keys(site: Site) -> None:
 
 
 @pytest.mark.parametrize("limit", ["rate", "rate_per_key"])
-async def test_a_rate_says_when_there_is_a_token(site: Site, limit: str) -> None:
+async def test_a_rate_says_when_there_is_a_token(
+    site: Site, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A node does not know what was used before it had the shard, and waits for the first one."""
-    wanted: Any = {limit: Rate(per_s=1 / 3600, burst=1)}
-    await site.client.queues.update("mail", settings=QueueSettings(**wanted))
+    monkeypatch.setattr(limits, "QUEUE_AGE_DOUBT_S", 3600.0)
+    await site.client.queues.update("mail", settings=one_an_hour(limit))
     await site.worker(credit=10)
+    await waits_for_a_token(site, limit)
+
+
+@pytest.mark.parametrize("limit", ["rate", "rate_per_key"])
+async def test_a_new_queue_starts_with_a_full_bucket(
+    site: Site, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first job starts at once, and the second waits for a token."""
+    monkeypatch.setattr(limits, "QUEUE_AGE_DOUBT_S", 0.0)
+    await site.client.queues.update("mail", settings=one_an_hour(limit))
+    _, outlet = await site.worker(credit=10)
+    await site.client.submit(send.configure(group_key="ada"))
+    await tokens(outlet, 1)
+    await waits_for_a_token(site, limit)
+
+
+def one_an_hour(limit: str) -> QueueSettings:
+    rate: Any = {limit: Rate(per_s=1 / 3600, burst=1)}
+    return QueueSettings(**rate)
+
+
+async def waits_for_a_token(site: Site, limit: str) -> None:
     why = await (await site.client.submit(send.configure(group_key="ada"))).why()
     assert (why.codes, why.reasons[0].details["limit"]) == (["limit"], limit)
     assert re.search(r"is used up: the next start may be in 3\d\d\d s$", why.reasons[0].message)

@@ -81,6 +81,8 @@ limits = st.one_of(
         idle_max=st.sampled_from([0, 1, 100]),
     ),
 )
+births_us = st.sampled_from([0, EPOCH_US, EPOCH_US + 1, EPOCH_US + 1])
+"""Nobody knows when; as late as the first ownership; after it."""
 queues = st.sampled_from([0, 0, 0, 1])
 picks = st.integers(0, 10_000)
 steps_us = st.one_of(
@@ -172,6 +174,8 @@ class Judge:
 
     limits: Limits
     clock_ns: int = 0
+    floor_ns: int = 0
+    """When it was taken for granted that all which was allowed had just been started; 0: never."""
     starts: list[Start] = field(default_factory=list)
     rate_since: int = 0
     """From which start on the present rate counts; `exact` until something of the past was lost."""
@@ -193,7 +197,8 @@ class Judge:
 
     def in_rate(self, rate: Rate, since: int, key: str | None, more: int) -> bool:
         """Whether `more` starts now leave every window within burst + length / interval."""
-        times = [s.clock_ns for s in self.starts[since:] if key is None or s.key == key]
+        times = [self.floor_ns] * rate.burst if self.floor_ns else []
+        times += [s.clock_ns for s in self.starts[since:] if key is None or s.key == key]
         times += [self.clock_ns] * more
         return all(
             len(times) - at <= rate.burst + (times[-1] - first) // rate.interval_ns
@@ -225,20 +230,26 @@ class LimitsMachine(RuleBasedStateMachine):
 
     subject: ModuleType = pure
 
-    @initialize(first=limits)
-    def begin(self, first: Limits) -> None:
-        self.now_us = EPOCH_US
+    @initialize(first=limits, born_us=births_us)
+    def begin(self, first: Limits, born_us: int) -> None:
+        self.now_us = EPOCH_US + 1_000_000  # no step back leads to before the first ownership
+        self.born_us = born_us
         self.judges = [Judge(first, exact=not first.forgets), Judge(Limits())]
+        if born_us <= EPOCH_US:
+            self.judges[0].floor_ns = EPOCH_US * 1000
         self.jobs: dict[bytes, Known] = {}
         self.dead: dict[bytes, dict[str, Any]] = {}  # failed, and in the tables alone
         self.seed = 1
         self.log: dict[int, bytes] = {}
         self.tables = Tables()
         self.pair = self.fresh_pair()
+        self.pair.call("owned", "node", self.seed, EPOCH_US)
+        self.commit()
 
     @rule(call=calls)
     def do(self, call: Call) -> None:
         getattr(self, call.name)(**call.args)
+        self.end_backlogs()
 
     def fresh_pair(self) -> Pair:
         pair = Pair(self.subject, SHARD, self.seed)
@@ -249,7 +260,7 @@ class LimitsMachine(RuleBasedStateMachine):
 
     def define(self, pair: Pair, index: int) -> None:
         given = self.judges[index].limits.given()
-        args = (bytes([index]) * 16, PROJECT, f"queue-{index}", 0, 2, 0, given)
+        args = (bytes([index]) * 16, PROJECT, f"queue-{index}", 0, 2, 0, given, self.born_us)
         assert pair.call("queue", *args) == index
 
     def tick(self, step_us: int) -> int:
@@ -347,6 +358,13 @@ class LimitsMachine(RuleBasedStateMachine):
             return
         keys = {job.key for job in self.pending(queue).values()}
         judge.backlog_since = {key: judge.backlog_since.get(key, len(judge.starts)) for key in keys}
+
+    def end_backlogs(self) -> None:
+        """A key of which nothing waits any more comes anew with its next job."""
+        for queue, judge in enumerate(self.judges):
+            if judge.backlog_since:
+                keys = {job.key for job in self.pending(queue).values()}
+                judge.backlog_since = {k: at for k, at in judge.backlog_since.items() if k in keys}
 
     def check_fairness(self, queue: int) -> None:
         """Two keys that had jobs all the time were served equally often, but for one round."""
@@ -519,6 +537,30 @@ def run(subject: ModuleType, examples: int, steps: int = 50) -> None:
 
 def test_compiled_table_obeys_the_limits_and_agrees_with_the_plain_one() -> None:
     run(compiled, examples=60, steps=40)
+
+
+HOURLY = Rate(3_600 * SECOND_NS, 1)
+
+
+@pytest.mark.parametrize("limited", [Limits(rate=HOURLY), Limits(key_rate=HOURLY)])
+@pytest.mark.parametrize("late_us", [None, 0, 1])
+def test_a_bucket_is_full_where_nothing_was_before_and_empty_for_the_next_owner(
+    limited: Limits, late_us: int | None
+) -> None:
+    machine = type("Machine", (LimitsMachine,), {"subject": compiled})()
+    machine.begin(first=limited, born_us=0 if late_us is None else EPOCH_US + late_us)
+    job = {"key": "ada", "job_type": "mail", "priority": 0, "delay_us": 0}
+    machine.submit(0, [job] * 3, 0)
+    machine.start(0, None, 5, 0)
+    young = late_us == 1
+    assert len(machine.judges[0].starts) == young
+    machine.succeed(0, 1_000_000)
+    machine.write()
+    machine.crash(1_000_000)
+    machine.start(0, None, 5, 1_000_000)
+    assert len(machine.judges[0].starts) == young, "more than the rate over both owners"
+    machine.start(0, None, 5, 3_600_000_000)
+    assert len(machine.judges[0].starts) == young + 1
 
 
 @pytest.mark.long
