@@ -40,6 +40,8 @@ class Projection:
     jobs_merge_rows: int
     executions_copy: bytes
     executions_copy_rows: int
+    jobs_copy_ms: tuple[int, int]
+    executions_copy_ms: tuple[int, int]
     executions_merge: bytes
     executions_merge_rows: int
     deletes: bytes

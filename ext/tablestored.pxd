@@ -13,6 +13,8 @@ cdef class Projection:
     cdef readonly bint overlaps # an earlier projection that is not confirmed may hold a job of it too
     cdef readonly Py_ssize_t jobs_copy_rows, jobs_merge_rows
     cdef readonly Py_ssize_t executions_copy_rows, executions_merge_rows
+    # milliseconds of the least and of the greatest id of rows that are surely new
+    cdef readonly tuple jobs_copy_ms, executions_copy_ms
     cdef readonly list keys
     cdef readonly list usage    # whoever counts submits puts rows here, for the same transaction
     cdef readonly list edges    # and whoever knows what waits for what

@@ -18,7 +18,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 
 from taskforge_server.ext.attempts cimport Attempt
-from taskforge_server.ext.buf cimport Buf, buf_free, buf_need, w64
+from taskforge_server.ext.buf cimport Buf, buf_free, buf_need, tf_rd64, w64
 from taskforge_server.ext.ids cimport shard_of_hi
 from taskforge_server.ext.rows cimport (
     JobRow, first_row, next_row, options_of_row, put_attempt_row, put_job_row, read_job_row, row_end,
@@ -73,12 +73,34 @@ cdef bytes taken_bytes(Buf *b):
     return data
 
 
+cdef enum:
+    ROW_ID_AT = 6       # number of columns (2), length of the id (4)
+
+
+cdef struct Span:
+    uint64_t least, greatest    # first halves of ids
+
+
+cdef inline void reach(Span *span, uint64_t id_hi, bint first) noexcept:
+    if first:
+        span.least = span.greatest = id_hi
+    elif id_hi < span.least:
+        span.least = id_hi
+    elif id_hi > span.greatest:
+        span.greatest = id_hi
+
+
+cdef tuple span_ms(Span *span):
+    return span.least >> 16, span.greatest >> 16
+
+
 cdef class Collector:
     """The rows of a projection while they are written."""
 
     cdef Stored table
     cdef Buf jobs_copy, jobs_merge, runs_copy, runs_merge, deletes
     cdef Py_ssize_t jobs_copy_rows, jobs_merge_rows, runs_copy_rows, runs_merge_rows
+    cdef Span jobs_copy_span, runs_copy_span
 
     def __dealloc__(self):
         buf_free(&self.jobs_copy)
@@ -109,6 +131,7 @@ cdef class Collector:
             self.jobs_merge_rows += 1
         else:
             out = &self.jobs_copy
+            reach(&self.jobs_copy_span, job.id_hi, not self.jobs_copy_rows)
             self.jobs_copy_rows += 1
         put_job_row(
             out, job, table.shard, q.id_hi, q.id_lo, q.project_hi, q.project_lo,
@@ -132,14 +155,17 @@ cdef class Collector:
         return 0
 
     cdef int attempt(self, const Attempt *run) except -1:
-        cdef Buf *out
+        cdef bytes worker_id = self.table._worker_id(run.worker)
+        cdef Py_ssize_t start = self.runs_copy.size
+        cdef uint64_t id_hi
         if run.may_exist:
-            out = &self.runs_merge
+            put_attempt_row(&self.runs_merge, run, self.table.shard, worker_id)
             self.runs_merge_rows += 1
         else:
-            out = &self.runs_copy
+            put_attempt_row(&self.runs_copy, run, self.table.shard, worker_id)
+            id_hi = tf_rd64(self.runs_copy.data + start + ROW_ID_AT)
+            reach(&self.runs_copy_span, id_hi, not self.runs_copy_rows)
             self.runs_copy_rows += 1
-        put_attempt_row(out, run, self.table.shard, self.table._worker_id(run.worker))
         return 0
 
     cdef int finish(self, Projection p) except -1:
@@ -151,6 +177,8 @@ cdef class Collector:
         p.jobs_copy_rows, p.jobs_merge_rows = self.jobs_copy_rows, self.jobs_merge_rows
         p.executions_copy_rows = self.runs_copy_rows
         p.executions_merge_rows = self.runs_merge_rows
+        p.jobs_copy_ms = span_ms(&self.jobs_copy_span)
+        p.executions_copy_ms = span_ms(&self.runs_copy_span)
         return 0
 
 

@@ -42,6 +42,13 @@ class Projection(Protocol):
     @property
     def executions_merge_rows(self) -> int: ...
     @property
+    def jobs_copy_ms(self) -> tuple[int, int]:
+        """Milliseconds of the least and of the greatest id of `jobs_copy`."""
+        ...
+
+    @property
+    def executions_copy_ms(self) -> tuple[int, int]: ...
+    @property
     def deletes(self) -> bytes:
         """Jobs that leave no row, as `places`."""
         ...

@@ -10,7 +10,8 @@ the round before is committed. A round that waits for long is undone, and writte
 transaction that is waited for must not wait for one that comes later. While others share the
 machine there is one round at a time.
 
-Rows that are surely new go by COPY into the table. Of others the older row is deleted, if there is
+Rows that are surely new go by COPY into the table, those of one day straight into its partition. Of
+others the older row is deleted, if there is
 one, and then they go by COPY too: that costs little more than half of an update. When a row stands
 in the way all the same, or one job has several, rows go by COPY into a temporary table and are
 merged from there by id: the greater lsn wins. So every write may be repeated, and a repetition
@@ -76,7 +77,9 @@ class Target:
     merge: str
     clear: str
     replace: str
+    partition: str
     copy_of: Callable[[Projection], bytes]
+    copy_ms_of: Callable[[Projection], tuple[int, int]]
     merge_of: Callable[[Projection], bytes]
 
 
@@ -87,7 +90,9 @@ EXECUTIONS = Target(
     merge="executions_merge",
     clear="incoming_executions_clear",
     replace="executions_replaced",
+    partition="executions_partition",
     copy_of=lambda projection: projection.executions_copy,
+    copy_ms_of=lambda projection: projection.executions_copy_ms,
     merge_of=lambda projection: projection.executions_merge,
 )
 JOBS = Target(
@@ -97,7 +102,9 @@ JOBS = Target(
     merge="jobs_merge",
     clear="incoming_jobs_clear",
     replace="jobs_replaced",
+    partition="jobs_partition",
     copy_of=lambda projection: projection.jobs_copy,
+    copy_ms_of=lambda projection: projection.jobs_copy_ms,
     merge_of=lambda projection: projection.jobs_merge,
 )
 
@@ -195,7 +202,8 @@ class PostgresTables:
         how: How,
         turn: Turn = at_once,
     ) -> None:
-        copies = _parts(target, projections)
+        new = [p for p in projections if target.copy_of(p)]
+        copies = [target.copy_of(p) for p in new]
         merges = [part for p in projections if (part := target.merge_of(p))]
         if how is How.CAREFUL:
             await self._write_carefully(connection, target, copies + merges)
@@ -203,7 +211,8 @@ class PostgresTables:
         if how is How.MERGE:
             copies, merges = [], copies + merges
         if copies:
-            await self._copy(connection, target.name, target, copies)
+            least, greatest = zip(*map(target.copy_ms_of, new), strict=True)
+            await self._copy_of_days(connection, target, copies, min(least), max(greatest))
         if any(p.overlaps for p in projections):
             await _in_time(turn)
             await self._renew_all(connection, target, merges, how)
@@ -274,6 +283,21 @@ class PostgresTables:
             timeout=limits.BULK_TIMEOUT_S,
         )
 
+    async def _copy_of_days(
+        self,
+        connection: Connection,
+        target: Target,
+        parts: Iterable[bytes],
+        least_ms: int,
+        greatest_ms: int,
+    ) -> None:
+        """Rows whose ids are of these times: those of one day need no look for their partition. The
+        ids decide, so its own constraint never refuses one."""
+        partition: str | None = None
+        if least_ms // DAY_MS == greatest_ms // DAY_MS:
+            partition = await connection.fetchval(sql(target.partition), least_ms // DAY_MS)
+        await self._copy(connection, partition or target.name, target, parts)
+
     async def _stream(self, parts: Iterable[bytes]) -> AsyncIterator[bytes]:
         """asyncpg takes bytes for the path of a file; what it asks for piece by piece it just
         sends."""
@@ -298,7 +322,7 @@ class PostgresTables:
         await connection.execute(
             sql(target.replace), ids, *days, lsns, timeout=limits.BULK_TIMEOUT_S
         )
-        await self._copy(connection, target.name, target, parts)
+        await self._copy_of_days(connection, target, parts, _id_ms(least), _id_ms(greatest))
 
     async def _merge(self, connection: Connection, target: Target, parts: Iterable[bytes]) -> None:
         await self._copy(connection, target.incoming, target, parts)
@@ -331,8 +355,11 @@ class PostgresTables:
 
 def whole_days(least: bytes, greatest: bytes) -> tuple[bytes, bytes]:
     """The first id of the day of `least`, and the first of the day after that of `greatest`."""
-    first, last = (int.from_bytes(each[:ID_TIME_BYTES]) // DAY_MS for each in (least, greatest))
-    return _first_id(first), _first_id(last + 1)
+    return _first_id(_id_ms(least) // DAY_MS), _first_id(_id_ms(greatest) // DAY_MS + 1)
+
+
+def _id_ms(row_id: bytes) -> int:
+    return int.from_bytes(row_id[:ID_TIME_BYTES])
 
 
 def _first_id(day: int) -> bytes:
@@ -368,10 +395,6 @@ async def _judged(link: Link) -> AsyncIterator[None]:
     except BaseException:
         link.discard()
         raise
-
-
-def _parts(target: Target, projections: Iterable[Projection]) -> list[bytes]:
-    return [part for p in projections if (part := target.copy_of(p))]
 
 
 async def _delete(connection: Connection, projections: Sequence[Projection]) -> None:

@@ -623,6 +623,8 @@ class ShardTable(Pages, Waiting):
             executions_copy_rows=len(executions.copy),
             executions_merge=b"".join(executions.merge),
             executions_merge_rows=len(executions.merge),
+            jobs_copy_ms=jobs.copy_ms,
+            executions_copy_ms=executions.copy_ms,
             deletes=b"".join(deletes),
             overlaps=not self._confirmed or any(job.id in under_way for job in taken),
             keys=[(k.project_id, k.key, k.body_hash, k.job_ids, k.at_us) for k in keys],

@@ -7,6 +7,8 @@ from taskforge_server.ext.pure.tablejob import Attempt
 from taskforge_server.ext.pure.tablelog import I16_MAX, I32_MAX, NEVER_US, PRIORITY_MAX
 
 ID_BYTES = 16
+ID_AT = 6  # in a row of COPY: number of columns (2), length of the id (4)
+ID_TIME_BYTES = 6  # milliseconds
 TOKEN_BYTES = 24
 ANY_WORKER = -1
 TYPE_BYTES_MAX = 255
@@ -73,6 +75,9 @@ class Projection:
     executions_copy_rows: int
     executions_merge: bytes
     executions_merge_rows: int
+    jobs_copy_ms: tuple[int, int]
+    """Milliseconds of the least and of the greatest id of these rows; (0, 0): there are none."""
+    executions_copy_ms: tuple[int, int]
     deletes: bytes  # ids with the lsn of their end, 24 bytes each
     overlaps: bool  # an earlier projection that is not confirmed may hold a job of it too
     keys: list[tuple[bytes, str, bytes, bytes, int]]
@@ -98,6 +103,12 @@ class Rows:
 
     def add(self, row: bytes, may_exist: bool) -> None:
         (self.merge if may_exist else self.copy).append(row)
+
+    @property
+    def copy_ms(self) -> tuple[int, int]:
+        """Milliseconds of the least and of the greatest id of rows that surely are new."""
+        times = [int.from_bytes(row[ID_AT : ID_AT + ID_TIME_BYTES]) for row in self.copy] or [0]
+        return min(times), max(times)
 
 
 class Nonces:

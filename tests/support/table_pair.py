@@ -103,6 +103,7 @@ class Pair:
             if expected != got:
                 raise AssertionError(_rows_differ(f"{call}.{part}", columns, expected, got))
         names = ["shard", "watermark", "rows", "deletes", "overlaps", "keys"]
+        names += ["jobs_copy_ms", "executions_copy_ms"]
         for name in [*names, *(f"{part}_rows" for part in ROW_PARTS)]:
             expected, got = getattr(pair.oracle, name), getattr(pair.subject, name)
             assert expected == got, _differ(f"{call}.{name}", repr(expected), repr(got))
