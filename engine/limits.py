@@ -362,6 +362,10 @@ PROJECTION_CAREFUL_ROWS: Final = 1_000
 COPY_CHUNK_BYTES: Final = 512 * KIB
 """What goes to the driver at once: it copies each chunk."""
 
+COPY_PARTITION_BYTES_MIN: Final = 256 * KIB
+"""Rows of one day that are copied straight into its partition: 750 jobs spare three times what it
+costs to ask for it."""
+
 # Store
 
 POOL_CONNECTIONS_MIN: Final = 2

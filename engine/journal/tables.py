@@ -10,13 +10,13 @@ the round before is committed. A round that waits for long is undone, and writte
 transaction that is waited for must not wait for one that comes later. While others share the
 machine there is one round at a time.
 
-Rows that are surely new go by COPY into the table, those of one day straight into its partition. Of
-others the older row is deleted, if there is
-one, and then they go by COPY too: that costs little more than half of an update. When a row stands
-in the way all the same, or one job has several, rows go by COPY into a temporary table and are
-merged from there by id: the greater lsn wins. So every write may be repeated, and a repetition
-merges all rows. The last statement before a commit, in B the one with the watermarks, finds whether
-a shard has a later owner (`epoch`), and keeps one from coming until the commit.
+Rows that are surely new go by COPY into the table; many of one day straight into its partition. Of
+others the older row is deleted, if there is one, and then they go by COPY too: that costs little
+more than half of an update. When a row stands in the way all the same, or one job has several, rows
+go by COPY into a temporary table and are merged from there by id: the greater lsn wins. So every
+write may be repeated, and a repetition merges all rows. The last statement before a commit, in B
+the one with the watermarks, finds whether a shard has a later owner (`epoch`), and keeps one from
+coming until the commit.
 
 In the careful way each portion has a savepoint; a portion with a bad row is halved until the row
 stands alone, and goes to `projection_errors`.
@@ -287,14 +287,15 @@ class PostgresTables:
         self,
         connection: Connection,
         target: Target,
-        parts: Iterable[bytes],
+        parts: list[bytes],
         least_ms: int,
         greatest_ms: int,
     ) -> None:
         """Rows whose ids are of these times: those of one day need no look for their partition. The
         ids decide, so its own constraint never refuses one."""
         partition: str | None = None
-        if least_ms // DAY_MS == greatest_ms // DAY_MS:
+        many = sum(map(len, parts)) >= limits.COPY_PARTITION_BYTES_MIN
+        if many and least_ms // DAY_MS == greatest_ms // DAY_MS:
             partition = await connection.fetchval(sql(target.partition), least_ms // DAY_MS)
         await self._copy(connection, partition or target.name, target, parts)
 

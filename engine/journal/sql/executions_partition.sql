@@ -1,10 +1,9 @@
 -- As jobs_partition.
 WITH held AS (DELETE FROM ONLY job_executions WHERE false)
-SELECT part.relname
-FROM pg_inherits
-JOIN pg_class AS part ON part.oid = inhrelid
-WHERE inhparent = 'job_executions'::regclass
-    AND inhrelid = to_regclass(
-        'job_executions_p' || to_char(date '1970-01-01' + $1::integer, 'YYYYMMDD'))
-    AND has_table_privilege(inhrelid, 'INSERT')
-    AND NOT row_security_active(inhrelid)
+SELECT part.name
+FROM (
+    SELECT 'job_executions_p' || to_char(date '1970-01-01' + $1::integer, 'YYYYMMDD')
+) AS part (name)
+WHERE pg_partition_root(to_regclass(part.name)) = 'job_executions'::regclass
+    AND has_table_privilege(to_regclass(part.name), 'INSERT')
+    AND NOT row_security_active(to_regclass(part.name))

@@ -1,14 +1,14 @@
 -- The partition of a day ($1, since 1970), if rows of it may be copied straight into it: who copies
--- must have the rights on it that the table gives, and row security must not hold. None else: the
--- table finds the place of each row.
+-- needs the right on it that the table gives, and row security must not hold. None else: the table
+-- finds the place of each row.
 -- The delete of nothing holds the table as COPY into it would, and before its partition: what is found
 -- here stays until the commit, since a day is taken out under a lock of the table; and who changes the
 -- table, then its partitions, waits for this transaction and never the other way round.
 WITH held AS (DELETE FROM ONLY jobs WHERE false)
-SELECT part.relname
-FROM pg_inherits
-JOIN pg_class AS part ON part.oid = inhrelid
-WHERE inhparent = 'jobs'::regclass
-    AND inhrelid = to_regclass('jobs_p' || to_char(date '1970-01-01' + $1::integer, 'YYYYMMDD'))
-    AND has_table_privilege(inhrelid, 'INSERT')
-    AND NOT row_security_active(inhrelid)
+SELECT part.name
+FROM (
+    SELECT 'jobs_p' || to_char(date '1970-01-01' + $1::integer, 'YYYYMMDD')
+) AS part (name)
+WHERE pg_partition_root(to_regclass(part.name)) = 'jobs'::regclass
+    AND has_table_privilege(to_regclass(part.name), 'INSERT')
+    AND NOT row_security_active(to_regclass(part.name))

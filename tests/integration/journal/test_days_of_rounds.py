@@ -7,6 +7,7 @@ from functools import partial
 import asyncpg
 import pytest
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.journal.link import Connection
 from taskforge_server.engine.journal.postgres import PostgresShardLog
 from taskforge_server.engine.journal.rounds import How
@@ -74,7 +75,8 @@ def parts(day: date) -> list[str]:
 
 
 @pytest.fixture
-async def bench(postgres_url: str) -> AsyncIterator[Bench]:
+async def bench(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(limits, "COPY_PARTITION_BYTES_MIN", 1)
     look = await connect(postgres_url, application_name="test look")
     await look.execute("SELECT ensure_partitions($1, $2)", TODAY, TODAY + DAY)
     await look.execute(NOTE_COPIES)
@@ -88,6 +90,13 @@ async def bench(postgres_url: str) -> AsyncIterator[Bench]:
 async def test_rows_of_one_day_go_into_its_partition(bench: Bench) -> None:
     bench.life.run(2)
     assert await bench.write() == parts(TODAY)
+    assert await bench.places() == sorted(parts(TODAY) * 2)
+
+
+async def test_few_rows_go_into_the_table(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "COPY_PARTITION_BYTES_MIN", 10_000)
+    bench.life.run(2)
+    assert await bench.write() == ["job_executions", "jobs"]
     assert await bench.places() == sorted(parts(TODAY) * 2)
 
 
