@@ -29,6 +29,7 @@ cdef class Fold:
     cdef IdSource ids
     cdef uint32_t away          # jobs in a projection under way that are not dirty
     cdef int64_t floor_us       # of what was started before, the limits know nothing
+    cdef int64_t owned_lsn      # from here on the log is this owner's
     cdef list roused            # queues in which the end of a job lets another one start
     cdef list queues            # QueueState
     cdef dict queue_index

@@ -29,7 +29,8 @@ from taskforge_server.ext.slots cimport (
 )
 from taskforge_server.ext.tableevents cimport RELEASED_EVENT, RETURNS_MAX
 from taskforge_server.ext.tableparts cimport (
-    HISTORY_ALL, HISTORY_FAILED, HISTORY_NONE, NO_DEADLINE, at, check, check_id, id_bytes, ready_key,
+    HISTORY_ALL, HISTORY_FAILED, HISTORY_NONE, I64_MAX, NO_DEADLINE, at, check, check_id, id_bytes,
+    ready_key,
 )
 from taskforge_server.ext.tableparts import STATES, TransitionError
 from taskforge_server.ext.told cimport Told, told_read
@@ -49,7 +50,7 @@ cdef class Fold:
 
     def __cinit__(self, int shard, seed):
         self.shard = shard
-        self.gathering_lsn = 1
+        self.gathering_lsn, self.owned_lsn = 1, I64_MAX
         self.slots = Slots()
         self.positions = Positions()
         self.due_heap = Heap(self.positions)

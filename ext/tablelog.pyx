@@ -106,7 +106,7 @@ cdef class Log(Waiting):
         buf_need(&self.events, EVENT_BYTES)
         mp_uint(&self.events, epoch)
         mp_int(&self.events, now_us - self.base_us)
-        self.floor_us = max(self.floor_us, now_us)
+        self.floor_us, self.owned_lsn = max(self.floor_us, now_us), self.gathering_lsn
 
     def keyed(self, bytes project_id, str key not None, bytes body_hash not None,
               bytes ids not None, int64_t now_us):

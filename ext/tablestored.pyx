@@ -244,8 +244,9 @@ cdef class Stored(Replay):
         job = job_at(self.slots, slot)
         job.created_us, job.updated_us = source.created_us, source.updated_us
         job.due_us, job.started_us = source.due_us, source.started_us
-        self.floor_us = max(self.floor_us, job.started_us)
         job.deadline_us, job.lsn, job.lease_lsn = source.deadline_us, source.lsn, source.lease_lsn
+        if job.lsn < self.owned_lsn:  # who started it may have been an earlier owner
+            self.floor_us = max(self.floor_us, job.started_us)
         job.attempts, job.crashes = source.attempts, source.crashes
         job.returns = source.returns
         job.max_attempts, job.timeout_ms = source.max_attempts, source.timeout_ms

@@ -590,7 +590,7 @@ class ShardTable(Pages, Waiting):
             queue = self._queue_of(row["queue_id"], row["project_id"])
             worker = NO_WORKER if row["worker_id"] is None else self.worker(row["worker_id"])
             job = job_of_row(row, queue, worker)
-            self._floor_us = max(self._floor_us, job.started_us)
+            self._started_before(job)
             self._add(job, job.status)
         return len(rows)
 

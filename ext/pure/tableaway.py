@@ -231,6 +231,7 @@ class Pages(Fold):
                 if row["lsn"] <= counted_lsn:
                     self._count(queue, row["status"], -1)
                 job = job_of_row(row, queue, NO_WORKER)
+                self._started_before(job)
                 self._add(job, job.status)
         return len(rows)
 

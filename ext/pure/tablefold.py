@@ -29,6 +29,7 @@ from taskforge_server.ext.pure.tablejob import (
     TransitionError,
 )
 from taskforge_server.ext.pure.tablelog import (
+    I64_MAX,
     RETURNS_MAX,
     Cancelled,
     Changed,
@@ -66,6 +67,7 @@ class Fold:
         self._limits: dict[int, QueueLimits] = {}
         self._roused: list[int] = []
         self._floor_us = 0
+        self._owned_lsn = I64_MAX
         # id -> (time, lsn) of the first event that no projection took, oldest first.
         self._dirty: dict[bytes, tuple[int, int]] = {}
         # Attempts and keys that no projection took, with the lsn of the event that put them here.
@@ -90,11 +92,18 @@ class Fold:
     def _worker_id(self, job: Job) -> bytes | None:
         return None if job.worker == NO_WORKER else self._workers[job.worker]
 
+    def _started_before(self, job: Job) -> None:
+        """A stored job: who started it may have been an earlier owner."""
+        if job.lsn < self._owned_lsn:
+            self._floor_us = max(self._floor_us, job.started_us)
+
     def _fold(self, lsn: int, event: Event, replayed: bool) -> bool:
         """Apply an event; False when a replayed one says nothing new."""
         if isinstance(event, Owned) or (replayed and isinstance(event, Started)):
             self._floor_us = max(self._floor_us, event.at_us)
         if isinstance(event, Owned):
+            if not replayed:
+                self._owned_lsn = lsn
             return True
         if isinstance(event, Keyed):
             self._keys.append((lsn, event))

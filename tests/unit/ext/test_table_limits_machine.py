@@ -24,6 +24,7 @@ from taskforge_server.ext import table as compiled
 from taskforge_server.ext.pure import table as pure
 from tests.support.machines import run_machine
 from tests.support.table_model import Call, call, weighted
+from tests.support.table_pages import joined
 from tests.support.table_pair import Pair, Tables
 
 EPOCH_US = 1_700_000_000_000_000
@@ -561,6 +562,23 @@ def test_a_bucket_is_full_where_nothing_was_before_and_empty_for_the_next_owner(
     assert len(machine.judges[0].starts) == young, "more than the rate over both owners"
     machine.start(0, None, 5, 3_600_000_000)
     assert len(machine.judges[0].starts) == young + 1
+
+
+def test_jobs_that_come_back_from_the_tables_do_not_empty_the_buckets_of_their_owner() -> None:
+    """What was tried in this ownership is known; of an earlier one it is guessed."""
+    machine = type("Machine", (LimitsMachine,), {"subject": compiled})()
+    machine.begin(first=Limits(rate=HOURLY), born_us=0)
+    job = {"key": "", "job_type": "mail", "priority": 0, "delay_us": 0}
+    machine.submit(1, [job], 3_590_000_000)
+    machine.start(1, None, 1, 0)
+    machine.end_badly(0, "retried")
+    machine.write()
+    assert machine.pair.call("release_scheduled", machine.now_us) == 1
+    machine.pair.call("begin_reading")
+    machine.pair.call("fault_in", joined(machine.tables.open_rows("scheduled")))
+    machine.pair.call("end_reading")
+    machine.submit(0, [job], 10_000_000)
+    assert machine.pair.call("startable", 0, machine.now_us) == 1
 
 
 @pytest.mark.long
