@@ -117,10 +117,11 @@ class JobService:
     async def _tell_of_parents(self, project_id: bytes, found: Explanation) -> None:
         """Which parents of the first have ended badly: it waits for somebody to retry them."""
         ids = found.parents[: limits.PARENTS_LOOK_MAX]
-        states = {row["id"]: row["status"] for row in await self._jobs.ends(project_id, ids, 0)}
-        for job_id in ids:
-            if (job := await self.engine.look(job_id)) is not None:
-                states[job_id] = job["status"]
+        # In this order: who has left memory meanwhile is in the tables.
+        here = {job_id: await self.engine.look(job_id) for job_id in ids}
+        states = {job_id: job["status"] for job_id, job in here.items() if job is not None}
+        away = [job_id for job_id in ids if job_id not in states]
+        states |= {row["id"]: row["status"] for row in await self._jobs.ends(project_id, away, 0)}
         bad = [job_id for job_id in ids if states.get(job_id) in ("failed", "cancelled")]
         if bad:
             found.add(

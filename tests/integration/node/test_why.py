@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import aiohttp
 import pytest
 
 from taskforge import AsyncClient, NotFound, QueueSettings, Rate, RetryPolicy, Why, task
@@ -59,6 +60,15 @@ class Site:
 
     async def why(self, job_id: str) -> Why:
         return await self.client.why(job_id)
+
+    async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
+        """A route that the SDK does not have."""
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with (
+            aiohttp.ClientSession(self.url, headers=headers) as session,
+            session.request(method, path, json=body) as response,
+        ):
+            assert response.status in (200, 201, 204), await response.text()
 
 
 @pytest.fixture
@@ -110,15 +120,20 @@ async def test_who_is_not_there(site: Site) -> None:
         "workers": 1,
         "connected_types": ["send"],
     }
-    site.node.core.drain_worker(worker.id, True)
+    stranger, _ = await site.worker(credit=0)
+    site.node.core.detach(stranger)
+    await site.node.worker_rows.write()
+    path = f"/v1/workers/{UUID(bytes=worker.id)}"
+    await site.call("POST", f"{path}/drain")
     why = await job.why()
     assert why.codes == ["workers_drained"]
     assert why.reasons[0].details["workers"] == [str(UUID(bytes=worker.id))]
     await reader_sees_no_ids(site, job.id)
-    site.node.core.drain_worker(worker.id, False)
-    site.node.core.assign(site.queue.id, {b"x" * 16: 1})
+    await site.call("POST", f"{path}/resume")
+    assigned = f"/v1/queues/mail/assignments/{UUID(bytes=stranger.id)}"
+    await site.call("PUT", assigned, {})
     assert (await job.why()).codes == ["workers_not_assigned"]
-    site.node.core.assign(site.queue.id, {})
+    await site.call("DELETE", assigned)
     settings = QueueSettings(worker_types=["specialized_cpu"])
     await site.client.queues.update("mail", settings=settings)
     why = await job.why()
