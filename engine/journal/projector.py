@@ -16,8 +16,8 @@ is committed with the rows it speaks of, so a restart replays exactly what is mi
 A shard that a later owner took over leaves the round, and is given up: that owner replays from the
 log what is missing.
 
-A round is tried until it is in the tables: when the database is away, `lag_s` grows, and admission
-sheds load by it.
+A round is tried until it is in the tables: when the database is away, `unprojected` grows, and
+admission sheds load by it.
 """
 
 import asyncio
