@@ -363,7 +363,7 @@ COPY_CHUNK_BYTES: Final = 512 * KIB
 """What goes to the driver at once: it copies each chunk."""
 
 COPY_PARTITION_BYTES_MIN: Final = 256 * KIB
-"""Rows of one day that are copied straight into its partition: 750 jobs spare three times what it
+"""Rows of one day that are copied straight into its partition: 750 jobs spare twice what it
 costs to ask for it."""
 
 # Store
