@@ -440,6 +440,11 @@ LOAD_CHUNK_BYTES: Final = 128 * KIB
 """What the loader hands on at once, some 500 jobs: enough to amortise a call, and a millisecond of
 the loop."""
 
+LOAD_PIECE_BYTES: Final = 4 * KIB
+LOAD_GATHER_S: Final = 0.001
+"""A server sends pieces of 8 KiB, half of which is no end: then the loader lets so much time pass,
+in which some 100 KiB come."""
+
 EXECUTIONS_READ_MAX: Final = 1_000
 """Attempts that come with a job: all of them, but for a job that was put back many times."""
 

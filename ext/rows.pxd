@@ -24,6 +24,7 @@ cdef int put_job_row(
 cdef int put_attempt_row(Buf *out, const Attempt *run, int shard, bytes worker_id) except -1
 cdef Py_ssize_t row_end(const unsigned char *data, Py_ssize_t at, Py_ssize_t size) noexcept
 cdef int read_job_row(const unsigned char *p, JobRow *row) except -1
+cdef int read_page_row(const unsigned char *p, JobRow *row) except -1
 cdef bytes options_of_row(const JobRow *row)
 cdef Py_ssize_t first_row(bytes data) except -1
 cdef Py_ssize_t next_row(const unsigned char *p, Py_ssize_t start, Py_ssize_t size) except -1

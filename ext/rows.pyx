@@ -21,6 +21,8 @@ from taskforge_server.ext.slots cimport (
 
 cdef enum:
     JOB_COLUMNS = 34
+    PAGE_COLUMNS = 21
+    PAGE_OPTIONS_AT = 14       # the columns of the options, in their order, are its last
     OPTIONS = 7
     ATTEMPT_COLUMNS = 12
     FIXED_BYTES = 640         # all of a row but its texts
@@ -357,6 +359,67 @@ cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
             row.told = True
             row.columns[i] = cells[OPTION_CELLS[i]].p
             row.column_sizes[i] = cells[OPTION_CELLS[i]].size
+    return 0
+
+
+cdef int read_page_row(const unsigned char *p, JobRow *row) except -1:
+    """One whole row of a page of a lane, which the reader knows: queue, project and type are not in
+    it, nor in `row`. It is pending; NULL is what most jobs have."""
+    cdef Cell cells[PAGE_COLUMNS]
+    cdef Cell c
+    cdef int i
+    cdef double timeout_s
+    cdef uint64_t word
+    cdef Job *job = &row.job
+    if tf_rd16(p) != PAGE_COLUMNS:
+        raise ValueError(f"a row of {tf_rd16(p)} columns, not {PAGE_COLUMNS}")
+    p += 2
+    for i in range(PAGE_COLUMNS):
+        cells[i] = cell(&p)
+    sized(cells[0], 16)
+    for i in (2, 3, 4, 9, 10, 11):
+        sized(cells[i], 8)
+    for i in (6, 7, 8, 13):
+        sized(cells[i], 2)
+    sized(cells[5], 4)
+    sized(cells[18], 4)
+    sized(cells[20], 1)
+    for i in range(4):
+        if cells[i].p == NULL:
+            raise ValueError(f"a damaged row: column {i} is NULL")
+    if cells[1].size < 1 or cells[1].p[0] != 1:
+        raise ValueError("jsonb of an unknown version")
+    memset(row, 0, sizeof(JobRow))
+    job.state = PENDING
+    job.id_hi = tf_rd64(cells[0].p)
+    job.id_lo = tf_rd64(cells[0].p + 8)
+    row.payload = cells[1].p + 1
+    row.payload_size = cells[1].size - 1
+    job.lsn = cell_int8(cells[2])
+    job.created_us = cell_time(cells[3])
+    job.updated_us = cell_time(cells[3] if cells[4].p == NULL else cells[4])
+    row.priority = 0 if cells[5].p == NULL else <int>tf_rd32(cells[5].p)
+    if not 0 <= row.priority <= 9:
+        raise ValueError(f"a damaged row: priority {row.priority}")
+    job.attempts = cell_int2(cells[6])
+    job.crashes = cell_int2(cells[7])
+    job.max_attempts = cell_int2(cells[8])
+    job.due_us = cell_time(cells[9])
+    job.started_us = cell_time(cells[10])
+    if cells[11].p != NULL:
+        word = tf_rd64(cells[11].p)
+        memcpy(&timeout_s, &word, 8)
+        job.timeout_ms = <uint32_t>(timeout_s * 1000 + 0.5)
+    if cells[12].p != NULL:
+        row.output = cells[12].p + 1
+        row.output_size = cells[12].size - 1
+    job.returns = <uint8_t>cell_int2(cells[13])
+    for i in range(OPTIONS):
+        c = cells[PAGE_OPTIONS_AT + i]
+        if c.p != NULL:
+            row.told = True
+            row.columns[i] = c.p
+            row.column_sizes[i] = c.size
     return 0
 
 

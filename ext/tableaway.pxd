@@ -1,6 +1,7 @@
 """Jobs that are away; see the text of tableaway.pyx."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from taskforge_server.ext.rows cimport JobRow
 from taskforge_server.ext.slots cimport Job
 from taskforge_server.ext.tableparts cimport Lane
 from taskforge_server.ext.tablestored cimport Projection, Stored
@@ -13,6 +14,7 @@ cdef class Pages(Stored):
 
     cdef Lane _lane_named(self, object queue, str job_type)
     cdef int _read_on(self, Lane lane, int priority, uint64_t hi, uint64_t lo) except -1
+    cdef int _own_shard(self, const JobRow *row) except -1
     cdef Py_ssize_t _bring(self, bytes data, int ordered, int64_t counted_lsn) except -1
     cdef int _bounded(self) except -1
     cdef int _may_leave(self, const Job *job) except -1

@@ -13,7 +13,7 @@ from libc.stdlib cimport free, malloc
 from taskforge_server.ext.buf cimport tf_rd64
 from taskforge_server.ext.heap cimport select_rank
 from taskforge_server.ext.ids cimport shard_of_hi
-from taskforge_server.ext.rows cimport JobRow, first_row, next_row, read_job_row
+from taskforge_server.ext.rows cimport JobRow, first_row, next_row, read_job_row, read_page_row
 from taskforge_server.ext.slots cimport (
     F_DIRTY, F_MORE, F_ROW, F_ROW_DUE, F_WATCHED, FREE, NONE, PENDING, PROCESSING, SCHEDULED,
     SUCCEEDED, job_at,
@@ -201,6 +201,28 @@ cdef class Pages(Stored):
         are here are passed over. Nothing before the last row of a lane is away any more."""
         return self._bring(data, PENDING, I64_MAX)
 
+    def next_in(self, queue, str job_type not None, bytes data not None):
+        """Rows of the next pending jobs of one lane, as pages have them, in the order in which they
+        start; how many. Otherwise as `page_in`."""
+        cdef const unsigned char *p = at(data)
+        cdef JobRow row
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), start = first_row(data), end, count = 0
+        cdef Lane lane = self._lane_named(queue, job_type)
+        cdef QueueState q = self._queue_at(queue)
+        cdef int index = queue
+        if not self.reading:
+            raise ValueError("no rows are being read")
+        while (end := next_row(p, start, size)):
+            read_page_row(p + start, &row)
+            self._own_shard(&row)
+            self._read_on(lane, row.priority, row.job.id_hi, row.job.id_lo)
+            if self.slots.find(row.job.id_hi, row.job.id_lo) == NONE:
+                q.away_pending -= 1
+                self._load_row(&row, index, lane.type)
+            count += 1
+            start = end
+        return count
+
     def due_in(self, bytes data not None):
         """Rows of scheduled jobs by due time and id, from the place on; how many. Those that are here
         are passed over. Nothing that is due before the last row is away any more."""
@@ -217,20 +239,20 @@ cdef class Pages(Stored):
         cdef JobRow row
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data), start = first_row(data), end, count = 0
         cdef QueueState q
+        cdef int queue, kind
         if not self.reading:
             raise ValueError("no rows are being read")
         while (end := next_row(p, start, size)):
             read_job_row(p + start, &row)
-            if shard_of_hi(row.job.id_hi) != self.shard:
-                raise ValueError(f"a job of another shard than {self.shard}")
+            self._own_shard(&row)
             if row.job.state == PROCESSING or (ordered != FREE and row.job.state != ordered):
                 raise ValueError("a job that does not wait")
-            q = self.queues[
-                self._queue_of(row.queue_hi, row.queue_lo, row.project_hi, row.project_lo)]
+            queue = self._queue_of(row.queue_hi, row.queue_lo, row.project_hi, row.project_lo)
+            kind = self._type_of(row.type, row.type_size)
+            q = <QueueState>PyList_GET_ITEM(self.queues, queue)
             if ordered == PENDING:
                 self._read_on(
-                    self._lane_of(q, self._type_of(row.type, row.type_size)), row.priority,
-                    row.job.id_hi, row.job.id_lo)
+                    self._lane_of(q, kind), row.priority, row.job.id_hi, row.job.id_lo)
             elif ordered == SCHEDULED:
                 self.due_place_us = row.job.due_us
                 self.due_place_id = id_bytes(row.job.id_hi, row.job.id_lo)
@@ -240,10 +262,15 @@ cdef class Pages(Stored):
                         q.away_pending -= 1
                     else:
                         q.away_scheduled -= 1
-                self._load_row(p + start)
+                self._load_row(&row, queue, kind)
             count += 1
             start = end
         return count
+
+    cdef int _own_shard(self, const JobRow *row) except -1:
+        if shard_of_hi(row.job.id_hi) != self.shard:
+            raise ValueError(f"a job of another shard than {self.shard}")
+        return 0
 
     cdef int _read_on(self, Lane lane, int priority, uint64_t hi, uint64_t lo) except -1:
         """The reading of the lane has come to this row."""

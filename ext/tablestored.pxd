@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from taskforge_server.ext.attempts cimport Attempts
+from taskforge_server.ext.rows cimport JobRow
 from taskforge_server.ext.tablereplay cimport Replay
 
 
@@ -31,4 +32,4 @@ cdef class Stored(Replay):
     cdef readonly bint reading  # rows of jobs are being read: nothing leaves memory meanwhile
     cdef list leaving           # slots to be freed when the reading is over
 
-    cdef int _load_row(self, const unsigned char *p) except -1
+    cdef int _load_row(self, const JobRow *row, int queue, int kind) except -1

@@ -224,23 +224,23 @@ cdef class Stored(Replay):
             raise ValueError("a job stands there twice")
         start = first
         for i in range(count):
-            self._load_row(p + start)
+            read_job_row(p + start, &row)
+            self._load_row(
+                &row, self._queue_of(row.queue_hi, row.queue_lo, row.project_hi, row.project_lo),
+                self._type_of(row.type, row.type_size))
             start = row_end(p, start, size)
         return count
 
-    cdef int _load_row(self, const unsigned char *p) except -1:
-        cdef JobRow row
+    cdef int _load_row(self, const JobRow *row, int queue, int kind) except -1:
+        """A job that is not here; `kind`: the index of its type."""
         cdef uint32_t slot
         cdef Job *job
-        cdef Job *source = &row.job
+        cdef const Job *source = &row.job
         cdef bytes options = None
-        cdef int queue, state
-        read_job_row(p, &row)
+        cdef int state
         if row.told:
-            options = options_of_row(&row)
-        queue = self._queue_of(row.queue_hi, row.queue_lo, row.project_hi, row.project_lo)
-        slot = self._new(
-            source.id_hi, source.id_lo, queue, self._type_of(row.type, row.type_size), row.priority)
+            options = options_of_row(row)
+        slot = self._new(source.id_hi, source.id_lo, queue, kind, row.priority)
         job = job_at(self.slots, slot)
         job.created_us, job.updated_us = source.created_us, source.updated_us
         job.due_us, job.started_us = source.due_us, source.started_us

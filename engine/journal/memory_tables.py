@@ -30,6 +30,7 @@ from taskforge_server.engine.journal.takeover import Count, StoredKey
 from taskforge_server.engine.runtime import safeguards
 from taskforge_server.engine.shard.usage import StoredUsage, UsageRow
 from taskforge_server.ext.ids import shard_of
+from taskforge_server.ext.pure.tablejob import page_row
 from taskforge_server.ext.pure.tablerows import (
     EXECUTION_COLUMNS,
     JOB_COLUMNS,
@@ -217,7 +218,7 @@ class MemoryTables:
             if (row["queue_id"], row["job_type"]) == (queue_id, job_type)
             and (-row["priority"], row["id"]) > (-place[0], place[1])
         ]
-        return _given(rows[:rows_max])
+        return _given(rows[:rows_max], page_row)
 
     def due(
         self, shard: int, place: tuple[int, bytes], until_us: int, rows_max: int
@@ -313,9 +314,15 @@ def _held(row: Row) -> bool:
     return row["status"] == "scheduled" and row["scheduled_for"] is None
 
 
-async def _given(rows: Iterable[Row]) -> AsyncGenerator[bytes, None]:
+def _whole(row: Row) -> bytes:
+    return encode_row(JOB_COLUMNS, row)
+
+
+async def _given(
+    rows: Iterable[Row], encode: Callable[[Row], bytes] = _whole
+) -> AsyncGenerator[bytes, None]:
     """As COPY OUT gives them, one by one."""
-    encoded = [encode_row(JOB_COLUMNS, row) for row in rows]
+    encoded = [encode(row) for row in rows]
     yield COPY_HEADER
     for row in encoded:
         yield row

@@ -124,7 +124,7 @@ class WaitingJobs(Protocol):
     def page(
         self, shard: int, queue_id: bytes, job_type: str, place: tuple[int, bytes], rows_max: int
     ) -> AsyncGenerator[bytes, None]:
-        """The next pending ones of a lane, behind a priority and an id."""
+        """The next pending ones of a lane, behind a priority and an id; rows of PAGE_COLUMNS."""
         ...
 
     def due(

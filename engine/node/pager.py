@@ -26,6 +26,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import EnvironmentalError, Unavailable
@@ -260,7 +261,7 @@ class Pager:
         try:
             place = table.place(index, job_type)
             chunks = self._rows.page(shard.number, queue_id, job_type, place, rows_max)
-            await _each(chunks, table.page_in)
+            await _each(chunks, partial(table.next_in, index, job_type))
             whole = rows_max
             faultpoints.hit(faultpoints.IN_PAGE)
         finally:

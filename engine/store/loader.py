@@ -84,6 +84,10 @@ async def copied(connection: Lent, statement: str, *args: object) -> AsyncGenera
         if len(gathered) >= limits.LOAD_CHUNK_BYTES:
             await chunks.put(bytes(gathered))
             gathered.clear()
+        if len(data) >= limits.LOAD_PIECE_BYTES:
+            # More is to come. While nobody reads it gathers in the socket; to be woken for each
+            # piece costs more than what is in it.
+            await asyncio.sleep(limits.LOAD_GATHER_S)
 
     async def copy() -> None:
         try:

@@ -38,6 +38,7 @@ from taskforge_server.ext.pure.tablejob import (
     Job,
     job_of_row,
     read_job_rows,
+    read_page_rows,
 )
 from taskforge_server.ext.pure.tablelog import (
     I64_MAX,
@@ -204,18 +205,22 @@ class Pages(Fold):
         return PRIORITY_MAX - lane.place[0], lane.place[1]
 
     def page_in(self, data: bytes) -> int:
-        return self._bring(data, PENDING, I64_MAX)
+        return self._bring(read_job_rows(data), PENDING, I64_MAX)
+
+    def next_in(self, queue: int, job_type: str, data: bytes) -> int:
+        known = self._queues[queue]
+        lane = {"queue_id": known.id, "project_id": known.project_id, "job_type": job_type}
+        return self._bring([row | lane for row in read_page_rows(data)], PENDING, I64_MAX)
 
     def due_in(self, data: bytes) -> int:
-        return self._bring(data, SCHEDULED, I64_MAX)
+        return self._bring(read_job_rows(data), SCHEDULED, I64_MAX)
 
     def fault_in(self, data: bytes, counted_lsn: int = I64_MAX) -> int:
-        return self._bring(data, None, counted_lsn)
+        return self._bring(read_job_rows(data), None, counted_lsn)
 
-    def _bring(self, data: bytes, ordered: str | None, counted_lsn: int) -> int:
+    def _bring(self, rows: list[dict[str, Any]], ordered: str | None, counted_lsn: int) -> int:
         """`ordered`: the state in whose order the rows come."""
         self._check_reading()
-        rows = read_job_rows(data)
         for row in rows:
             check_id("job id", row["id"])
             if ids.shard_of(row["id"]) != self.shard:

@@ -26,6 +26,8 @@ from taskforge_server.ext.pure.tablelog import NEVER_US, PRIORITY_MAX
 from taskforge_server.ext.pure.tablerows import (
     EXECUTION_COLUMNS,
     JOB_COLUMNS,
+    PAGE_COLUMNS,
+    PAGE_ZEROS,
     decode_row,
     encode_row,
     split_rows,
@@ -280,6 +282,25 @@ def read_job_rows(data: bytes) -> list[dict[str, Any]]:
     for row in rows:
         if row["status"] not in OPEN:
             raise ValueError(f"job {ids.uuid_text(row['id'])} is {row['status']}, not unfinished")
+    return rows
+
+
+def page_row(row: dict[str, Any]) -> bytes:
+    """The row of a pending job as a page has it."""
+    values = {name: row[name] for name, _ in PAGE_COLUMNS}
+    values |= {name: row[name] or None for name in PAGE_ZEROS}
+    if row["updated_at"] == row["created_at"]:
+        values["updated_at"] = None
+    return encode_row(PAGE_COLUMNS, values)
+
+
+def read_page_rows(data: bytes) -> list[dict[str, Any]]:
+    """The inverse of `page_row`, without what the lane says."""
+    rows = [decode_row(PAGE_COLUMNS, data[start:end]) for start, end in split_rows(data)]
+    for row in rows:
+        row |= {name: row[name] or 0 for name in PAGE_ZEROS}
+        row["updated_at"] = row["updated_at"] or row["created_at"]
+        row |= {"status": PENDING, "lease_lsn": None, "deadline_at": None}
     return rows
 
 

@@ -114,6 +114,35 @@ JOB_COLUMNS: Columns = (
     ("keep", BOOL),
 )
 
+PAGE_COLUMNS: Columns = (
+    ("id", UUID),
+    ("payload", JSONB),
+    ("lsn", INT8),
+    ("created_at", TIME),
+    ("updated_at", TIME),
+    ("priority", INT4),
+    ("attempts", INT2),
+    ("crashes", INT2),
+    ("max_attempts", INT2),
+    ("scheduled_for", TIME),
+    ("started_at", TIME),
+    ("timeout_s", FLOAT8),
+    ("last_error", JSONB),
+    ("returns", INT2),
+    ("idempotency_key", TEXT),
+    ("unique_key", TEXT),
+    ("group_key", TEXT),
+    ("tags", TEXTS),
+    ("waiting_on", INT4),
+    ("options", JSONB),
+    ("keep", BOOL),
+)
+"""What a page has of a pending job, for a reader that knows its lane. What most jobs have is NULL:
+a value costs the server ten times as much."""
+
+PAGE_ZEROS = ("priority", "attempts", "crashes", "max_attempts")
+"""NULL stands for 0; in `updated_at` for `created_at`."""
+
 EXECUTION_COLUMNS: Columns = (
     ("id", UUID),
     ("job_id", UUID),

@@ -39,7 +39,10 @@ from taskforge_server.engine.node.adapters import StoredJobs
 from taskforge_server.engine.runtime.clock import VirtualClock
 from taskforge_server.engine.store.pool import Pool, connect, open_pool
 from taskforge_server.ext.pure.table import ShardTable
+from taskforge_server.ext.pure.tablejob import page_row
+from taskforge_server.ext.pure.tablerows import JOB_COLUMNS, split_rows
 from tests.support.journal_bench import PROJECT, START_US, Life, new_table, queue_id
+from tests.support.table_pair import read_rows
 
 NEWEST = 1_000
 """An epoch that no takeover of these tests comes to."""
@@ -407,11 +410,37 @@ async def test_a_shard_works_when_its_first_jobs_are_there(storage: Storage) -> 
     table.begin_reading()
     place = table.place(lane[0], lane[2])
     async for chunk in storage.reader.page(1, lane[1], lane[2], place, 10):
-        table.page_in(chunk)
+        table.next_in(lane[0], lane[2], chunk)
     table.end_reading(10)
     assert {token[:16] for token in new.start(6)} == {urgent, *ids}
     assert {token[:16] for token in new.start(1_000)} == {urgent, *ids, late}
     assert table.short(1) == []
+
+
+async def test_a_page_has_all_of_its_jobs(storage: Storage) -> None:
+    """Those that were told much, and those that have been started and given back."""
+    life = Life(new_table(1))
+    named = {
+        "idempotency_key": "i",
+        "unique_key": "u",
+        "group_key": "g",
+        "tags": ["a"],
+        "keep": True,
+    }
+    told = msgpack.packb(named | {"more": b"{}"})
+    life.submit(1, b"{}", priority=7, options=told, timeout_ms=1_500, max_attempts=3)
+    life.submit(3, b"[]", due_us=START_US)
+    tokens = life.start(2)
+    life.table.released(tokens[0], b"{}", life.tick())
+    life.table.returned(tokens[1], b"{}", life.tick())
+    await life.commit(storage.log)
+    written = everything(life.table)
+    await write(storage, [written], How.FAST)
+    page = storage.reader.page(1, queue_id(1), "email", (9, bytes(16)), 10)
+    data = b"".join([chunk async for chunk in page])
+    rows = read_rows(JOB_COLUMNS, written.jobs_copy)
+    rows.sort(key=lambda row: (-row["priority"], row["id"]))
+    assert [data[start:end] for start, end in split_rows(data)] == [page_row(row) for row in rows]
 
 
 async def test_what_the_log_says_of_jobs_that_wait_in_the_tables(storage: Storage) -> None:

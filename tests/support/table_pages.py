@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from taskforge_server.ext.pure.tablejob import page_row
 from tests.support.table_model import FINAL, PROJECT, TYPES, Model
 from tests.support.table_pair import Pair, Projections, Row, Tables
 
@@ -119,8 +120,10 @@ class PageRules:
             return
         read, self.read = self.read, None
         before = {job["id"]: job for job in self.pair.oracle.snapshot()}
-        rows = read.rows()[: 1 if cut else rows_max]
-        assert self.pair.call("page_in", joined(rows)) == len(rows)
+        if read.lane is not None:
+            rows = read.rows()[: 1 if cut else rows_max]
+            data = b"".join(page_row(row.values) for row in rows)
+            assert self.pair.call("next_in", *read.lane, data) == len(rows)
         self.pair.call("end_reading", 0 if cut or read.lane is None else rows_max)
         self.freed(before)
 
