@@ -291,6 +291,12 @@ longer than three milliseconds shows that the big work leaves too little to othe
 FILLED_S: Final = 10.0
 """So long after a big commit it counts as under way: its jobs are being written to the tables."""
 
+BUSY_POLL_EVENTS_MAX: Final = 2
+BUSY_POLL_GAP_S: Final = 0.0005
+BUSY_POLL_S_MAX: Final = 0.001
+"""Commits of so few events, each so soon after the last, are looked for without sleeping, for so
+long: jobs that are submitted call after call, and start at once. A commit takes some 0.4 ms."""
+
 PAUSE_S_MIN: Final = 0.001
 PAUSE_S_MAX: Final = 0.01
 PAUSE_GROWTH: Final = 1.5

@@ -33,7 +33,7 @@ from bench.load.raw_http import post
 
 BODIES = 8
 POLL_S = 0.02
-METRICS_S = 0.1
+METRICS_S = 0.25
 UNPROJECTED = re.compile(rb"^taskforge_jobs_unprojected (\S+)$", re.MULTILINE)
 REFUSED_PAUSE_S = 0.05
 MSGPACK = ("Content-Type: application/msgpack", "Accept: application/msgpack")

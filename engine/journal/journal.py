@@ -28,6 +28,7 @@ from typing import Protocol
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import Unavailable
+from taskforge_server.engine.journal.busypoll import BusyPoll
 from taskforge_server.engine.journal.log import LogRow, ShardLog
 from taskforge_server.engine.journal.pace import Pace
 from taskforge_server.engine.runtime import faultpoints, safeguards
@@ -104,7 +105,9 @@ class _Lane:
 class Journal:
     """One per node. `run` in a task; `dirty` from anywhere in the same loop."""
 
-    def __init__(self, log: ShardLog, linger_s: float = 0.0) -> None:
+    def __init__(
+        self, log: ShardLog, linger_s: float = 0.0, busy_poll: BusyPoll | None = None
+    ) -> None:
         self._log = log
         self._linger_s = linger_s
         self._dirty: dict[Gathering, None] = {}
@@ -117,6 +120,7 @@ class Journal:
         self._quick, self._bulk = _Lane(bulk=False), _Lane(bulk=True)
         self._settled: list[asyncio.Future[None]] = []
         self._stopping = False
+        self._busy_poll = busy_poll or BusyPoll()
         self.pace = Pace()
         self.statistics = JournalStatistics()
 
@@ -290,7 +294,7 @@ class Journal:
         shared = self._bulk.sent_s
         while True:
             try:
-                mine = await self._log.append(rows, whole)
+                mine = await self._send(rows, whole)
             except Unavailable as error:
                 lane.failing = True
                 self.statistics.retries += 1
@@ -310,6 +314,17 @@ class Journal:
                 lane.sent_s = 0.0
                 lane.behind_bytes = 0
                 return mine
+
+    async def _send(self, rows: list[LogRow], whole: frozenset[int]) -> set[int]:
+        """One try. For a lone commit the loop stays awake, unless much is done beside it."""
+        lone = len(rows) == 1 and rows[0].events <= limits.BUSY_POLL_EVENTS_MAX
+        if not lone or self._last_filled_s > time.monotonic() - limits.FILLED_S:
+            return await self._log.append(rows, whole)
+        self._busy_poll.begin()
+        try:
+            return await self._log.append(rows, whole)
+        finally:
+            self._busy_poll.end()
 
     def _others_filled(self, rows: list[LogRow], now_s: float) -> bool:
         """Shards without any of these rows have filled the log, and it is still to be projected."""

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from taskforge_server.engine import limits
 from taskforge_server.engine.journal import journal as journal_module
+from taskforge_server.engine.journal.busypoll import BusyPoll
 from taskforge_server.engine.journal.journal import Journal
 from taskforge_server.engine.journal.log import LogRow
 from taskforge_server.engine.journal.memory import MemoryShardLog
@@ -46,9 +48,23 @@ class Notes:
         self.trace.append(f"{self.number} fenced")
 
 
+class Calls(BusyPoll):
+    """Notes which commits the loop stays awake for."""
+
+    def __init__(self, trace: list[str]) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def begin(self) -> None:
+        self.trace.append("begin")
+
+    def end(self) -> None:
+        self.trace.append("end")
+
+
 @asynccontextmanager
-async def running(log: MemoryShardLog) -> AsyncIterator[Journal]:
-    journal = Journal(log)
+async def running(log: MemoryShardLog, busy_poll: BusyPoll | None = None) -> AsyncIterator[Journal]:
+    journal = Journal(log, busy_poll=busy_poll)
     task = asyncio.create_task(journal.run())
     yield journal
     journal.stop()
@@ -275,3 +291,28 @@ async def test_a_shard_takes_down_what_was_decided_with_it() -> None:
         await journal.settle()
         assert trace == ["1 fenced"]
     assert await said(log, 1) == []
+
+
+async def test_the_loop_stays_awake_for_lone_commits_alone() -> None:
+    log = MemoryShardLog()
+    trace: list[str] = []
+    polled: list[str] = []
+    async with running(log, Calls(polled)) as journal:
+        one, two = Notes(1, journal, trace), Notes(2, journal, trace)
+        one.say("alone")
+        await journal.settle()
+        assert polled == ["begin", "end"]
+        one.say("two shards")
+        two.say("two shards")
+        await journal.settle()
+        for _ in range(limits.BUSY_POLL_EVENTS_MAX + 1):
+            one.say("many")
+        await journal.settle()
+        assert polled == ["begin", "end"]
+        for _ in range(limits.QUICK_EVENTS_MAX + 1):
+            one.say("fills the log")
+        await journal.settle()
+        two.say("alone, while the tables are written")
+        await journal.settle()
+    assert polled == ["begin", "end"]
+    assert len(trace) == 6
