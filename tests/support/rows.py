@@ -33,6 +33,7 @@ class Rows:
         """The columns of a pending job, or of what is given."""
         self.now_us += self.step_us
         over = columns.get("status") == "succeeded"
+        failed = columns.get("status") == "failed"
         return {
             "id": self._ids.next(self.now_us),
             "queue_id": self.queue_id,
@@ -48,6 +49,7 @@ class Rows:
             "lsn": 1,
             "attempts": 1 if over else 0,
             "crashes": 0,
+            "failed_reason": "attempts_exhausted" if failed else None,
             "returns": None,
             "max_attempts": 0,
         } | columns

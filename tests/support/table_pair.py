@@ -2,7 +2,8 @@
 
 `Pair` asks the plain table (the oracle) and the table under test (the subject) the same thing and
 compares what they say: values, kinds of exceptions, log bodies, rows. A difference fails with both
-sides decoded. `Tables` holds what projections wrote, as strict about keys as a database is.
+sides decoded. `Tables` holds what projections wrote, as strict about keys and states as a database
+is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -251,6 +252,9 @@ class Tables:
     def _rows(columns: Columns, data: bytes) -> list[Row]:
         spans = split_rows(data)
         rows = [(decode_row(columns, data[start:end]), data[start:end]) for start, end in spans]
+        if columns is JOB_COLUMNS:
+            for values, _ in rows:
+                _assert_state(values)
         return [Row(values["lsn"], values, raw) for values, raw in rows]
 
     def _copy(self, table: dict[bytes, Row], columns: Columns, data: bytes) -> None:
@@ -263,6 +267,14 @@ class Tables:
             old = table.get(row.values["id"])
             if old is None or row.lsn >= old.lsn:
                 table[row.values["id"]] = row
+
+
+def _assert_state(job: dict[str, Any]) -> None:
+    """What partial indexes rely on: a job that has not ended has no time at which it did, and only
+    one that failed says why."""
+    ended = job["status"] in ("succeeded", "failed", "cancelled")
+    assert (job["finished_at"] is not None) == ended, job
+    assert (job["failed_reason"] is not None) == (job["status"] == "failed"), job
 
 
 def _places(joined: bytes) -> list[tuple[bytes, int]]:

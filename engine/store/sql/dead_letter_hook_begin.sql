@@ -2,6 +2,8 @@
 INSERT INTO dead_letter_hooks (queue_id, lsn, job_id)
 SELECT
     $1,
-    coalesce((SELECT max(lsn) FROM jobs WHERE queue_id = $1 AND status = 'failed'), 0),
+    coalesce((
+        SELECT max(lsn) FROM jobs
+        WHERE queue_id = $1 AND failed_reason IS NOT NULL AND status = 'failed'), 0),
     'ffffffff-ffff-ffff-ffff-ffffffffffff'
 ON CONFLICT (queue_id) DO NOTHING

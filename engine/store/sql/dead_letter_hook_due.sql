@@ -7,7 +7,8 @@ JOIN job_queues AS queue ON queue.id = hook.queue_id
 JOIN shard_projection AS projection ON projection.shard = queue.shard
 LEFT JOIN LATERAL (
     SELECT * FROM jobs
-    WHERE jobs.queue_id = hook.queue_id AND jobs.status = 'failed'
+    WHERE jobs.queue_id = hook.queue_id
+        AND jobs.failed_reason IS NOT NULL AND jobs.status = 'failed'
         AND (jobs.lsn, jobs.id) > (hook.lsn, hook.job_id)
         AND jobs.lsn <= projection.lsn
     ORDER BY jobs.lsn, jobs.id

@@ -4,7 +4,7 @@
 SELECT seen.*
 FROM (
     SELECT * FROM jobs
-    WHERE queue_id = $1 AND status = 'failed'
+    WHERE queue_id = $1 AND failed_reason IS NOT NULL AND status = 'failed'
         AND (finished_at, id) < ($2::timestamptz, $3::uuid)
         AND finished_at >= $4 AND finished_at < $5
     ORDER BY finished_at DESC, id DESC

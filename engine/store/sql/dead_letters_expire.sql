@@ -2,7 +2,7 @@
 -- One whose hook is still to come stays, and so does one that was put back meanwhile.
 WITH doomed AS (
     SELECT id FROM jobs
-    WHERE queue_id = $1 AND status = 'failed' AND finished_at < $2
+    WHERE queue_id = $1 AND failed_reason IS NOT NULL AND status = 'failed' AND finished_at < $2
         AND NOT EXISTS (
             SELECT FROM dead_letter_hooks AS hook
             WHERE hook.queue_id = $1 AND (jobs.lsn, jobs.id) > (hook.lsn, hook.job_id)

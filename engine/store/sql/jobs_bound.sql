@@ -6,5 +6,5 @@ SELECT
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
     unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns, options, keep
 FROM jobs
-WHERE shard = $1 AND status IN ('pending', 'scheduled')
+WHERE shard = $1 AND finished_at IS NULL AND status IN ('pending', 'scheduled')
     AND (options IS NOT NULL OR (status = 'scheduled' AND scheduled_for IS NULL))

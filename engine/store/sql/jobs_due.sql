@@ -6,7 +6,7 @@ SELECT
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
     unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns, options, keep
 FROM jobs
-WHERE shard = $1 AND status = 'scheduled'
+WHERE shard = $1 AND finished_at IS NULL AND status = 'scheduled'
     AND (scheduled_for, id) > ($2::timestamptz, $3::uuid) AND scheduled_for <= $4::timestamptz
 ORDER BY scheduled_for, id
 LIMIT $5

@@ -4,7 +4,7 @@ WITH RECURSIVE lanes AS (
     (
         SELECT queue_id, job_type
         FROM jobs
-        WHERE shard = $1 AND status = 'pending'
+        WHERE shard = $1 AND finished_at IS NULL AND status = 'pending'
         ORDER BY queue_id, job_type
         LIMIT 1
     )
@@ -14,7 +14,7 @@ WITH RECURSIVE lanes AS (
     CROSS JOIN LATERAL (
         SELECT jobs.queue_id, jobs.job_type
         FROM jobs
-        WHERE jobs.shard = $1 AND jobs.status = 'pending'
+        WHERE jobs.shard = $1 AND jobs.finished_at IS NULL AND jobs.status = 'pending'
             AND (jobs.queue_id, jobs.job_type) > (lanes.queue_id, lanes.job_type)
         ORDER BY jobs.queue_id, jobs.job_type
         LIMIT 1
@@ -30,7 +30,7 @@ CROSS JOIN LATERAL (
     SELECT jobs.*
     FROM jobs
     WHERE jobs.shard = $1 AND jobs.queue_id = lanes.queue_id AND jobs.job_type = lanes.job_type
-        AND jobs.status = 'pending'
+        AND jobs.finished_at IS NULL AND jobs.status = 'pending'
     ORDER BY 9 - jobs.priority, jobs.id
     LIMIT $2
 ) AS page

@@ -9,7 +9,8 @@ SELECT
     timeout_s, last_error, returns, idempotency_key, unique_key, group_key, tags, waiting_on, options,
     keep
 FROM jobs
-WHERE shard = $1 AND queue_id = $2 AND job_type = $3 AND status = 'pending'
+WHERE shard = $1 AND queue_id = $2 AND job_type = $3
+    AND finished_at IS NULL AND status = 'pending'
     AND (9 - priority, id) > (9 - $4::integer, $5::uuid)
 ORDER BY 9 - priority, id
 LIMIT $6

@@ -7,6 +7,6 @@ SELECT
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
     unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns, options, keep
 FROM jobs
-WHERE shard = $1
+WHERE shard = $1 AND finished_at IS NULL
     AND (($2 AND status = 'processing') OR (NOT $2 AND status IN ('pending', 'scheduled')))
 ORDER BY shard, priority DESC, id

@@ -127,6 +127,12 @@ async def test_of_a_database_with_rows(empty_postgres_url: str, tmp_path: Path) 
         jobs = [rows.job(status=status) for status in ("succeeded", "failed", "pending")]
         await copy_jobs(connection, jobs)
         await copy_executions(connection, [rows.execution(job, 1) for job in jobs])
+        # As no version wrote them.
+        damaged = [
+            rows.job(finished_at=rows.now_us),
+            rows.job(status="failed", failed_reason=None),
+        ]
+        await copy_jobs(connection, damaged)
         assert await migrate(empty_postgres_url)
         await connection.execute("SELECT ensure_partitions('2025-03-01', '2025-03-02')")
         for table in ("jobs", "job_executions"):
@@ -139,7 +145,13 @@ async def test_of_a_database_with_rows(empty_postgres_url: str, tmp_path: Path) 
                 for day in (1, 2)
             ]
             assert old == new, table
-        assert await connection.fetchval("SELECT count(*) FROM jobs") == len(jobs)
+        assert await connection.fetchval("SELECT count(*) FROM jobs") == len(jobs + damaged)
+        for row, column, found in zip(
+            damaged, ("finished_at", "failed_reason"), (None, "error"), strict=True
+        ):
+            after = await connection.fetchrow("SELECT * FROM jobs WHERE id = $1", row["id"])
+            assert after is not None
+            assert (after[column], after["status"]) == (found, row["status"])
     finally:
         await connection.close()
 
@@ -236,6 +248,28 @@ async def test_constraints(
         with pytest.raises(asyncpg.CheckViolationError) as caught:
             await connection.execute(statement, *row.values())
         assert column in str(caught.value.constraint_name)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"status": "pending", "finished_at": 1_740_823_200_000_000},
+        {"status": "scheduled", "finished_at": 1_740_823_200_000_000},
+        {"status": "processing", "finished_at": 1_740_823_200_000_000},
+        {"status": "failed", "failed_reason": None},
+    ],
+)
+async def test_no_job_is_missed_by_the_index_of_its_state(
+    module_postgres_url: str, columns: dict[str, object]
+) -> None:
+    """The index asks for less than the state: what it asks for is held."""
+    rows = Rows(3, bytes(16), bytes(16), 1_740_823_200_000_000)
+    connection = await connect(module_postgres_url, application_name="test")
+    try:
+        with pytest.raises(asyncpg.CheckViolationError, match="jobs_status_known"):
+            await copy_jobs(connection, [rows.job(**columns)])
     finally:
         await connection.close()
 

@@ -1,7 +1,8 @@
 """The plans of the hot reads over filled tables: each uses its index, whatever history there is.
 
 The tables hold jobs of many queues over two days, nearly all finished. A plan is looked at with a
-generic plan too, since that is what a prepared statement of a long-lived connection may get.
+generic plan too, since that is what a prepared statement of a long-lived connection may get. The
+partial indexes are named in no statement: one is taken if the statement asks for its condition.
 """
 
 import json
@@ -19,6 +20,14 @@ from tests.support.rows import Rows, copy_executions, copy_jobs
 QUEUES = 40
 JOBS_PER_QUEUE = 1_000
 UNFINISHED_EVERY = 100
+FULL = ("jobs_p20250301", "jobs_p20250302")
+RARE_EVERY = 250
+RARE: tuple[dict[str, Any], ...] = (
+    {"status": "scheduled", "scheduled_for": 1_800_000_000_000_000},
+    {"status": "processing"},
+    {"status": "failed", "finished_at": 1_740_900_000_000_000},
+    {"status": "pending", "options": b'{"after": 1}'},
+)
 START_US = 1_740_823_200_000_000  # 2025-03-01 10:00
 PROJECT = bytes(15) + b"p"
 
@@ -34,47 +43,85 @@ def filled_url(module_postgres_url: str) -> str:
 
 
 @pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
-async def filled(filled_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+def plans(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def filled(filled_url: str, plans: str) -> AsyncIterator[Connection]:
     connection = await connect(filled_url, application_name="test")
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM jobs)"):
         await _fill(connection)
-    await connection.execute("SELECT set_config('plan_cache_mode', $1, false)", request.param)
+    await connection.execute("SELECT set_config('plan_cache_mode', $1, false)", plans)
     yield connection
     await connection.close()
 
 
-PENDING, SCHEDULED = "shard_queue_id_job_type_expr_id", "shard_scheduled_for_id"
-FIRST = (FIRST_ID, datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC))
+LOW, HIGH = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
+QUEUE = (3).to_bytes(16)
 
 
 async def test_jobs_that_wait(filled: Connection) -> None:
     """Each way to them has its index, and reads what it returns."""
-    waiting = JOBS_PER_QUEUE // UNFINISHED_EVERY
+    waiting = JOBS_PER_QUEUE // UNFINISHED_EVERY + 1
     kind = await filled.fetchval("SELECT job_type FROM jobs LIMIT 1")
     types = "smallint, uuid, varchar, integer, uuid, integer"
-    args = (3, (3).to_bytes(16), kind, 9, FIRST_ID, 4)
-    plan = await _explain(filled, "jobs_page", types, *args)
-    assert _indexes(plan) == {PENDING}
+    plan = await _explain(filled, "jobs_page", types, 3, QUEUE, kind, 9, FIRST_ID, 4)
+    assert _indexes(plan) == {"jobs_pending"}
     assert _rows_read(plan) <= waiting
     plan = await _explain(filled, "jobs_first_pages", "smallint, integer", 3, 100)
-    assert _indexes(plan) == {PENDING}
+    assert _indexes(plan) == {"jobs_pending"}
     assert _rows_read(plan) <= 3 * waiting
-    first, low, high = FIRST
-    plan = await _explain(
-        filled,
-        "jobs_due",
-        "smallint, timestamptz, uuid, timestamptz, integer",
-        *(3, low, first, high, 10),
-    )
-    assert _indexes(plan) <= {SCHEDULED}
+    types = "smallint, uuid, varchar, integer, uuid, uuid, integer"
+    ahead = (3, QUEUE, kind, 9, LAST_ID, PROJECT, 1_000)
+    plan = await _explain(filled, "jobs_ahead", types, *ahead)
+    assert _indexes(plan) == {"jobs_pending"}
+    assert _rows_read(plan) == waiting
+    types = "smallint, timestamptz, uuid, timestamptz, integer"
+    plan = await _explain(filled, "jobs_due", types, 3, LOW, FIRST_ID, HIGH, 10)
+    assert _indexes(plan) == {"jobs_scheduled"}
+    assert _rows_read(plan) == 1
     plan = await _explain(filled, "jobs_bound", "smallint", 3)
-    assert all(name.startswith("shard_idx") for name in _indexes(plan))
+    assert _indexes(plan) == {"jobs_bound"}
+    assert _rows_read(plan) == 1
+
+
+async def test_jobs_that_run(filled: Connection, plans: str) -> None:
+    """The statement is always planned with its values: it is a COPY."""
+    if plans == "force_custom_plan":
+        plan = await _explain(filled, "jobs_unfinished", "smallint, boolean", 3, True)
+        assert _indexes(plan) == {"jobs_running"}
+        assert _rows_read(plan) == 1
+
+
+async def test_dead_letters(filled: Connection) -> None:
+    """One of the queue: no statement looks at another row."""
+    types = "uuid, timestamptz, uuid, timestamptz, timestamptz"
+    place = (QUEUE, HIGH, LAST_ID, LOW, HIGH)
+    more = "varchar[], varchar, text[], integer, integer"
+    for name in ("dead_letters", "dead_letters_count"):
+        plan = await _explain(filled, name, f"{types}, {more}", *place, None, None, None, 10, 100)
+        assert _indexes(plan) == {"jobs_dead"}, name
+        assert _rows_read(plan) == 1, name
+    plan = await _explain(filled, "dead_letters_seen", f"{types}, integer", *place, 1)
+    assert _indexes(plan) == {"jobs_dead"}
+    # What writes, or is read through other tables that are empty here, is planned alone.
+    expire = await _plan(
+        filled, "dead_letters_expire", "uuid, timestamptz, integer", QUEUE, HIGH, 100
+    )
+    assert "jobs_dead" in _planned(expire)
+    for name, asked in (
+        ("dead_letter_hook_due", (QUEUE, 10)),
+        ("dead_letter_hook_begin", (QUEUE,)),
+    ):
+        plan = await _plan(filled, name, ", ".join(("uuid", "integer")[: len(asked)]), *asked)
+        assert _planned(plan) == {"jobs_dead_lsn"}, name
 
 
 async def test_one_job(filled: Connection) -> None:
     job_id = await filled.fetchval("SELECT id FROM jobs OFFSET 500 LIMIT 1")
     plan = await _explain(filled, "job_get", "uuid, uuid", job_id, PROJECT)
-    assert _indexes(plan) == {"pkey"}
+    assert _indexes(plan) == {"jobs_pkey"}
     assert _rows_read(plan) == 1
 
 
@@ -83,14 +130,14 @@ async def test_executions_of_a_job(filled: Connection) -> None:
     query = "SELECT job_id, id FROM job_executions OFFSET 500 LIMIT 1"
     job_id, last = await filled.fetchrow(query)
     plan = await _explain(filled, "executions_of_job", "uuid, uuid, integer", job_id, last, 100)
-    assert _indexes(plan) == {"job_id", "pkey"}
+    assert _indexes(plan) == {"job_executions_unsuccessful", "job_executions_pkey"}
     assert _rows_read(plan) == 1
 
 
 async def test_jobs_by_a_state_that_few_have(filled: Connection) -> None:
     """Jobs by a state that few have: no other row is looked at."""
-    waiting = QUEUES * JOBS_PER_QUEUE // UNFINISHED_EVERY
-    for asked, found in (("'pending'", waiting), ("'failed'", 0), ("'cancelled'", 0)):
+    waiting = QUEUES * (JOBS_PER_QUEUE // UNFINISHED_EVERY + 1)
+    for asked, found in (("'pending'", waiting), ("'failed'", QUEUES), ("'cancelled'", 0)):
         text = await filled.fetchval(
             "EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF, FORMAT JSON)"
             f" SELECT * FROM jobs WHERE status = {asked}"
@@ -116,11 +163,11 @@ async def test_page_of_jobs(filled: Connection, queues: int, middle: bool) -> No
         FIRST_ID,
         None,
         None,
-        datetime(2000, 1, 1, tzinfo=UTC),
-        datetime(3000, 1, 1, tzinfo=UTC),
+        LOW,
+        HIGH,
         101,
     )
-    assert _indexes(plan) == {"queue_id_id"}
+    assert _indexes(plan) == {"idx_jobs_queue_id"}
     assert _rows_read(plan) <= ROWS_READ_MAX
 
 
@@ -129,24 +176,44 @@ async def _fill(connection: Connection) -> None:
     for number in range(QUEUES):
         rows = Rows(number, number.to_bytes(16), PROJECT, START_US + number)
         rows.step_us = 100_000_000  # a thousand jobs take some 28 hours: two days or more
-        jobs = [
-            rows.job(status="succeeded" if job % UNFINISHED_EVERY else "pending", priority=job % 10)
-            for job in range(JOBS_PER_QUEUE)
-        ]
+        jobs = [rows.job(priority=job % 10, **_told(job)) for job in range(JOBS_PER_QUEUE)]
         await copy_jobs(connection, jobs)
         await copy_executions(connection, [rows.execution(job, 1) for job in jobs])
     await connection.execute("ANALYZE jobs, job_executions")
 
 
+def _told(job: int) -> dict[str, Any]:
+    """Most succeeded, some wait, one of each queue is in each of the rare states."""
+    if job % RARE_EVERY == 1:
+        return RARE[job // RARE_EVERY]
+    return {"status": "succeeded" if job % UNFINISHED_EVERY else "pending"}
+
+
 async def _explain(connection: Connection, name: str, types: str, *arguments: Any) -> Any:
-    """The plan as it ran, by way of a prepared statement: EXPLAIN itself takes no generic plan."""
-    await connection.execute("DEALLOCATE ALL")
+    """The plan as it ran."""
+    return await _plan(connection, name, types, *arguments, how="ANALYZE, TIMING OFF, BUFFERS OFF")
+
+
+async def _plan(
+    connection: Connection, name: str, types: str, *arguments: Any, how: str = "COSTS OFF"
+) -> Any:
+    """By way of a prepared statement, for EXPLAIN itself takes no generic plan. Indexes of
+    partitions have the names of those of their table."""
     await connection.execute(" ".join(["PREPARE", f"wanted ({types})", "AS", sql(name)]))
     literals = ", ".join(_literal(argument) for argument in arguments)
-    text = await connection.fetchval(
-        f"EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF, FORMAT JSON) EXECUTE wanted ({literals})"
+    text = await connection.fetchval(f"EXPLAIN ({how}, FORMAT JSON) EXECUTE wanted ({literals})")
+    await connection.execute("DEALLOCATE wanted")
+    plan = json.loads(text)[0]["Plan"]
+    tables = dict(
+        await connection.fetch(
+            """SELECT inhrelid::regclass::text, inhparent::regclass::text FROM pg_inherits
+        JOIN pg_class ON pg_class.oid = inhrelid WHERE relkind = 'i'"""
+        )
     )
-    return json.loads(text)[0]["Plan"]
+    for node in _nodes(plan):
+        if "Index Name" in node:
+            node["Index Name"] = tables.get(node["Index Name"], node["Index Name"])
+    return plan
 
 
 def _literal(value: Any) -> str:
@@ -172,25 +239,25 @@ def _ran(node: Any) -> bool:
 
 
 def _indexes(plan: Any) -> set[str]:
-    """The indexes of the partitions that were read, without the name of the partition; a scan of a
-    whole table that has rows shows as its own name."""
+    """The indexes that were read; a scan of a whole table that has rows shows as its own name."""
     found = set()
     for node in _nodes(plan):
         if not _ran(node):
             continue
         if "Index Name" in node:
-            name = node["Index Name"]
-            found.add(name.split("_", 2)[2] if "_p2" in name else name)
+            found.add(node["Index Name"])
         elif node["Node Type"] == "Seq Scan" and _rows(node):
             found.add(node["Relation Name"])
-    return {_short(name) for name in found}
+    return found
 
 
-def _short(name: str) -> str:
-    for known in (PENDING, SCHEDULED, "queue_id_id", "job_id", "pkey"):
-        if known in name:
-            return known
-    return name
+def _planned(plan: Any) -> set[str]:
+    """The indexes by which jobs would be found, and full partitions that would be read whole."""
+    found = {node["Index Name"] for node in _nodes(plan) if "Index Name" in node}
+    whole = {node["Relation Name"] for node in _nodes(plan) if node["Node Type"] == "Seq Scan"}
+    return {name for name in found if name.startswith(("jobs_", "idx_jobs_"))} | {
+        name for name in whole if name in FULL
+    }
 
 
 def _rows(node: Any) -> int:

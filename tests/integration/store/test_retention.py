@@ -171,7 +171,9 @@ async def test_a_job_that_runs_again_while_its_day_is_looked_at_stays(ground: Gr
     await retention.begin()
     (day,) = [day for day in await retention.days() if day == ground.noon(9).date()]
     # Before it is detached: it is pending, or ended a moment ago.
-    await ground.connection.execute("UPDATE jobs SET status = 'pending' WHERE id = $1", again)
+    await ground.connection.execute(
+        "UPDATE jobs SET status = 'pending', finished_at = NULL WHERE id = $1", again
+    )
     assert not await ground.connection.fetchval("SELECT detach_day($1)", day)
     await ground.connection.execute(
         "UPDATE jobs SET status = 'succeeded', finished_at = now() WHERE id = $1", again

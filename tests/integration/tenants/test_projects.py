@@ -182,7 +182,7 @@ async def test_rows_of_deleted_queues_go_after_their_jobs(site: Site, ada: Perso
         ids.append(queue.id)
     await site.node.pool.execute(
         """INSERT INTO jobs (id, queue_id, project_id, job_type, status, shard, lsn)
-        VALUES (gen_random_uuid(), $1, $2, 't', 'failed', 0, 1)""",
+        VALUES (gen_random_uuid(), $1, $2, 't', 'cancelled', 0, 1)""",
         ids[1],
         project_id,
     )
