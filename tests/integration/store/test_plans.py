@@ -204,12 +204,11 @@ async def _plan(
     text = await connection.fetchval(f"EXPLAIN ({how}, FORMAT JSON) EXECUTE wanted ({literals})")
     await connection.execute("DEALLOCATE wanted")
     plan = json.loads(text)[0]["Plan"]
-    tables = dict(
-        await connection.fetch(
-            """SELECT inhrelid::regclass::text, inhparent::regclass::text FROM pg_inherits
-        JOIN pg_class ON pg_class.oid = inhrelid WHERE relkind = 'i'"""
-        )
+    rows = await connection.fetch(
+        """SELECT inhrelid::regclass::text AS part, inhparent::regclass::text AS whole
+        FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE relkind = 'i'"""
     )
+    tables = {row["part"]: row["whole"] for row in rows}
     for node in _nodes(plan):
         if "Index Name" in node:
             node["Index Name"] = tables.get(node["Index Name"], node["Index Name"])
