@@ -51,7 +51,7 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.actors.graphs import Graph, GraphJob
 from taskforge_server.engine.errors import CallerError, InvalidInput, NotFound, TooLarge
 from taskforge_server.engine.model import permissions
-from taskforge_server.engine.model.graph import Edge, OnFailure, levels, verdict
+from taskforge_server.engine.model.graph import Edge, OnFailure, levels
 from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.joboptions import read_told, told_anew
 from taskforge_server.engine.model.queue import QueueRef
@@ -220,8 +220,7 @@ def _others(parents: Sequence[ParentRef], known: Known) -> list[Edge]:
             raise no_such_parent(number)
         if parent_id in edges:
             raise InvalidInput("a parent stands there twice", f"parents[{number}]")
-        done = verdict(parent.on_failure, known[parent_id]) == "satisfied"
-        edges[parent_id] = Edge(parent_id, parent.on_failure, done)
+        edges[parent_id] = Edge.to(parent_id, parent.on_failure, known[parent_id])
     return list(edges.values())
 
 

@@ -14,7 +14,7 @@ from taskforge_server.api.service.submission import no_such_parent
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.graphs import Graph
 from taskforge_server.engine.errors import Conflict, NotFound
-from taskforge_server.engine.model.graph import Edge, OnFailure, verdict
+from taskforge_server.engine.model.graph import Edge, OnFailure
 from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.shard.edges import EdgeRow
 from taskforge_server.engine.shard.keys import KeyedRequest
@@ -137,8 +137,7 @@ class GraphService:
         for place, (parent_id, on_failure) in enumerate(wanted):
             if parent_id not in known:
                 raise no_such_parent(place)
-            done = verdict(on_failure, known[parent_id]) == "satisfied"
-            edges.append(Edge(parent_id, on_failure, done))
+            edges.append(Edge.to(parent_id, on_failure, known[parent_id]))
         try:
             await self._engine.add_parents(project_id, job_id, edges)
         except NotFound:

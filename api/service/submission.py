@@ -17,7 +17,7 @@ from msgspec import UNSET
 from taskforge_server.engine import limits
 from taskforge_server.engine.errors import CallerError, InvalidInput, NotFound, TooLarge
 from taskforge_server.engine.model.base import Priority, Time
-from taskforge_server.engine.model.graph import Edge, OnFailure, verdict
+from taskforge_server.engine.model.graph import Edge, OnFailure
 from taskforge_server.engine.model.job import JobStatus
 from taskforge_server.engine.model.joboptions import JobOptions, pack_told
 from taskforge_server.engine.model.retry import RetryPolicyUpdate
@@ -387,8 +387,7 @@ class Checker:
         for place, (parent, parent_id) in enumerate(zip(parents, parent_ids, strict=True)):
             if parent_id not in known:
                 raise no_such_parent(place)
-            done = verdict(parent.on_failure, known[parent_id]) == "satisfied"
-            edges.append(Edge(parent_id, parent.on_failure, done))
+            edges.append(Edge.to(parent_id, parent.on_failure, known[parent_id]))
         held = not all(edge.done for edge in edges)
         return with_parents(options, edges, due_us), NEVER_US if held else due_us
 

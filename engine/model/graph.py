@@ -38,6 +38,11 @@ class Edge(NamedTuple):
     done: bool = False
     """Satisfied before the child was told of it."""
 
+    @classmethod
+    def to(cls, parent_id: bytes, on_failure: OnFailure, status: JobStatus) -> "Edge":
+        """To a parent that is there and is in this state."""
+        return cls(parent_id, on_failure, verdict(on_failure, status) == "satisfied")
+
 
 class Parents(msgspec.Struct, frozen=True, omit_defaults=True):
     """The edges of a job as its options keep them: base64 of 17 bytes an edge, the id and the

@@ -12,11 +12,13 @@ commands, deaths and takeovers:
 | retries, wishes, budgets, snoozes, crashes;      | `actors/test_life_machine`: a queue in plain |
 | expiry, time limits, more time, cancels and      | words; what the worker is told besides       |
 | their grace, changes, pauses, dead letters back  |                                              |
-| soft limits, hard ones, cancels in the worker    | `sdk/test_limits_machine`: handlers that wait|
+| limits, cancels, lost leases, places in the      | `sdk/test_limits_machine`: handlers that     |
+| worker                                           | wait, or linger                              |
 | ticks: zones, catch-up, overlap, jitter, changes,| `node/test_schedule_machine`: seconds that   |
 | pauses; dead and double owners                   | fit, one by one                              |
-| who waits for whom, each policy of an edge       | `node/test_graph_machine`: edges and ends;   |
-|                                                  | `shard/test_waiting`: the index alone        |
+| who waits for whom, each policy of an edge; rows | `node/test_graph_machine`: edges and ends;   |
+| that stay, and that go; what a retry waits for   | `shard/test_waiting`: the index alone;       |
+|                                                  | `actors/test_dependencies`: turns that meet  |
 | unique keys: who holds one, what takes its place | `shard/test_unique`: holders by their lives  |
 | turns of projects and queues, parts of workers   | `actors/test_turns`, `actors/test_shares`    |
 
@@ -25,8 +27,56 @@ tests rests on chance: what must have come about, or the test proves nothing, is
 hand where examples may leave it out (`what_is_rare`).
 """
 
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any, ClassVar, Self
+
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from tests.support.table_model import Call
+
+
+class LoopMachine(RuleBasedStateMachine):
+    """A machine whose steps take place in an event loop of its own: each call is the method of
+    that name, and then `settle` says what holds. `close` is its end."""
+
+    seen: ClassVar[Counter[str]]
+    """What came about, over all runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.begun = False
+        """It was opened: it is to be closed."""
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.runner.run(coroutine)
+
+    def take(self, call: Call) -> None:
+        """One step."""
+        self.run(self._take(call))
+
+    async def _take(self, call: Call) -> None:
+        await getattr(self, call.name)(**call.args)
+        await self.settle()
+
+    async def settle(self) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+    def teardown(self) -> None:
+        if self.begun:
+            self.run(self.close())
+        self.runner.close()
+
+    @classmethod
+    def counting(cls, seen: Counter[str]) -> type[Self]:
+        """The same that counts there."""
+        return type(cls.__name__, (cls,), {"seen": seen})
 
 
 def run_machine(machine: type[RuleBasedStateMachine], examples: int, steps: int) -> None:

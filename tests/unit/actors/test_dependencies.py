@@ -92,7 +92,21 @@ async def test_nobody_waits_for_ever_for_a_parent_that_is_gone(
     assert job["reason"] == ("parent_gone" if end == "cancelled" else None)
 
 
-async def test_a_parent_that_comes_when_the_last_one_has_just_ended() -> None:
+async def test_a_parent_whose_row_is_not_there_yet_is_not_gone() -> None:
+    parts, rows = EngineParts(), Rows()
+    parts.dependencies.rows = rows
+    parent = IdSource(1, 77).next(1_700_000_000_000_000)
+    child = child_of(parts, parts.queue("mail"), Edge(parent, "block"))
+    await parts.dependencies.work()
+    assert status(parts, child) == "scheduled"
+    rows.known[parent] = "succeeded"
+    parts.dependencies.sweep()
+    await parts.dependencies.work()
+    assert status(parts, child) == "pending"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_parent_that_comes_when_the_last_one_has_just_ended(ended: bool) -> None:
     parts = EngineParts()
     queue = parts.queue("mail")
     worker, outlet = parts.worker(["mail"])
@@ -100,18 +114,18 @@ async def test_a_parent_that_comes_when_the_last_one_has_just_ended() -> None:
     parts.settle()
     one, two = outlet.tokens()
     child = child_of(parts, queue, Edge(first.result()[:16], "block"))
-    worker.handle([done(1, one + two)])
+    worker.handle([done(1, one + two if ended else one)])
     parts.settle()
     # The end is known, and what follows from it is not decided.
     parts.dependencies._verdicts.extend(
         parts.dependencies.waiting.ended(first.result()[:16], "succeeded")
     )
     reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    queue.handle([AddParents(child, [Edge(first.result()[16:], "block", True)], reply)])
+    queue.handle([AddParents(child, [Edge(first.result()[16:], "block", ended)], reply)])
     await parts.dependencies.work()
     parts.settle()
     assert (await reply)["id"] == child
-    assert outlet.tokens()[-1][:16] == child
+    assert (outlet.tokens()[-1][:16] == child) is ended
 
 
 async def test_children_that_ended_by_themselves_are_waited_for_no_more() -> None:

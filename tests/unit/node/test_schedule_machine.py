@@ -7,13 +7,13 @@ step every tick has the job that it should have, one at most, and rows and book 
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import initialize, rule
 
 from taskforge_server.api.service.encryption import Opener
 from taskforge_server.api.service.schedules import SchedulePorts, ScheduleService
@@ -27,7 +27,7 @@ from taskforge_server.engine.node.scheduler import RETRY_US
 from taskforge_server.engine.runtime.clock import VirtualClock
 from taskforge_server.ext.ids import uuid_text
 from tests.support.engine_parts import PROJECT, KeptOutlet, done
-from tests.support.machines import run_machine
+from tests.support.machines import LoopMachine, run_machine
 from tests.support.schedule_model import SECOND_US, UNENDED, Job, Schedule
 from tests.support.schedule_rows import MemoryScheduleRows
 from tests.support.schedule_stage import SLOW, START, START_US, Stage, staged
@@ -108,15 +108,11 @@ class Desk:
             await self.stage.scheduler._read(None)  # what is looked up now and then
 
 
-class ScheduleMachine(RuleBasedStateMachine):
+class ScheduleMachine(LoopMachine):
     """Two schedules, one node after the other, and whatever may happen to them."""
-
-    seen: ClassVar[Counter[str]]
-    """What came about, over all runs."""
 
     @initialize(waits=schedules, runs=schedules)
     def begin(self, waits: dict[str, Any], runs: dict[str, Any]) -> None:
-        self.runner = asyncio.Runner()
         self.rows, self.log = MemoryScheduleRows(), MemoryShardLog()
         self.clock = VirtualClock(START_US)
         self.models = {WAITS: modelled(WAITS, waits), RUNS: modelled(RUNS, runs)}
@@ -126,17 +122,11 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.tokens: dict[bytes, bytes] = {}
         self.seq = 0
         self.run(self.open())
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.runner.run(coroutine)
+        self.begun = True
 
     @rule(call=calls)
     def do(self, call: Call) -> None:
-        self.run(self._do(call))
-
-    async def _do(self, call: Call) -> None:
-        await getattr(self, call.name)(**call.args)
-        await self.settle()
+        self.take(call)
 
     @property
     def now_us(self) -> int:
@@ -433,12 +423,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert problems.total() == problems[None] + model.passed_over
 
     def teardown(self) -> None:
-        if not hasattr(self, "runner"):
-            return
-        if hasattr(self, "stage"):
-            self.run(self.close())
-        self.runner.close()
-        for model in self.models.values():
+        super().teardown()
+        for model in self.models.values() if self.begun else ():
             self.seen.update(f"{model.catch_up} {model.overlap}" for _ in model.jobs)
             self.seen.update(job.status for job in model.jobs.values())
             self.seen["passed over"] += model.passed_over
@@ -508,7 +494,7 @@ WANTED = {
 def what_is_rare(seen: Counter[str]) -> None:
     """Every policy, through everything once: examples may leave some of it out."""
     for catch_up, overlap in POLICIES:
-        machine = type("Machine", (ScheduleMachine,), {"seen": seen})()
+        machine = ScheduleMachine.counting(seen)()
         told = {"when": ("*/10 * * * * *", "UTC"), "catch_up": catch_up, "window_s": 45}
         told |= {"overlap": overlap, "jitter_s": 0}
         other = {"overlap": overlap, "jitter_s": JITTER_S}
@@ -537,13 +523,13 @@ def what_is_rare(seen: Counter[str]) -> None:
             ("rows_away", {"step_s": 10}),
             ("die_before_the_row", {"step_s": 60, "away_s": 1, "told": everything}),
         ):
-            machine.do(Call(name, args))
+            machine.take(Call(name, args))
         machine.teardown()
 
 
 def run(examples: int, steps: int) -> Counter[str]:
     seen: Counter[str] = Counter()
-    run_machine(type("Machine", (ScheduleMachine,), {"seen": seen}), examples, steps)
+    run_machine(ScheduleMachine.counting(seen), examples, steps)
     return seen
 
 

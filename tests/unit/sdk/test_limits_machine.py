@@ -1,54 +1,71 @@
-"""Soft limits, hard ones, more time and cancellation as the worker keeps them: against plain words.
+"""Soft limits, hard ones, more time, cancellation and lost leases as the worker keeps them: against
+plain words.
 
-Handlers of three kinds wait: one ends at its soft limit, one goes on, one runs in a thread. Time is
-the machine's own. After each step every handler knows what it should, and has ended how it should.
+Handlers of five kinds wait: one ends at its soft limit, one goes on, one goes on even when it is
+told to end, one knows of nothing, one runs in a thread. There are fewer places than jobs, so some
+wait before they begin. Time is the machine's own. After each step every handler has begun or not,
+knows what it should, and has ended how it should.
 """
 
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import initialize, rule
 
-from taskforge import Context, SoftTimeout, task
-from tests.support.machines import run_machine
-from tests.support.stub_stream import token
+from taskforge import Context, SoftTimeout, Task, task
+from taskforge.worker import frames
+from tests.support.machines import LoopMachine, run_machine
+from tests.support.stub_stream import split, token
 from tests.support.table_model import Call, call, weighted
 from tests.unit.sdk.test_pool import Bench, payload, until
 
-OPEN_MAX = 4
-"""As many as there are threads: every handler begins at once."""
-KINDS = ("obeys", "goes_on", "threaded")
+PLACES = 3
+THREADS = 2
+OPEN_MAX = 7
+KINDS = ("obeys", "goes_on", "lingers", "plain", "threaded")
+Reason = Literal["timeout", "cancelled", "lease_lost"]
 
 
 @dataclass
 class Here:
     """A handler that has begun."""
 
-    context: Context
+    context: Context | None
     let_go: Callable[[], None]
-    told: int = 0
-    """So many SoftTimeouts."""
+    soft_timeouts: int = 0
+    stops: int = 0
+    """So many cancellations."""
 
 
 BEGUN: dict[int, Here] = {}
 
 
-async def wait(context: Context, number: int, on_soft: str | None) -> str:
+async def wait(
+    context: Context | None, number: int, on_soft: str | None = None, *, lingers: bool = False
+) -> str:
     gate = asyncio.Event()
     here = BEGUN[number] = Here(context, gate.set)
+    stopped: asyncio.CancelledError | None = None
     while not gate.is_set():
         try:
             await gate.wait()
         except SoftTimeout:
-            here.told += 1
+            here.soft_timeouts += 1
             if on_soft is not None:
                 return on_soft
+        except asyncio.CancelledError as stop:
+            here.stops += 1
+            if not lingers:
+                raise
+            stopped = stop
+    if stopped is not None:
+        raise stopped
     return "let go"
 
 
@@ -59,7 +76,17 @@ async def obeys(ctx: Context, number: int) -> str:
 
 @task
 async def goes_on(ctx: Context, number: int) -> str:
-    return await wait(ctx, number, None)
+    return await wait(ctx, number)
+
+
+@task
+async def lingers(ctx: Context, number: int) -> str:
+    return await wait(ctx, number, lingers=True)
+
+
+@task
+async def plain(number: int) -> str:
+    return await wait(None, number)
 
 
 @task
@@ -70,6 +97,15 @@ def threaded(ctx: Context, number: int) -> str:
     return "let go"
 
 
+ENDS: dict[str, tuple[int, Any]] = {
+    "let go": (frames.SUCCEEDED, "let go"),
+    "early": (frames.SUCCEEDED, "early"),
+    "timeout": (frames.FAILED, ("timeout", True)),
+    "cancelled": (frames.FAILED, ("cancelled", False)),
+}
+"""What is said of each end; of a job whose lease is lost nothing."""
+
+
 @dataclass
 class Handler:
     """What should be; times are seconds, 0: none."""
@@ -77,28 +113,57 @@ class Handler:
     kind: str
     soft_s: float
     hard_s: float
+    taken: bool = False
+    """It has a place, or it is a thread's to begin."""
+    begun: bool = False
     soft_over: bool = False
-    asked: bool = False
+    soft_timeouts: int = 0
+    reason: Reason | None = None
+    """What it was told why it should end: the first word stays."""
     extended_s: list[float] = field(default_factory=list)
     end: str | None = None
 
-    def pass_time(self, now_s: float) -> None:
-        if 0 < self.hard_s <= now_s:
-            self.end = "timeout"
-        elif 0 < self.soft_s <= now_s and not self.soft_over:
-            self.soft_over = True
-            if self.kind == "obeys":
-                self.end = "early"
+    @property
+    def in_place(self) -> bool:
+        return self.begun and self.end is None and self.kind != "threaded"
 
-    def cancel(self) -> None:
-        """A thread cannot be stopped: it is told, and its end counts."""
-        if self.kind == "threaded":
-            self.asked = True
-        else:
-            self.end = "cancelled"
+    @property
+    def in_thread(self) -> bool:
+        return self.taken and self.end is None and self.kind == "threaded"
+
+    def pass_time(self, now_s: float, then: Reason | None) -> None:
+        """`then`: what it is told before it can see that time has passed."""
+        hard, soft = 0 < self.hard_s <= now_s, 0 < self.soft_s <= now_s and not self.soft_over
+        if self.in_thread:
+            self.soft_over |= soft
+            if hard:
+                self.stop("timeout")
+        elif self.in_place and hard:
+            self.stop("timeout")
+        elif self.in_place and soft:
+            self.soft_over = True
+            if self.reason is None and then is None:
+                self.soft_timeouts += 1
+                if self.kind == "obeys":
+                    self.end = "early"
+
+    def stop(self, reason: Reason) -> None:
+        """A thread cannot be stopped: it is told, and its end counts if somebody only asks for it.
+        Whoever lingers ends later, for the first reason."""
+        if self.end is not None:
+            return
+        if self.begun and self.reason is None:
+            self.reason = reason
+        asked = self.begun and self.in_thread and reason == "cancelled"
+        lingers = self.begun and self.kind == "lingers"
+        if not asked and not lingers:
+            self.end = reason
+
+    def let_go(self) -> None:
+        self.end = self.reason if self.reason is not None and self.kind == "lingers" else "let go"
 
     def extend(self, more_s: float, now_s: float) -> None:
-        if not self.asked and 0 < self.hard_s < now_s + more_s:
+        if self.reason is None and 0 < self.hard_s < now_s + more_s:
             self.hard_s = now_s + more_s
             self.extended_s.append(self.hard_s)
 
@@ -110,166 +175,258 @@ limits = st.fixed_dictionaries(
         "hard_ms": st.sampled_from([0, 2_000, 3_000, 20_000]),
     }
 )
+NO_LIMITS = {"soft_ms": 0, "own_soft": False, "hard_ms": 0}
 picks = st.integers(0, 1_000)
+kinds = st.lists(st.sampled_from(KINDS), min_size=1, max_size=3)
 calls: st.SearchStrategy[Call] = weighted(
-    *call(4, "feed", kind=st.sampled_from(KINDS), told=limits),
-    *call(5, "pass_time", step_s=st.sampled_from([0.0, 0.5, 1.0, 4.0, 15.0])),
-    *call(1, "cancel", pick=picks),
+    *call(4, "feed", kinds=kinds, told=limits),
+    *call(
+        6,
+        "pass_time",
+        step_s=st.sampled_from([1.0, 2.0, 0.5, 4.0, 15.0]),
+        pick=picks,
+        then=st.sampled_from([None, None, "cancelled", "lease_lost"]),
+    ),
+    *call(2, "stop", pick=picks, reason=st.sampled_from(["cancelled", "lease_lost"])),
     *call(2, "extend", pick=picks, more_s=st.sampled_from([0.5, 2.0, 30.0])),
-    *call(1, "let_go", pick=picks),
+    *call(3, "let_go", pick=picks),
 )
 
 
-class LimitsMachine(RuleBasedStateMachine):
+class LimitsMachine(LoopMachine):
     """A pool, some handlers that run, and its sweep."""
 
     now_s: ClassVar[float] = 1_000.0
-    seen: ClassVar[Counter[str]]
-    """What came about, over all runs."""
 
     @initialize()
     def begin(self) -> None:
-        self.runner = asyncio.Runner()
         self.models: dict[int, Handler] = {}
         self.extended: dict[bytes, list[float]] = {}
         self.run(self.open())
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.runner.run(coroutine)
+        self.begun = True
 
     async def open(self) -> None:
-        self.bench = Bench([obeys, goes_on, threaded], threads=OPEN_MAX)
-        self.bench.pool._on_extend = lambda token, at: self.extended.setdefault(token, []).append(
-            at
-        )
+        tasks: list[Task[..., Any]] = [obeys, goes_on, lingers, plain, threaded]
+        self.bench = Bench(tasks, concurrency=PLACES, threads=THREADS)
+        self.bench.pool._on_extend = self.extends
+
+    def extends(self, token: bytes, deadline_s: float) -> None:
+        self.extended.setdefault(token, []).append(deadline_s)
 
     @rule(call=calls)
     def do(self, call: Call) -> None:
-        self.run(self._do(call))
+        self.take(call)
 
-    async def _do(self, call: Call) -> None:
-        await getattr(self, call.name)(**call.args)
+    async def settle(self) -> None:
+        self.begin_what_may()
         for number, model in self.models.items():
-            if model.end is not None and model.kind == "threaded":
+            if model.end is not None and model.kind == "threaded" and number in BEGUN:
                 BEGUN[number].let_go()  # its thread is free for another, whatever it says
-        await until(lambda: all(map(self.is_as_modelled, self.models)))
+        await until(lambda: all(map(self.is_as_modelled, self.models)) and self.holds())
 
-    def pick(self, pick: int) -> int | None:
-        running = [number for number, model in self.models.items() if model.end is None]
-        return running[pick % len(running)] if running else None
+    def begin_what_may(self) -> None:
+        """Jobs begin in the order in which they came; who has no place holds the others up."""
+        handlers = self.models.values()
+        for model in handlers:
+            if model.end is None and not model.taken:
+                if sum(other.in_place for other in handlers) == PLACES:
+                    break
+                if 0 < model.hard_s <= self.now_s:
+                    model.end = "timeout"
+                else:
+                    model.taken, model.begun = True, model.kind != "threaded"
+        for model in handlers:
+            running = sum(other.in_thread and other.begun for other in handlers)
+            model.begun |= model.in_thread and running < THREADS
 
-    async def feed(self, kind: str, told: dict[str, Any]) -> None:
+    def pick(self, pick: int, *, begun: bool = False) -> int | None:
+        among = [n for n, model in self.models.items() if model.end is None]
+        among = [number for number in among if self.models[number].begun or not begun]
+        return among[pick % len(among)] if among else None
+
+    # what happens
+
+    async def feed(self, kinds: list[str], told: dict[str, Any]) -> None:
+        """One frame."""
         if sum(model.end is None for model in self.models.values()) >= OPEN_MAX:
             return
-        number = len(self.models)
-        soft_s, hard_s = told["soft_ms"] / 1_000, told["hard_ms"] / 1_000
+        soft_s = told["soft_ms"] / 1_000
         extra: dict[str, Any] = {"timeout_ms": told["hard_ms"]}
         if told["own_soft"]:
-            extra |= {"soft_timeout_ms": 1, "more": b'{"soft_timeout_s":%f}' % (soft_s or 0.001)}
+            soft_s = soft_s or 0.001
+            extra |= {"soft_timeout_ms": 1, "more": b'{"soft_timeout_s":%f}' % soft_s}
         else:
             extra["soft_timeout_ms"] = told["soft_ms"]
-        soft_s = (soft_s or 0.001) if told["own_soft"] else soft_s
-        self.bench.feed([(token(number), kind, payload(number))], {0: extra})
-        await until(lambda: number in BEGUN)
-        self.models[number] = Handler(
-            kind, soft_s and soft_s + self.now_s, hard_s and hard_s + self.now_s
-        )
+        hard_s = told["hard_ms"] / 1_000
+        jobs: list[tuple[bytes, str, bytes]] = []
+        extras: dict[int, dict[str, Any]] = {}
+        for kind in kinds:
+            number = len(self.models)
+            self.models[number] = Handler(kind, 0, 0)
+            if kind != "plain":
+                extras[len(jobs)] = extra
+                self.models[number].soft_s = soft_s and soft_s + self.now_s
+                self.models[number].hard_s = hard_s and hard_s + self.now_s
+            jobs.append((token(number), kind, payload(number)))
+        self.bench.feed(jobs, extras)
 
-    async def pass_time(self, step_s: float) -> None:
+    async def pass_time(self, step_s: float, pick: int, then: Reason | None) -> None:
+        """And in the same moment one of the handlers is told to end."""
         LimitsMachine.now_s += step_s
+        told = self.pick(pick)
         self.bench.pool.sweep(self.now_s)
-        for model in self.models.values():
-            if model.end is None:
-                model.pass_time(self.now_s)
+        for number, model in self.models.items():
+            model.pass_time(self.now_s, then if number == told else None)
+        if then is not None and told is not None:
+            self.tell(told, then)
 
-    async def cancel(self, pick: int) -> None:
+    async def stop(self, pick: int, reason: Reason) -> None:
         if (number := self.pick(pick)) is not None:
-            self.bench.pool.cancel({token(number)})
-            self.models[number].cancel()
+            self.tell(number, reason)
+
+    def tell(self, number: int, reason: Reason) -> None:
+        pool = self.bench.pool
+        (pool.cancel if reason == "cancelled" else pool.lost)({token(number)})
+        self.models[number].stop(reason)
 
     async def extend(self, pick: int, more_s: float) -> None:
-        if (number := self.pick(pick)) is not None:
-            BEGUN[number].context.extend(more_s)
+        number = self.pick(pick, begun=True)
+        context = None if number is None else BEGUN[number].context
+        if number is not None and context is not None:
+            context.extend(more_s)
             self.models[number].extend(more_s, self.now_s)
-            await asyncio.sleep(0)  # a thread's word comes a turn later
 
     async def let_go(self, pick: int) -> None:
-        if (number := self.pick(pick)) is not None:
+        if (number := self.pick(pick, begun=True)) is not None:
             BEGUN[number].let_go()
-            self.models[number].end = "let go"
+            self.models[number].let_go()
 
     # what holds
 
     def is_as_modelled(self, number: int) -> bool:
-        here, model = BEGUN[number], self.models[number]
+        model = self.models[number]
         self.bench.pool.settle()
         self.bench.pool.flush()
-        _, said = self.bench.ended.get(token(number), (0, None))
-        context, open_now = here.context, model.end is None
-        return (
-            (said["type"] if isinstance(said, dict) else said) == model.end
-            and self.extended.get(token(number), []) == model.extended_s
-            and (model.kind == "threaded" or here.told == model.soft_over)
-            and (not open_now or context.soft_timed_out == model.soft_over)
-            and (not open_now or context.cancelled == model.asked)
+        outcome, said = self.bench.ended.get(token(number), (None, None))
+        if isinstance(said, dict):
+            said = said["type"], said["retryable"]
+        if (outcome, said) != ENDS.get(model.end or "", (None, None)):
+            return False
+        if self.extended.get(token(number), []) != model.extended_s:
+            return False
+        return self.knows(number, model) if model.begun else number not in BEGUN
+
+    def knows(self, number: int, model: Handler) -> bool:
+        """The handler has begun and was told what it should have been."""
+        here = BEGUN.get(number)
+        if here is None:
+            return False
+        stops = 0 if model.kind == "threaded" else int(model.reason is not None)
+        if here.soft_timeouts != model.soft_timeouts or here.stops != stops:
+            return False
+        context = here.context
+        return context is None or (
+            context.stop_reason == model.reason
+            and (model.end is not None or context.soft_timed_out == model.soft_over)
         )
+
+    def holds(self) -> bool:
+        """The worker says that it has what has not ended and is not lost."""
+        held = split(self.bench.pool.held())
+        wanted = {
+            token(number)
+            for number, model in self.models.items()
+            if model.end is None and model.reason != "lease_lost"
+        }
+        return len(held) == len(wanted) and set(held) == wanted
 
     def teardown(self) -> None:
-        if not hasattr(self, "bench"):
-            return
-        for here in BEGUN.values():
-            self.run(self.open_gate(here))
-        self.run(self.bench.finish())
-        self.run(self.close())
-        self.runner.close()
+        super().teardown()
         BEGUN.clear()
-        self.seen.update(f"{model.kind} {model.end}" for model in self.models.values())
-        self.seen["over and goes on"] += sum(
-            model.soft_over and model.end == "let go" for model in self.models.values()
-        )
-        self.seen["extended"] += sum(len(model.extended_s) for model in self.models.values())
-
-    async def open_gate(self, here: Here) -> None:
-        here.let_go()
+        for model in self.models.values() if self.begun else ():
+            self.seen[f"{model.kind} {model.end}"] += 1
+            self.seen["over and goes on"] += model.soft_over and model.end == "let go"
+            self.seen["extended"] += len(model.extended_s)
+            self.seen[f"never began: {model.end}"] += not model.begun
 
     async def close(self) -> None:
+        self.bench.pool.give_back_waiting()
+        for here in BEGUN.values():
+            here.let_go()
+        await self.bench.finish()
         self.bench.pool.close()
-
-
-WANTED = {
-    *(f"{kind} {end}" for kind in KINDS for end in ("let go", "timeout", None)),
-    *("obeys early", "obeys cancelled", "goes_on cancelled", "extended", "over and goes on"),
-}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, examples: int, steps: int) -> Counter[str]:
     seen: Counter[str] = Counter()
     for module in ("taskforge.worker.pool", "taskforge.context"):
         monkeypatch.setattr(f"{module}.monotonic", lambda: LimitsMachine.now_s)
-    run_machine(type("Machine", (LimitsMachine,), {"seen": seen}), examples, steps)
+    run_machine(LimitsMachine.counting(seen), examples, steps)
     return seen
 
 
-def what_is_rare(machine: LimitsMachine) -> None:
-    """Each kind through each end: examples may leave one out."""
+def passes(step_s: float, then: Reason | None = None) -> Call:
+    return Call("pass_time", {"step_s": step_s, "pick": 0, "then": then})
+
+
+def stop(reason: Reason, pick: int = 0) -> Call:
+    return Call("stop", {"pick": pick, "reason": reason})
+
+
+def feed(*kinds: str, told: dict[str, Any] = NO_LIMITS) -> Call:
+    return Call("feed", {"kinds": [*kinds], "told": told})
+
+
+SHORT = {"soft_ms": 1_000, "own_soft": False, "hard_ms": 3_000}
+SECOND, SECONDS, MINUTE = passes(1.0), passes(4.0), passes(60.0)
+MORE, LET_GO = Call("extend", {"pick": 0, "more_s": 30.0}), Call("let_go", {"pick": 0})
+LATE = [MORE, SECONDS, MORE]
+ASKED: tuple[Reason, ...] = ("cancelled", "lease_lost")
+
+
+def rare() -> Iterator[Call]:
+    """Each kind through each end, in a place of its own and before it has one."""
+    ways: list[list[Call]] = [[], [SECOND], LATE]
+    for reason in ASKED:
+        ways += [[stop(reason)], [stop(reason), SECOND], [stop(reason), *LATE]]
+        ways += [[passes(1.0, reason)], [passes(4.0, reason)], [SECOND, stop(reason)]]
+    ways.append([SECOND, stop("cancelled"), stop("lease_lost")])
+    full = feed(*["goes_on"] * PLACES, *["threaded"] * THREADS)
+    for kind in KINDS:
+        one = feed(kind, told=SHORT)
+        for way in ways:
+            yield from (one, *way, LET_GO)
+            yield from (one, *way, MINUTE, LET_GO)
+        yield from (one, LET_GO, feed("plain"), MINUTE, LET_GO)  # limits of the one before
+        yield full
+        for reason in ASKED:
+            yield from (one, stop(reason, pick=-1))
+        # Limits count from the moment in which the job came.
+        yield from (one, SECOND, *[LET_GO] * (PLACES + THREADS), passes(0.5), LET_GO)
+        yield from (full, one, MINUTE, *[LET_GO] * OPEN_MAX)
+    yield from (feed(kind, told=SHORT) for kind in KINDS)
+
+
+def what_is_rare(seen: Counter[str]) -> None:
+    """What examples may leave out."""
+    machine = LimitsMachine.counting(seen)()
     machine.begin()
-    told = {"soft_ms": 1_000, "own_soft": False, "hard_ms": 3_000}
-    feeds = [Call("feed", {"kind": kind, "told": told}) for kind in KINDS]
-    second, minute = (Call("pass_time", {"step_s": step_s}) for step_s in (1.0, 60.0))
-    let_go, cancel = (Call(name, {"pick": 0}) for name in ("let_go", "cancel"))
-    more = Call("extend", {"pick": 0, "more_s": 30.0})
-    for feed in feeds:
-        for calls in ([let_go], [second, let_go], [cancel], [second], [more, second], [minute]):
-            for each in (feed, *calls, minute):
-                machine.do(each)
-    for feed in feeds:
-        machine.do(feed)
+    for each in rare():
+        machine.take(each)
     machine.teardown()
+
+
+WANTED = {
+    *(f"{kind} {end}" for kind in KINDS for end in ("let go", *ASKED, None)),
+    *(f"{kind} timeout" for kind in KINDS if kind != "plain"),
+    *(f"never began: {end}" for end in ("timeout", *ASKED, None)),
+    *("obeys early", "extended", "over and goes on"),
+}
 
 
 def test_limits_are_kept_as_the_guide_says(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = run(monkeypatch, examples=40, steps=25)
-    what_is_rare(type("Machine", (LimitsMachine,), {"seen": seen})())
+    what_is_rare(seen)
     assert not {what for what in WANTED if not seen[what]}, seen
 
 
