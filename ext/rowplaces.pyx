@@ -1,6 +1,6 @@
 """Which rows of a table others take the place of: id and lsn of rows of binary COPY.
 
-    in    rows of binary COPY: the id first, the lsn in some column
+    in    rows of binary COPY: the id first, the lsn in some column, the same in all
     out   16 bytes of id for each; the greatest lsn of each shard; the least and the greatest id
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

@@ -3,7 +3,12 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from taskforge_server.ext.attempts cimport Attempt
 from taskforge_server.ext.buf cimport Buf
-from taskforge_server.ext.slots cimport Job
+from taskforge_server.ext.slots cimport PROCESSING, SUCCEEDED, Job
+
+cdef enum:
+    FULL = 0      # a row of all columns
+    PLAIN = 1     # one without the rare columns
+    FORMS = 2
 
 cdef struct JobRow:
     Job job                      # without payload, options, output, queue, type, worker
@@ -17,6 +22,21 @@ cdef struct JobRow:
     bint told                          # any of the columns below is not NULL
     const unsigned char *columns[7]    # those that options fill, in the order of OPTIONS
     uint32_t column_sizes[7]
+
+
+cdef inline int job_form(const Job *job) noexcept:
+    """Plain: it waits or succeeded, was told nothing, and the newest error of it is none."""
+    if job.options != NULL or job.returns:
+        return FULL
+    if job.state == SUCCEEDED:
+        return PLAIN
+    return PLAIN if job.state < PROCESSING and job.output == NULL else FULL
+
+
+cdef inline int attempt_form(const Attempt *run) noexcept:
+    """Plain: there is neither a result nor an error."""
+    return PLAIN if run.output == NULL else FULL
+
 
 cdef int put_job_row(
     Buf *out, const Job *job, int shard, uint64_t queue_hi, uint64_t queue_lo, uint64_t project_hi,

@@ -2,7 +2,9 @@
 
     row = number of columns (int16), then per column: length (int32, -1 for NULL) and the value
 
-All words are big endian; times are microseconds since 2000. Column orders are those of the tables.
+All words are big endian; times are microseconds since 2000. The columns are those that
+`pure.tablerows` lists, in that order. A row has one of two forms, and its number of columns says
+which: all columns, or those without the rare ones, which are all NULL then.
 """
 import struct
 
@@ -21,10 +23,12 @@ from taskforge_server.ext.slots cimport (
 
 cdef enum:
     JOB_COLUMNS = 34
+    PLAIN_JOB_COLUMNS = 19
     PAGE_COLUMNS = 21
     PAGE_OPTIONS_AT = 14       # the columns of the options, in their order, are its last
     OPTIONS = 7
     ATTEMPT_COLUMNS = 12
+    PLAIN_ATTEMPT_COLUMNS = 10
     FIXED_BYTES = 640         # all of a row but its texts
 
 cdef int64_t PG_EPOCH_US = 946684800000000
@@ -122,10 +126,17 @@ cdef tuple option_columns(Blob *options):
     return b"".join(parts[:5]), b"".join(parts[5:])
 
 
+cdef inline bint is_rare(int column) noexcept:
+    """Whether a column of `jobs` is NULL for a job that waits or simply succeeded: lease_lsn,
+    worker_id, deadline_at, and all from last_error on."""
+    return 14 <= column <= 15 or column == 20 or column >= 22
+
+
 cdef int put_job_row(
     Buf *out, const Job *job, int shard, uint64_t queue_hi, uint64_t queue_lo, uint64_t project_hi,
     uint64_t project_lo, bytes type_name, bytes worker_id, str reason) except -1:
     """One row; `worker_id` and `reason` are None where the state has none."""
+    cdef bint full = job_form(job) == FULL
     cdef bint running = job.state == PROCESSING
     cdef uint32_t type_size = <uint32_t>PyBytes_GET_SIZE(type_name)
     cdef bytes options = None, told = None
@@ -141,7 +152,7 @@ cdef int put_job_row(
     if why is not None:
         more += PyBytes_GET_SIZE(why)
     buf_need(out, more)
-    w16(out, JOB_COLUMNS)
+    w16(out, JOB_COLUMNS if full else PLAIN_JOB_COLUMNS)
     uuid(out, job.id_hi, job.id_lo)
     uuid(out, queue_hi, queue_lo)
     uuid(out, project_hi, project_lo)
@@ -159,7 +170,7 @@ cdef int put_job_row(
     if running:
         int8(out, job.lease_lsn)
         raw16(out, worker_id)
-    else:
+    elif full:
         null(out)
         null(out)
     int2(out, job.attempts)
@@ -171,8 +182,11 @@ cdef int put_job_row(
         int8(out, <int64_t>word)
     else:
         null(out)
-    moment(out, job.deadline_us if running else 0)
+    if full:
+        moment(out, job.deadline_us if running else 0)
     jsonb(out, job.output if job.state == SUCCEEDED else NULL)
+    if not full:
+        return 0
     jsonb(out, job.output if job.state != SUCCEEDED else NULL)
     if job.state == FAILED and why is not None:
         text(out, PyBytes_AS_STRING(why), <uint32_t>PyBytes_GET_SIZE(why))
@@ -206,26 +220,29 @@ cdef int put_job_row(
 cdef int put_attempt_row(Buf *out, const Attempt *run, int shard, bytes worker_id) except -1:
     """One row of an attempt, running or over."""
     cdef uint64_t hi, lo
+    cdef bint full = attempt_form(run) == FULL
     cdef bint good = run.status == RUN_SUCCEEDED
     buf_need(out, 320 + (0 if run.output == NULL else run.output.size))
     execution_id_into(run.job_hi, run.job_lo, run.number, run.started_us, &hi, &lo)
-    w16(out, ATTEMPT_COLUMNS)
+    w16(out, ATTEMPT_COLUMNS if full else PLAIN_ATTEMPT_COLUMNS)
     uuid(out, hi, lo)
     uuid(out, run.job_hi, run.job_lo)
     raw16(out, worker_id)
     text(out, RUN_STATUS[run.status], RUN_STATUS_SIZE[run.status])
-    if good and run.output != NULL:
-        text(out, run.output.data, run.output.size)
-    else:
-        null(out)
     int4(out, run.number)
     # The start is a time even when it is the epoch itself.
     int8(out, run.started_us - PG_EPOCH_US)
     moment(out, run.finished_us)
     int8(out, run.started_us - PG_EPOCH_US)
-    jsonb(out, NULL if good else run.output)
     int2(out, <uint16_t>shard)
     int8(out, run.lsn)
+    if not full:
+        return 0
+    if good:
+        text(out, run.output.data, run.output.size)
+    else:
+        null(out)
+    jsonb(out, NULL if good else run.output)
     return 0
 
 
@@ -292,11 +309,15 @@ cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
     cdef double timeout_s
     cdef uint64_t word
     cdef Job *job = &row.job
-    if tf_rd16(p) != JOB_COLUMNS:
-        raise ValueError(f"a row of {tf_rd16(p)} columns, not {JOB_COLUMNS}")
+    cdef int columns = tf_rd16(p)
+    if columns != JOB_COLUMNS and columns != PLAIN_JOB_COLUMNS:
+        raise ValueError(f"a row of {columns} columns, not {JOB_COLUMNS} or {PLAIN_JOB_COLUMNS}")
     p += 2
     for i in range(JOB_COLUMNS):
-        cells[i] = cell(&p)
+        if columns == PLAIN_JOB_COLUMNS and is_rare(i):
+            cells[i] = Cell(NULL, -1)
+        else:
+            cells[i] = cell(&p)
     for i in (0, 1, 2, 15):
         sized(cells[i], 16)
     for i in (7, 8, 9, 10, 11, 13, 14, 19, 20):

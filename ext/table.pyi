@@ -34,15 +34,15 @@ class SubmitBatch:
 class Projection:
     shard: int
     watermark: int
-    jobs_copy: bytes
+    jobs_copy: tuple[bytes, ...]
     jobs_copy_rows: int
-    jobs_merge: bytes
+    jobs_merge: tuple[bytes, ...]
     jobs_merge_rows: int
-    executions_copy: bytes
+    executions_copy: tuple[bytes, ...]
     executions_copy_rows: int
     jobs_copy_ms: tuple[int, int]
     executions_copy_ms: tuple[int, int]
-    executions_merge: bytes
+    executions_merge: tuple[bytes, ...]
     executions_merge_rows: int
     deletes: bytes
     overlaps: bool

@@ -9,7 +9,8 @@ from taskforge_server.ext.tablereplay cimport Replay
 cdef class Projection:
     cdef readonly int shard
     cdef readonly int64_t watermark
-    cdef readonly bytes jobs_copy, jobs_merge, executions_copy, executions_merge
+    # each of up to two parts, with rows of one form; see rows.pyx
+    cdef readonly tuple jobs_copy, jobs_merge, executions_copy, executions_merge
     cdef readonly bytes deletes                 # ids with the lsn of their end, 24 bytes each
     cdef readonly bint overlaps # an earlier projection that is not confirmed may hold a job of it too
     cdef readonly Py_ssize_t jobs_copy_rows, jobs_merge_rows

@@ -21,7 +21,8 @@ from taskforge_server.ext.attempts cimport Attempt
 from taskforge_server.ext.buf cimport Buf, buf_free, buf_need, tf_rd64, w64
 from taskforge_server.ext.ids cimport shard_of_hi
 from taskforge_server.ext.rows cimport (
-    JobRow, first_row, next_row, options_of_row, put_attempt_row, put_job_row, read_job_row, row_end,
+    FORMS, JobRow, attempt_form, first_row, job_form, next_row, options_of_row, put_attempt_row,
+    put_job_row, read_job_row, row_end,
 )
 from taskforge_server.ext.rows import split_rows
 from taskforge_server.ext.slots cimport (
@@ -73,6 +74,11 @@ cdef bytes taken_bytes(Buf *b):
     return data
 
 
+cdef tuple taken_parts(Buf *forms):
+    """What was written in each form."""
+    return tuple([taken_bytes(&forms[form]) for form in range(FORMS) if forms[form].size])
+
+
 cdef enum:
     ROW_ID_AT = 6       # number of columns (2), length of the id (4)
 
@@ -95,18 +101,24 @@ cdef tuple span_ms(Span *span):
 
 
 cdef class Collector:
-    """The rows of a projection while they are written."""
+    """The rows of a projection while they are written, those of each form by themselves."""
 
     cdef Stored table
-    cdef Buf jobs_copy, jobs_merge, runs_copy, runs_merge, deletes
+    cdef Buf jobs_copy[FORMS]
+    cdef Buf jobs_merge[FORMS]
+    cdef Buf runs_copy[FORMS]
+    cdef Buf runs_merge[FORMS]
+    cdef Buf deletes
     cdef Py_ssize_t jobs_copy_rows, jobs_merge_rows, runs_copy_rows, runs_merge_rows
     cdef Span jobs_copy_span, runs_copy_span
 
     def __dealloc__(self):
-        buf_free(&self.jobs_copy)
-        buf_free(&self.jobs_merge)
-        buf_free(&self.runs_copy)
-        buf_free(&self.runs_merge)
+        cdef int form
+        for form in range(FORMS):
+            buf_free(&self.jobs_copy[form])
+            buf_free(&self.jobs_merge[form])
+            buf_free(&self.runs_copy[form])
+            buf_free(&self.runs_merge[form])
         buf_free(&self.deletes)
 
     cdef int take(self, Projection p, uint32_t slot, Job *job) except -1:
@@ -117,6 +129,7 @@ cdef class Collector:
         cdef Attempts held
         cdef Attempt *run
         cdef Py_ssize_t i
+        cdef int form
         if job.state >= SUCCEEDED and not (
                 q.history == HISTORY_ALL or (q.history == HISTORY_FAILED and job.state != SUCCEEDED)
                 or job.flags & F_KEEP):
@@ -126,11 +139,12 @@ cdef class Collector:
                 w64(&self.deletes, job.id_lo)
                 w64(&self.deletes, <uint64_t>job.lsn)
             return 0
+        form = job_form(job)
         if job.flags & F_ROW:
-            out = &self.jobs_merge
+            out = &self.jobs_merge[form]
             self.jobs_merge_rows += 1
         else:
-            out = &self.jobs_copy
+            out = &self.jobs_copy[form]
             reach(&self.jobs_copy_span, job.id_hi, not self.jobs_copy_rows)
             self.jobs_copy_rows += 1
         put_job_row(
@@ -156,23 +170,24 @@ cdef class Collector:
 
     cdef int attempt(self, const Attempt *run) except -1:
         cdef bytes worker_id = self.table._worker_id(run.worker)
-        cdef Py_ssize_t start = self.runs_copy.size
+        cdef int form = attempt_form(run)
+        cdef Buf *out = &self.runs_merge[form] if run.may_exist else &self.runs_copy[form]
+        cdef Py_ssize_t start = out.size
         cdef uint64_t id_hi
+        put_attempt_row(out, run, self.table.shard, worker_id)
         if run.may_exist:
-            put_attempt_row(&self.runs_merge, run, self.table.shard, worker_id)
             self.runs_merge_rows += 1
         else:
-            put_attempt_row(&self.runs_copy, run, self.table.shard, worker_id)
-            id_hi = tf_rd64(self.runs_copy.data + start + ROW_ID_AT)
+            id_hi = tf_rd64(out.data + start + ROW_ID_AT)
             reach(&self.runs_copy_span, id_hi, not self.runs_copy_rows)
             self.runs_copy_rows += 1
         return 0
 
     cdef int finish(self, Projection p) except -1:
-        p.jobs_copy = taken_bytes(&self.jobs_copy)
-        p.jobs_merge = taken_bytes(&self.jobs_merge)
-        p.executions_copy = taken_bytes(&self.runs_copy)
-        p.executions_merge = taken_bytes(&self.runs_merge)
+        p.jobs_copy = taken_parts(self.jobs_copy)
+        p.jobs_merge = taken_parts(self.jobs_merge)
+        p.executions_copy = taken_parts(self.runs_copy)
+        p.executions_merge = taken_parts(self.runs_merge)
         p.deletes = taken_bytes(&self.deletes)
         p.jobs_copy_rows, p.jobs_merge_rows = self.jobs_copy_rows, self.jobs_merge_rows
         p.executions_copy_rows = self.runs_copy_rows

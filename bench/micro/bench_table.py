@@ -81,7 +81,7 @@ def test_recover(benchmark: Any, impl: ModuleType) -> None:
     table, batch = make(impl)
     job_ids = table.submit(0, batch, NOW_US)
     commit(table)
-    rows = table.collect(JOBS, NOW_US).jobs_copy
+    rows = b"".join(table.collect(JOBS, NOW_US).jobs_copy)
     start_all(table, job_ids)
     _, _, body = table.take_batch()
 

@@ -346,7 +346,7 @@ class Check:
             self.differ(f"{kind} lsn", row["shard"], row["id"], *place)
         if row["lsn"] != expected["lsn"]:
             return
-        for name, codec in columns:
+        for name, codec, _ in columns:
             mine, theirs = expected[name], row[name]
             if mine == theirs or (codec is JSONB and mine and theirs and same_json(mine, theirs)):
                 continue
@@ -362,11 +362,11 @@ def expected_rows(table: ShardTable) -> tuple[dict[bytes, Row], dict[bytes, Row]
     executions: dict[bytes, Row] = {}
     while (projection := table.collect(COLLECT_ROWS, FAR_FUTURE_US)) is not None:
         for rows, columns, parts in (
-            (jobs, JOB_COLUMNS, (projection.jobs_copy, projection.jobs_merge)),
+            (jobs, JOB_COLUMNS, projection.jobs_copy + projection.jobs_merge),
             (
                 executions,
                 EXECUTION_COLUMNS,
-                (projection.executions_copy, projection.executions_merge),
+                projection.executions_copy + projection.executions_merge,
             ),
         ):
             for part in parts:

@@ -58,7 +58,7 @@ class PostgresCheckedTables:
         return {row["shard"]: row["refused"] for row in rows}
 
     async def _rows(self, statement: str, columns: Columns) -> AsyncIterator[Row]:
-        converted = [(name, codec) for name, codec in columns if _is_converted(codec)]
+        converted = [(name, codec) for name, codec, _ in columns if _is_converted(codec)]
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._connection())
             await stack.enter_async_context(connection.transaction(readonly=True))

@@ -329,28 +329,30 @@ async def _given(
     yield COPY_TRAILER
 
 
-def _jobs_copied(projection: Projection) -> bytes:
+def _jobs_copied(projection: Projection) -> tuple[bytes, ...]:
     return projection.jobs_copy
 
 
-def _jobs_merged(projection: Projection) -> bytes:
+def _jobs_merged(projection: Projection) -> tuple[bytes, ...]:
     return projection.jobs_merge
 
 
-def _executions_copied(projection: Projection) -> bytes:
+def _executions_copied(projection: Projection) -> tuple[bytes, ...]:
     return projection.executions_copy
 
 
-def _executions_merged(projection: Projection) -> bytes:
+def _executions_merged(projection: Projection) -> tuple[bytes, ...]:
     return projection.executions_merge
 
 
 def _rows(
-    columns: Columns, projections: Iterable[Projection], part: Callable[[Projection], bytes]
+    columns: Columns,
+    projections: Iterable[Projection],
+    parts: Callable[[Projection], tuple[bytes, ...]],
 ) -> list[Row]:
     return [
         decode_row(columns, data[start:end])
         for projection in projections
-        for data in (part(projection),)
+        for data in parts(projection)
         for start, end in split_rows(data)
     ]

@@ -55,7 +55,7 @@ from taskforge_server.engine.journal.rounds import (
 )
 from taskforge_server.engine.journal.statements import sql
 from taskforge_server.engine.runtime import faultpoints, safeguards
-from taskforge_server.ext.pure.tablerows import EXECUTION_COLUMNS, JOB_COLUMNS
+from taskforge_server.ext.pure.tablerows import EXECUTION_COLUMNS, JOB_COLUMNS, Columns, plain
 from taskforge_server.ext.rowplaces import row_places
 from taskforge_server.ext.table import split_rows
 
@@ -64,7 +64,8 @@ log = logging.getLogger(__name__)
 ID_BYTES = 16
 ID_TIME_BYTES = 6  # milliseconds
 DAY_MS = 86_400_000
-ROW_ID_START = 6  # number of columns (2), length of the first one (4)
+ROW_COLUMNS_BYTES = 2
+ROW_ID_START = 6  # behind the number of columns, and the length of the first one (4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +74,32 @@ class Target:
 
     name: str
     incoming: str
-    columns: tuple[str, ...]
+    forms: Mapping[int, tuple[str, ...]]
     merge: str
     clear: str
     replace: str
     partition: str
-    copy_of: Callable[[Projection], bytes]
+    copy_of: Callable[[Projection], tuple[bytes, ...]]
     copy_ms_of: Callable[[Projection], tuple[int, int]]
-    merge_of: Callable[[Projection], bytes]
+    merge_of: Callable[[Projection], tuple[bytes, ...]]
+
+    @property
+    def lsn_column(self) -> int:
+        """The same in both forms."""
+        (column,) = {names.index("lsn") for names in self.forms.values()}
+        return column
+
+
+def _forms(columns: Columns) -> dict[int, tuple[str, ...]]:
+    """The names of the columns of a row by their number, with which it begins. Those that it lacks
+    have no default in their table: they are NULL."""
+    return {len(form): tuple(column.name for column in form) for form in (plain(columns), columns)}
 
 
 EXECUTIONS = Target(
     name="job_executions",
     incoming="incoming_executions",
-    columns=tuple(name for name, _ in EXECUTION_COLUMNS),
+    forms=_forms(EXECUTION_COLUMNS),
     merge="executions_merge",
     clear="incoming_executions_clear",
     replace="executions_replaced",
@@ -98,7 +111,7 @@ EXECUTIONS = Target(
 JOBS = Target(
     name="jobs",
     incoming="incoming_jobs",
-    columns=tuple(name for name, _ in JOB_COLUMNS),
+    forms=_forms(JOB_COLUMNS),
     merge="jobs_merge",
     clear="incoming_jobs_clear",
     replace="jobs_replaced",
@@ -203,8 +216,8 @@ class PostgresTables:
         turn: Turn = at_once,
     ) -> None:
         new = [p for p in projections if target.copy_of(p)]
-        copies = [target.copy_of(p) for p in new]
-        merges = [part for p in projections if (part := target.merge_of(p))]
+        copies = [part for p in new for part in target.copy_of(p)]
+        merges = [part for p in projections for part in target.merge_of(p)]
         if how is How.CAREFUL:
             await self._write_carefully(connection, target, copies + merges)
             return
@@ -275,13 +288,19 @@ class PostgresTables:
     async def _copy(
         self, connection: Connection, table: str, target: Target, parts: Iterable[bytes]
     ) -> None:
-        await connection.copy_to_table(
-            table,
-            source=self._stream(parts),
-            columns=target.columns,
-            format="binary",
-            timeout=limits.BULK_TIMEOUT_S,
-        )
+        """Parts with rows of one form each, one COPY for each form."""
+        by_form: dict[tuple[str, ...], list[bytes]] = {}
+        for part in parts:
+            form = target.forms[int.from_bytes(part[:ROW_COLUMNS_BYTES])]
+            by_form.setdefault(form, []).append(part)
+        for columns, rows in by_form.items():
+            await connection.copy_to_table(
+                table,
+                source=self._stream(rows),
+                columns=columns,
+                format="binary",
+                timeout=limits.BULK_TIMEOUT_S,
+            )
 
     async def _copy_of_days(
         self,
@@ -313,7 +332,7 @@ class PostgresTables:
         self, connection: Connection, target: Target, parts: list[bytes], how: How
     ) -> None:
         """Rows that may be there: they replace older ones. RowExists where one is newer."""
-        places = None if how is How.MERGE else row_places(parts, target.columns.index("lsn"))
+        places = None if how is How.MERGE else row_places(parts, target.lsn_column)
         if places is None:
             await self._merge(connection, target, parts)
             await connection.execute(sql(target.clear))

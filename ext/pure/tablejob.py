@@ -28,8 +28,10 @@ from taskforge_server.ext.pure.tablerows import (
     JOB_COLUMNS,
     PAGE_COLUMNS,
     PAGE_ZEROS,
+    Columns,
     decode_row,
     encode_row,
+    plain,
     split_rows,
 )
 
@@ -136,7 +138,7 @@ class Attempt:
         }
 
     def row(self, shard: int) -> bytes:
-        return encode_row(
+        return _row(
             EXECUTION_COLUMNS,
             {
                 "id": self.id,
@@ -152,6 +154,7 @@ class Attempt:
                 "shard": shard,
                 "lsn": self.lsn,
             },
+            is_plain=self.output is None and self.error is None,
         )
 
 
@@ -273,7 +276,22 @@ class Job:
             "failed_reason": self.reason if self.status == FAILED else None,
             "cancel_reason": self.reason if self.status == CANCELLED else None,
         }
-        return encode_row(JOB_COLUMNS, values | _options_out(self.told))
+        return _row(JOB_COLUMNS, values | _options_out(self.told), self.is_plain)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its row does without the rare columns: it waits or succeeded, was told nothing,
+        and the newest error of it is none."""
+        if self.options or self.returns:
+            return False
+        waits = self.status in (PENDING, SCHEDULED)
+        return self.status == SUCCEEDED or (waits and self.output is None)
+
+
+def _row(columns: Columns, values: dict[str, Any], is_plain: bool) -> bytes:
+    """A row without its rare columns, or of all; ValueError where a value would be lost."""
+    told = {name: value for name, value in values.items() if value is not None}
+    return encode_row(plain(columns) if is_plain else columns, told)
 
 
 def read_job_rows(data: bytes) -> list[dict[str, Any]]:
@@ -287,7 +305,7 @@ def read_job_rows(data: bytes) -> list[dict[str, Any]]:
 
 def page_row(row: dict[str, Any]) -> bytes:
     """The row of a pending job as a page has it."""
-    values = {name: row[name] for name, _ in PAGE_COLUMNS}
+    values = {column.name: row[column.name] for column in PAGE_COLUMNS}
     values |= {name: row[name] or None for name in PAGE_ZEROS}
     if row["updated_at"] == row["created_at"]:
         values["updated_at"] = None

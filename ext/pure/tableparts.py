@@ -7,7 +7,8 @@ from taskforge_server.ext.pure.tablejob import Attempt
 from taskforge_server.ext.pure.tablelog import I16_MAX, I32_MAX, NEVER_US, PRIORITY_MAX
 
 ID_BYTES = 16
-ID_AT = 6  # in a row of COPY: number of columns (2), length of the id (4)
+COLUMNS_BYTES = 2  # a row of COPY begins with the number of its columns
+ID_AT = 6  # in a row of COPY: behind that number, and the length of the id (4)
 ID_TIME_BYTES = 6  # milliseconds
 TOKEN_BYTES = 24
 ANY_WORKER = -1
@@ -67,13 +68,13 @@ class Projection:
 
     shard: int
     watermark: int
-    jobs_copy: bytes
+    jobs_copy: tuple[bytes, ...]
     jobs_copy_rows: int
-    jobs_merge: bytes
+    jobs_merge: tuple[bytes, ...]
     jobs_merge_rows: int
-    executions_copy: bytes
+    executions_copy: tuple[bytes, ...]
     executions_copy_rows: int
-    executions_merge: bytes
+    executions_merge: tuple[bytes, ...]
     executions_merge_rows: int
     jobs_copy_ms: tuple[int, int]
     """Milliseconds of the least and of the greatest id of these rows; (0, 0): there are none."""
@@ -103,6 +104,14 @@ class Rows:
 
     def add(self, row: bytes, may_exist: bool) -> None:
         (self.merge if may_exist else self.copy).append(row)
+
+    @property
+    def copy_parts(self) -> tuple[bytes, ...]:
+        return _by_form(self.copy)
+
+    @property
+    def merge_parts(self) -> tuple[bytes, ...]:
+        return _by_form(self.merge)
 
     @property
     def copy_ms(self) -> tuple[int, int]:
@@ -157,3 +166,11 @@ def split_tokens(tokens: bytes) -> dict[int, bytes]:
         shard = ids.shard_of(token[:ID_BYTES])
         shards[shard] = shards.get(shard, b"") + token
     return shards
+
+
+def _by_form(rows: list[bytes]) -> tuple[bytes, ...]:
+    """Those of each form by themselves, rows of all columns first."""
+    forms: dict[bytes, list[bytes]] = {}
+    for row in rows:
+        forms.setdefault(row[:COLUMNS_BYTES], []).append(row)
+    return tuple(b"".join(forms[columns]) for columns in sorted(forms, reverse=True))

@@ -4,13 +4,14 @@
     file  = signature, flags (int32), extension length (int32) and bytes | row … | -1 (int16)
 
 All words are big endian. Times are microseconds since the Unix epoch here, since 2000 in the row.
-A column that a row does not name is NULL.
+A column that a row does not name is NULL. A row has one of two forms: all columns of its table, or
+the `plain` ones, where the others are all NULL.
 """
 
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 PG_EPOCH_US = 946_684_800_000_000  # 2000-01-01T00:00:00Z
 SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
@@ -75,67 +76,77 @@ TIME = Codec(
 )
 TEXTS = Codec(_encode_texts, _decode_texts)
 
-Columns = tuple[tuple[str, Codec], ...]
+RARE = True
+
+
+class Column(NamedTuple):
+    name: str
+    codec: Codec
+    rare: bool = False
+    """NULL for a job that waits or simply succeeded."""
+
+
+Columns = tuple[Column, ...]
 
 JOB_COLUMNS: Columns = (
-    ("id", UUID),
-    ("queue_id", UUID),
-    ("project_id", UUID),
-    ("job_type", TEXT),
-    ("payload", JSONB),
-    ("status", TEXT),
-    ("priority", INT4),
-    ("scheduled_for", TIME),
-    ("created_at", TIME),
-    ("updated_at", TIME),
-    ("started_at", TIME),
-    ("finished_at", TIME),
-    ("shard", INT2),
-    ("lsn", INT8),
-    ("lease_lsn", INT8),
-    ("worker_id", UUID),
-    ("attempts", INT2),
-    ("crashes", INT2),
-    ("max_attempts", INT2),
-    ("timeout_s", FLOAT8),
-    ("deadline_at", TIME),
-    ("result", JSONB),
-    ("last_error", JSONB),
-    ("failed_reason", TEXT),
-    ("idempotency_key", TEXT),
-    ("unique_key", TEXT),
-    ("group_key", TEXT),
-    ("tags", TEXTS),
-    ("waiting_on", INT4),
-    ("cancel_reason", TEXT),
-    ("history_until", TIME),
-    ("returns", INT2),
-    ("options", JSONB),
-    ("keep", BOOL),
+    Column("id", UUID),
+    Column("queue_id", UUID),
+    Column("project_id", UUID),
+    Column("job_type", TEXT),
+    Column("payload", JSONB),
+    Column("status", TEXT),
+    Column("priority", INT4),
+    Column("scheduled_for", TIME),
+    Column("created_at", TIME),
+    Column("updated_at", TIME),
+    Column("started_at", TIME),
+    Column("finished_at", TIME),
+    Column("shard", INT2),
+    Column("lsn", INT8),
+    Column("lease_lsn", INT8, RARE),
+    Column("worker_id", UUID, RARE),
+    Column("attempts", INT2),
+    Column("crashes", INT2),
+    Column("max_attempts", INT2),
+    Column("timeout_s", FLOAT8),
+    Column("deadline_at", TIME, RARE),
+    Column("result", JSONB),
+    Column("last_error", JSONB, RARE),
+    Column("failed_reason", TEXT, RARE),
+    Column("idempotency_key", TEXT, RARE),
+    Column("unique_key", TEXT, RARE),
+    Column("group_key", TEXT, RARE),
+    Column("tags", TEXTS, RARE),
+    Column("waiting_on", INT4, RARE),
+    Column("cancel_reason", TEXT, RARE),
+    Column("history_until", TIME, RARE),
+    Column("returns", INT2, RARE),
+    Column("options", JSONB, RARE),
+    Column("keep", BOOL, RARE),
 )
 
 PAGE_COLUMNS: Columns = (
-    ("id", UUID),
-    ("payload", JSONB),
-    ("lsn", INT8),
-    ("created_at", TIME),
-    ("updated_at", TIME),
-    ("priority", INT4),
-    ("attempts", INT2),
-    ("crashes", INT2),
-    ("max_attempts", INT2),
-    ("scheduled_for", TIME),
-    ("started_at", TIME),
-    ("timeout_s", FLOAT8),
-    ("last_error", JSONB),
-    ("returns", INT2),
-    ("idempotency_key", TEXT),
-    ("unique_key", TEXT),
-    ("group_key", TEXT),
-    ("tags", TEXTS),
-    ("waiting_on", INT4),
-    ("options", JSONB),
-    ("keep", BOOL),
+    Column("id", UUID),
+    Column("payload", JSONB),
+    Column("lsn", INT8),
+    Column("created_at", TIME),
+    Column("updated_at", TIME),
+    Column("priority", INT4),
+    Column("attempts", INT2),
+    Column("crashes", INT2),
+    Column("max_attempts", INT2),
+    Column("scheduled_for", TIME),
+    Column("started_at", TIME),
+    Column("timeout_s", FLOAT8),
+    Column("last_error", JSONB),
+    Column("returns", INT2),
+    Column("idempotency_key", TEXT),
+    Column("unique_key", TEXT),
+    Column("group_key", TEXT),
+    Column("tags", TEXTS),
+    Column("waiting_on", INT4),
+    Column("options", JSONB),
+    Column("keep", BOOL),
 )
 """What a page has of a pending job, for a reader that knows its lane. What most jobs have is NULL:
 a value costs the server ten times as much."""
@@ -143,29 +154,35 @@ a value costs the server ten times as much."""
 PAGE_ZEROS = ("priority", "attempts", "crashes", "max_attempts")
 """NULL stands for 0; in `updated_at` for `created_at`."""
 
+# Not in the order of the table, so that the lsn stands at one place in both forms.
 EXECUTION_COLUMNS: Columns = (
-    ("id", UUID),
-    ("job_id", UUID),
-    ("worker_id", UUID),
-    ("status", TEXT),
-    ("output", BYTES_AS_TEXT),
-    ("attempt_number", INT4),
-    ("started_at", TIME),
-    ("finished_at", TIME),
-    ("created_at", TIME),
-    ("error", JSONB),
-    ("shard", INT2),
-    ("lsn", INT8),
+    Column("id", UUID),
+    Column("job_id", UUID),
+    Column("worker_id", UUID),
+    Column("status", TEXT),
+    Column("attempt_number", INT4),
+    Column("started_at", TIME),
+    Column("finished_at", TIME),
+    Column("created_at", TIME),
+    Column("shard", INT2),
+    Column("lsn", INT8),
+    Column("output", BYTES_AS_TEXT, RARE),
+    Column("error", JSONB, RARE),
 )
+
+
+def plain(columns: Columns) -> Columns:
+    """Without the rare ones."""
+    return tuple(column for column in columns if not column.rare)
 
 
 def encode_row(columns: Columns, values: Mapping[str, Any]) -> bytes:
     """One row; a name that is no column is a mistake of the caller."""
-    unknown = values.keys() - {name for name, _ in columns}
+    unknown = values.keys() - {column.name for column in columns}
     if unknown:
         raise ValueError(f"no such columns: {sorted(unknown)}")
     parts = [struct.pack(">h", len(columns))]
-    for name, codec in columns:
+    for name, codec, _ in columns:
         value = values.get(name)
         if value is None:
             parts.append(struct.pack(">i", -1))
@@ -176,14 +193,16 @@ def encode_row(columns: Columns, values: Mapping[str, Any]) -> bytes:
 
 
 def decode_row(columns: Columns, row: bytes) -> dict[str, Any]:
-    """The values of one whole row, NULLs as None; ValueError when it is another kind of row."""
+    """The values of one whole row of either form, NULLs as None; ValueError when it is another kind
+    of row."""
     try:
         (count,) = struct.unpack_from(">h", row)
-        if count != len(columns):
-            raise ValueError(f"a row of {count} columns, not {len(columns)}")
-        values: dict[str, Any] = {}
+        written = columns if count == len(columns) else plain(columns)
+        if count != len(written):
+            raise ValueError(f"a row of {count} columns, not {len(columns)} or {len(written)}")
+        values: dict[str, Any] = {column.name: None for column in columns}
         at = 2
-        for name, codec in columns:
+        for name, codec, _ in written:
             (size,) = struct.unpack_from(">i", row, at)
             at += 4
             values[name] = None if size < 0 else codec.decode(row[at : at + size])

@@ -41,7 +41,7 @@ from taskforge_server.engine.store.pool import Pool, connect, open_pool
 from taskforge_server.ext.pure.table import ShardTable
 from taskforge_server.ext.pure.tablejob import page_row
 from taskforge_server.ext.pure.tablerows import JOB_COLUMNS, split_rows
-from tests.support.journal_bench import PROJECT, START_US, Life, new_table, queue_id
+from tests.support.journal_bench import PROJECT, START_US, TOLD, Life, new_table, queue_id
 from tests.support.table_pair import read_rows
 
 NEWEST = 1_000
@@ -170,6 +170,34 @@ async def test_rows_arrive_in_every_way(storage: Storage, how: How) -> None:
     assert await storage.reader.watermarks([1, 2, 3]) == {1: 1, 2: 1, 3: 0}
 
 
+@pytest.mark.parametrize("how", list(How))
+async def test_rows_of_both_forms_arrive_in_every_way(storage: Storage, how: How) -> None:
+    life = Life(new_table(1))
+    plain = life.run(3)
+    told = life.submit(3, options=TOLD)
+    await life.commit(storage.log)
+    projection = everything(life.table)
+    assert len(projection.jobs_copy) == 2
+    await write(storage, [projection], how)
+    expected = dict.fromkeys(plain, "succeeded") | dict.fromkeys(told, "pending")
+    assert await storage.jobs() == expected
+
+
+async def test_a_job_that_comes_twice_in_a_round_once_in_each_form(storage: Storage) -> None:
+    life = Life(new_table(1))
+    (job_id,) = life.submit(1)
+    forms = []
+    for step in (lambda: None, lambda: life.start(1), lambda: life.succeed(life.start(1))):
+        step()
+        await life.commit(storage.log)
+        forms.append(everything(life.table))
+    waiting, running, over = forms
+    assert running.jobs_merge[0][:2] != over.jobs_merge[0][:2]
+    await write(storage, [waiting], How.FAST)
+    await write(storage, [running, over], How.FAST)
+    assert await storage.jobs() == {job_id: "succeeded"}
+
+
 async def test_an_open_row_becomes_a_final_one(storage: Storage) -> None:
     life = Life(new_table(1))
     (job_id,) = life.submit(1, priority=7, options=None)
@@ -293,6 +321,7 @@ async def test_the_database_refuses_a_row(postgres_storage: Storage) -> None:
     life = Life(new_table(1))
     good = life.run(5)
     bad = life.submit(3, payload=b'{"text": "\\u0000"}')
+    bad += life.submit(1, payload=b'{"text": "\\u0000"}', options=TOLD)
     good += life.run(1500)
     await life.commit(postgres_storage.log)
     projection = everything(life.table)
@@ -303,7 +332,7 @@ async def test_the_database_refuses_a_row(postgres_storage: Storage) -> None:
     await postgres_storage.writer.write_jobs([projection], How.CAREFUL, {1: NEWEST})
     assert sorted(await postgres_storage.jobs()) == sorted(good)
     assert not set(bad) & set(await postgres_storage.jobs())
-    assert await postgres_storage.refused() == 3
+    assert await postgres_storage.refused() == 4
 
 
 async def test_a_round_whose_turn_does_not_come_is_written_in_its_turn(
@@ -438,7 +467,7 @@ async def test_a_page_has_all_of_its_jobs(storage: Storage) -> None:
     await write(storage, [written], How.FAST)
     page = storage.reader.page(1, queue_id(1), "email", (9, bytes(16)), 10)
     data = b"".join([chunk async for chunk in page])
-    rows = read_rows(JOB_COLUMNS, written.jobs_copy)
+    rows = read_rows(JOB_COLUMNS, *written.jobs_copy)
     rows.sort(key=lambda row: (-row["priority"], row["id"]))
     assert [data[start:end] for start, end in split_rows(data)] == [page_row(row) for row in rows]
 

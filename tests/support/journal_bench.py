@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgpack
+
 from taskforge_server.engine.journal.log import LogRow, ShardLog
 from taskforge_server.engine.journal.rounds import Projection, TableSource
 from taskforge_server.engine.model.graph import Edge
@@ -14,6 +16,8 @@ from taskforge_server.ext.pure.table import NEVER_US, ShardTable, SubmitBatch
 PROJECT = b"p" * 16
 WORKER = b"w" * 16
 START_US = 1_790_000_000_000_000
+TOLD = msgpack.packb({"tags": ["a"]})
+"""Options of a job whose row has all columns."""
 
 
 def queue_id(shard: int) -> bytes:

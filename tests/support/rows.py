@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taskforge_server.engine.store.pool import Connection
@@ -12,6 +12,7 @@ from taskforge_server.ext.pure.tablerows import (
     JOB_COLUMNS,
     SIGNATURE,
     encode_row,
+    plain,
 )
 
 HEADER = SIGNATURE + struct.pack(">ii", 0, 0)
@@ -73,13 +74,20 @@ class Rows:
 
 
 async def copy_jobs(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
-    await _copy(connection, "jobs", [encode_row(JOB_COLUMNS, row) for row in rows])
+    await copy_parts(connection, "jobs", [encode_row(JOB_COLUMNS, row) for row in rows])
 
 
 async def copy_executions(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
-    await _copy(connection, "job_executions", [encode_row(EXECUTION_COLUMNS, row) for row in rows])
+    encoded = [encode_row(EXECUTION_COLUMNS, row) for row in rows]
+    await copy_parts(connection, "job_executions", encoded)
 
 
-async def _copy(connection: Connection, table: str, rows: list[bytes]) -> None:
-    source = io.BytesIO(HEADER + b"".join(rows) + TRAILER)
-    await connection.copy_to_table(table, source=source, format="binary")
+async def copy_parts(connection: Connection, table: str, parts: Sequence[bytes]) -> None:
+    """Each part of rows of one form."""
+    columns = JOB_COLUMNS if table == "jobs" else EXECUTION_COLUMNS
+    forms = {len(form).to_bytes(2): form for form in (columns, plain(columns))}
+    for head, form in forms.items():
+        rows = [part for part in parts if part.startswith(head)]
+        source = io.BytesIO(HEADER + b"".join(rows) + TRAILER)
+        names = [column.name for column in form]
+        await connection.copy_to_table(table, source=source, columns=names, format="binary")

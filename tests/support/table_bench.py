@@ -78,9 +78,8 @@ class Bench:
 
 
 def jobs_of(p: Any) -> list[dict[str, Any]]:
-    return read_rows(JOB_COLUMNS, p.jobs_copy) + read_rows(JOB_COLUMNS, p.jobs_merge)
+    return read_rows(JOB_COLUMNS, *p.jobs_copy, *p.jobs_merge)
 
 
 def executions_of(p: Any) -> list[dict[str, Any]]:
-    rows = read_rows(EXECUTION_COLUMNS, p.executions_copy)
-    return rows + read_rows(EXECUTION_COLUMNS, p.executions_merge)
+    return read_rows(EXECUTION_COLUMNS, *p.executions_copy, *p.executions_merge)

@@ -6,7 +6,7 @@ sides decoded. `Tables` holds what projections wrote, as strict about keys and s
 is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pprint import pformat
 from types import MappingProxyType, ModuleType
@@ -42,8 +42,10 @@ ROW_PARTS: dict[str, Columns] = {
 UNORDERED = frozenset({"running", "expired", "short", "crowded"})
 
 
-def read_rows(columns: Columns, data: bytes) -> list[dict[str, Any]]:
-    return [decode_row(columns, data[start:end]) for start, end in split_rows(data)]
+def read_rows(columns: Columns, *parts: bytes) -> list[dict[str, Any]]:
+    return [
+        decode_row(columns, data[start:end]) for data in parts for start, end in split_rows(data)
+    ]
 
 
 class RefusedError(Exception):
@@ -171,12 +173,15 @@ def _read_batch(taken: tuple[int, int, bytes] | None) -> Any:
         return lsn, events, f"unreadable: {problem}", body.hex()
 
 
-def _rows_differ(what: str, columns: Columns, expected: bytes, got: bytes) -> str:
+def _rows_differ(
+    what: str, columns: Columns, expected: tuple[bytes, ...], got: tuple[bytes, ...]
+) -> str:
     """Only the rows and columns that are not the same."""
     try:
-        return _jobs_differ(what, read_rows(columns, expected), read_rows(columns, got))
+        return _jobs_differ(what, read_rows(columns, *expected), read_rows(columns, *got))
     except ValueError as problem:
-        return _differ(what, expected.hex(" "), f"{got.hex(' ')}\nunreadable: {problem}")
+        shown = [" | ".join(part.hex(" ") for part in parts) for parts in (expected, got)]
+        return _differ(what, shown[0], f"{shown[1]}\nunreadable: {problem}")
 
 
 def _jobs_differ(what: str, expected: list[dict[str, Any]], got: list[dict[str, Any]]) -> str:
@@ -194,7 +199,7 @@ def _jobs_differ(what: str, expected: list[dict[str, Any]], got: list[dict[str, 
 
 def job_ids(p: Any) -> set[bytes]:
     """The jobs whose rows a projection writes or deletes."""
-    rows = read_rows(JOB_COLUMNS, p.jobs_copy + p.jobs_merge)
+    rows = read_rows(JOB_COLUMNS, *p.jobs_copy, *p.jobs_merge)
     return {row["id"] for row in rows} | {job_id for job_id, _ in _places(p.deletes)}
 
 
@@ -217,8 +222,8 @@ class Tables:
         """One transaction. A copied row that is there already is an error, as in a database."""
         assert p.watermark >= self.watermark, "the watermark went back"
         self.apply_executions(p)
-        self._copy(self.jobs, JOB_COLUMNS, p.jobs_copy)
-        self._merge(self.jobs, JOB_COLUMNS, p.jobs_merge)
+        self._copy(self.jobs, JOB_COLUMNS, *p.jobs_copy)
+        self._merge(self.jobs, JOB_COLUMNS, *p.jobs_merge)
         for job_id, lsn in _places(p.deletes):
             _drop(self.jobs, job_id, lsn)
             for run_id, run in list(self.executions.items()):
@@ -230,8 +235,8 @@ class Tables:
 
     def apply_executions(self, p: Any) -> None:
         """A transaction before that of the jobs, on another connection."""
-        self._copy(self.executions, EXECUTION_COLUMNS, p.executions_copy)
-        self._merge(self.executions, EXECUTION_COLUMNS, p.executions_merge)
+        self._copy(self.executions, EXECUTION_COLUMNS, *p.executions_copy)
+        self._merge(self.executions, EXECUTION_COLUMNS, *p.executions_merge)
 
     def unfinished(self, file: bool) -> bytes:
         """The rows of open jobs by id, as COPY OUT gives them: bare, or as a whole file."""
@@ -249,21 +254,21 @@ class Tables:
         return sorted(rows, key=lambda row: (-row.values["priority"], row.values["id"]))
 
     @staticmethod
-    def _rows(columns: Columns, data: bytes) -> list[Row]:
-        spans = split_rows(data)
-        rows = [(decode_row(columns, data[start:end]), data[start:end]) for start, end in spans]
+    def _rows(columns: Columns, parts: Iterable[bytes]) -> list[Row]:
+        each = [data[start:end] for data in parts for start, end in split_rows(data)]
+        rows = [(decode_row(columns, row), row) for row in each]
         if columns is JOB_COLUMNS:
             for values, _ in rows:
                 _assert_state(values)
         return [Row(values["lsn"], values, raw) for values, raw in rows]
 
-    def _copy(self, table: dict[bytes, Row], columns: Columns, data: bytes) -> None:
-        for row in self._rows(columns, data):
+    def _copy(self, table: dict[bytes, Row], columns: Columns, *parts: bytes) -> None:
+        for row in self._rows(columns, parts):
             assert row.values["id"] not in table, f"duplicate key in COPY: {row.values}"
             table[row.values["id"]] = row
 
-    def _merge(self, table: dict[bytes, Row], columns: Columns, data: bytes) -> None:
-        for row in self._rows(columns, data):
+    def _merge(self, table: dict[bytes, Row], columns: Columns, *parts: bytes) -> None:
+        for row in self._rows(columns, parts):
             old = table.get(row.values["id"])
             if old is None or row.lsn >= old.lsn:
                 table[row.values["id"]] = row

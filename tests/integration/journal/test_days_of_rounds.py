@@ -14,7 +14,7 @@ from taskforge_server.engine.journal.rounds import How
 from taskforge_server.engine.journal.statements import sql
 from taskforge_server.engine.journal.tables import PostgresTables
 from taskforge_server.engine.store.pool import connect
-from tests.support.journal_bench import START_US, Life, new_table
+from tests.support.journal_bench import START_US, TOLD, Life, new_table
 
 EPOCHS = {1: 1}
 DAY = timedelta(days=1)
@@ -91,6 +91,14 @@ async def test_rows_of_one_day_go_into_its_partition(bench: Bench) -> None:
     bench.life.run(2)
     assert await bench.write() == parts(TODAY)
     assert await bench.places() == sorted(parts(TODAY) * 2)
+
+
+async def test_rows_of_both_forms_go_there(bench: Bench) -> None:
+    execution_part, job_part = parts(TODAY)
+    bench.life.run(1)
+    bench.life.submit(1, options=TOLD)
+    assert await bench.write() == [execution_part, job_part, job_part]
+    assert await bench.places() == [execution_part, job_part, job_part]
 
 
 async def test_few_rows_go_into_the_table(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from taskforge_server.engine.store.queues import Queues
 from taskforge_server.ext.ids import execution_id
 from taskforge_server.ext.pure.table import ShardTable, SubmitBatch
 from tests.integration.store.conftest import Tenant
-from tests.support.rows import HEADER, TRAILER, Rows, copy_executions, copy_jobs
+from tests.support.rows import Rows, copy_executions, copy_jobs, copy_parts
 
 START = datetime(2025, 3, 1, 23, 59, 0, tzinfo=UTC)
 START_US = (START - EPOCH) // timedelta(microseconds=1)
@@ -44,11 +44,8 @@ async def test_a_row_reads_like_memory(pool: Pool, connection: Connection) -> No
     projection = table.collect(100, START_US + 10**9)
     assert projection is not None
 
-    for name, rows in (
-        ("jobs", projection.jobs_copy),
-        ("job_executions", projection.executions_copy),
-    ):
-        await _copy(connection, name, rows)
+    await copy_parts(connection, "jobs", projection.jobs_copy)
+    await copy_parts(connection, "job_executions", projection.executions_copy)
     for job_id, one in zip(job_ids, expected, strict=True):
         found = await JobQueries(pool).get(project_id, job_id)
         assert found is not None
@@ -147,10 +144,3 @@ async def test_ids_of_attempts_are_the_same_in_sql(connection: Connection) -> No
 async def test_a_broken_cursor(pool: Pool) -> None:
     with pytest.raises(InvalidInput):
         await JobQueries(pool).page(bytes(16), [bytes(16)], JobFilter(), "nonsense")
-
-
-async def _copy(connection: Connection, table: str, rows: bytes) -> None:
-    async def source() -> object:
-        yield HEADER + rows + TRAILER
-
-    await connection.copy_to_table(table, source=source(), format="binary")

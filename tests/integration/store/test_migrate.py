@@ -15,6 +15,7 @@ from taskforge_server.engine import limits
 from taskforge_server.engine.errors import ConfigError, Unavailable
 from taskforge_server.engine.store.migrate import check_prepared, migrate
 from taskforge_server.engine.store.pool import check_server, connect
+from taskforge_server.ext.pure.tablerows import EXECUTION_COLUMNS, JOB_COLUMNS, Columns
 from tests.support.rows import Rows, copy_executions, copy_jobs
 from tests.support.servers import temporary_servers
 
@@ -46,18 +47,6 @@ SEED_TABLES = {
     "execution_logs": "id execution_id level message metadata logged_at",
     "job_dependencies": "parent_job_id child_job_id created_at",
 }
-
-# The order of the projector's binary COPY.
-JOBS_COLUMNS = (
-    "id queue_id project_id job_type payload status priority scheduled_for created_at updated_at "
-    "started_at finished_at shard lsn lease_lsn worker_id attempts crashes max_attempts timeout_s "
-    "deadline_at result last_error failed_reason idempotency_key unique_key group_key tags "
-    "waiting_on cancel_reason history_until returns options keep"
-)
-EXECUTIONS_COLUMNS = (
-    "id job_id worker_id status output attempt_number started_at finished_at created_at error "
-    "shard lsn"
-)
 
 
 async def test_from_empty_then_again(empty_postgres_url: str) -> None:
@@ -180,10 +169,26 @@ async def test_tables_have_the_fields_of_the_data_model(postgres_url: str) -> No
         assert set(fields.split()) <= set(columns[table]), table
 
 
-async def test_columns_stand_in_the_order_of_the_copy(postgres_url: str) -> None:
-    columns = await _columns(postgres_url)
-    assert columns["jobs"] == JOBS_COLUMNS.split()
-    assert columns["job_executions"] == EXECUTIONS_COLUMNS.split()
+@pytest.mark.parametrize(
+    ("table", "columns"), [("jobs", JOB_COLUMNS), ("job_executions", EXECUTION_COLUMNS)]
+)
+async def test_rows_name_all_columns_and_what_they_may_lack_has_no_default(
+    postgres_url: str, table: str, columns: Columns
+) -> None:
+    connection = await connect(postgres_url, application_name="test")
+    try:
+        rows = await connection.fetch(
+            """SELECT column_name, column_default FROM information_schema.columns
+            WHERE table_schema = 'public' AND table_name = $1""",
+            table,
+        )
+    finally:
+        await connection.close()
+    defaults = {str(row["column_name"]): row["column_default"] for row in rows}
+    assert defaults.keys() == {column.name for column in columns}
+    rare = [column.name for column in columns if column.rare]
+    assert rare
+    assert [defaults[name] for name in rare] == [None] * len(rare)
 
 
 async def test_named_indexes(postgres_url: str) -> None:

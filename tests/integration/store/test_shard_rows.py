@@ -1,6 +1,5 @@
 """What a shard table projects is what the real tables take, and what they give back it loads."""
 
-import io
 from typing import Any
 
 import msgpack
@@ -9,7 +8,7 @@ from taskforge_server.engine.model.joboptions import pack_told
 from taskforge_server.engine.store.loader import unfinished_jobs
 from taskforge_server.engine.store.pool import Connection
 from taskforge_server.ext.pure.tablelog import NEVER_US
-from tests.support.rows import HEADER, TRAILER
+from tests.support.rows import copy_parts
 from tests.support.table_bench import ERROR, NOW_US, SHARD, Bench
 from tests.unit.ext.conftest import impl
 
@@ -44,17 +43,12 @@ def busy(bench: Bench) -> None:
     bench.submit({"due_us": NEVER_US, "options": HELD, "payload": b"1"})
 
 
-async def copy(connection: Connection, table: str, rows: bytes) -> None:
-    source = io.BytesIO(HEADER + rows + TRAILER)
-    await connection.copy_to_table(table, source=source, format="binary")
-
-
 async def test_rows_go_in_and_come_back(connection: Connection, impl: Any) -> None:
     bench = Bench(impl)
     busy(bench)
     p = bench.project()
-    await copy(connection, "jobs", p.jobs_copy)
-    await copy(connection, "job_executions", p.executions_copy)
+    await copy_parts(connection, "jobs", p.jobs_copy)
+    await copy_parts(connection, "job_executions", p.executions_copy)
     assert (p.jobs_copy_rows, p.executions_copy_rows) == (9, 5)
 
     twin = Bench(impl)
@@ -72,8 +66,8 @@ async def test_columns_say_what_happened(connection: Connection, impl: Any) -> N
     bench = Bench(impl)
     busy(bench)
     p = bench.project()
-    await copy(connection, "jobs", p.jobs_copy)
-    await copy(connection, "job_executions", p.executions_copy)
+    await copy_parts(connection, "jobs", p.jobs_copy)
+    await copy_parts(connection, "job_executions", p.executions_copy)
     found = await connection.fetch("TABLE jobs ORDER BY id")
     failed, succeeded, cancelled, retried, *_ = found
     assert [row["status"] for row in found] == [

@@ -160,7 +160,7 @@ async def test_the_wish_outlives_the_node_and_the_connection() -> None:
     assert told(Shard(1, replayed, 2)) == [[17, token, 1_500]]
     projection = parts.shards[1].table.collect(10, NEVER_US)
     assert projection is not None
-    loaded.load(projection.jobs_copy)
+    loaded.load(b"".join(projection.jobs_copy))
     assert told(Shard(1, loaded, 2)) == [[17, token, 1_500]]
     worker.handle([done(1, token)])
     assert told_nothing(parts, worker, outlet)

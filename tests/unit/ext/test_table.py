@@ -196,7 +196,7 @@ class TestOrder:
     ) -> None:
         first, second = bench.submit({}, {})
         body = bench.commit()
-        rows = bench.collect().jobs_copy
+        rows = b"".join(bench.collect().jobs_copy)
         second_row = rows[slice(*impl.split_rows(rows)[1])]
         twin = Bench(impl)
         twin.table.load(second_row)

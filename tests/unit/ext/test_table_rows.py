@@ -42,7 +42,7 @@ class TestProjection:
         bench.table.succeed_with(token, b'{"ok":1}', NOW_US + 2)
         p = bench.project()
         assert (p.shard, p.watermark, p.rows) == (SHARD, 1, 2)
-        (job,) = read_rows(JOB_COLUMNS, p.jobs_copy)
+        (job,) = read_rows(JOB_COLUMNS, *p.jobs_copy)
         assert {name: value for name, value in job.items() if value is not None} == {
             "id": token[:16],
             "queue_id": QUEUE,
@@ -64,7 +64,7 @@ class TestProjection:
             "result": b'{"ok":1}',
             **named,
         }
-        (execution,) = read_rows(EXECUTION_COLUMNS, p.executions_copy)
+        (execution,) = read_rows(EXECUTION_COLUMNS, *p.executions_copy)
         assert execution == {
             "id": ids.execution_id(token[:16], 1, NOW_US + 1),
             "job_id": token[:16],
@@ -80,6 +80,26 @@ class TestProjection:
             "lsn": 1,
         }
         assert bench.table.jobs_resident == 0
+
+    def test_rows_have_all_columns_where_a_rare_one_is_not_null(self, bench: Bench) -> None:
+        told = msgpack.packb({"tags": ["a"]})
+        bench.submit({}, {"due_us": NOW_US + 9}, {"options": told}, *({"priority": 1},) * 6)
+        ends, gives, fails, retries, returns, _ = bench.start(6)
+        bench.table.succeed(ends, NOW_US)
+        bench.table.succeed_with(gives, b"1", NOW_US)
+        bench.table.failed(fails, "error", ERROR, NOW_US)
+        bench.table.retried(retries, NOW_US + 9, ERROR, NOW_US)
+        bench.table.returned(returns, ERROR, NOW_US)
+        p = bench.project()
+        statuses = sorted(row["status"] for row in read_rows(JOB_COLUMNS, p.jobs_copy[1]))
+        assert statuses == ["pending", "scheduled", "succeeded", "succeeded"]
+        for parts, columns in ((p.jobs_copy, JOB_COLUMNS), (p.executions_copy, EXECUTION_COLUMNS)):
+            full, short = (read_rows(columns, part) for part in parts)
+            rare = [column.name for column in columns if column.rare]
+            assert all(any(row[name] is not None for name in rare) for row in full)
+            assert not any(row[name] is not None for name in rare for row in short)
+            heads = [int.from_bytes(part[:2]) for part in parts]
+            assert heads == [len(columns), len(columns) - len(rare)]
 
     def test_rows_of_other_ends(self, bench: Bench) -> None:
         failed, cancelled = bench.submit({"priority": 1}, {})
@@ -103,7 +123,7 @@ class TestProjection:
 
     def test_binary_row_as_the_server_wants_it(self, bench: Bench) -> None:
         bench.submit({"options": msgpack.packb({"tags": ["ab"]})})
-        row = bench.project().jobs_copy
+        row = b"".join(bench.project().jobs_copy)
         assert row[:2] == (34).to_bytes(2, "big")
         jsonb = b"\x00\x00\x00\x09\x01" + b'{"to":1}'
         assert jsonb in row
@@ -128,9 +148,9 @@ class TestProjection:
         bench.commit()
         assert bench.collect(settled_us=NOW_US - 1) is None
         p = bench.collect(settled_us=NOW_US)
-        (job,) = read_rows(JOB_COLUMNS, p.jobs_copy)
+        (job,) = read_rows(JOB_COLUMNS, *p.jobs_copy)
         assert (job["status"], job["worker_id"], job["lease_lsn"]) == ("processing", WORKER, 1)
-        (execution,) = read_rows(EXECUTION_COLUMNS, p.executions_copy)
+        (execution,) = read_rows(EXECUTION_COLUMNS, *p.executions_copy)
         assert (execution["status"], execution["finished_at"]) == ("started", None)
         bench.table.projected(p)
         assert bench.table.unprojected == 0
@@ -138,7 +158,7 @@ class TestProjection:
         p = bench.project(settled_us=0)
         assert (p.jobs_copy_rows, p.jobs_merge_rows) == (0, 1)
         assert (p.executions_copy_rows, p.executions_merge_rows) == (0, 1)
-        assert read_rows(EXECUTION_COLUMNS, p.executions_merge)[0]["id"] == execution["id"]
+        assert read_rows(EXECUTION_COLUMNS, *p.executions_merge)[0]["id"] == execution["id"]
 
     def test_a_later_attempt_of_a_swept_job_is_new(self, bench: Bench) -> None:
         token = bench.running()
@@ -290,7 +310,7 @@ class TestHistory:
         self.attempts(bench, end)
         p = bench.project()
         assert (p.jobs_copy_rows, p.jobs_merge_rows, p.deletes) == (jobs, 0, b"")
-        assert [row["status"] for row in read_rows(EXECUTION_COLUMNS, p.executions_copy)] == (
+        assert [row["status"] for row in read_rows(EXECUTION_COLUMNS, *p.executions_copy)] == (
             executions
         )
         assert (bench.table.jobs_resident, bench.table.unprojected, p.watermark) == (0, 0, 3)
@@ -390,7 +410,7 @@ class TestLoad:
         bench.table.retried(first, NOW_US + 9, ERROR, NOW_US + 2)
         p = bench.project()
         assert p.jobs_copy_rows == 4
-        return bench, p.jobs_copy
+        return bench, b"".join(p.jobs_copy)
 
     @pytest.mark.parametrize("file", [False, True])
     def test_rows_come_back_as_the_jobs_they_were(self, impl: ModuleType, file: bool) -> None:
@@ -431,13 +451,13 @@ class TestLoad:
         bench = Bench(impl)
         job_ids = bench.submit({}, {"priority": 1}, {}, {"priority": 1})
         twin = Bench(impl)
-        twin.table.load(bench.project().jobs_copy)
+        twin.table.load(b"".join(bench.project().jobs_copy))
         assert [t[:16] for t in twin.start()] == [job_ids[i] for i in (1, 3, 0, 2)]
 
     def test_nothing_overtakes_jobs_that_are_away(self, impl: ModuleType) -> None:
         bench = Bench(impl)
         job_ids = bench.submit({"priority": 5}, {"priority": 5}, {"priority": 1})
-        rows = bench.project().jobs_copy
+        rows = b"".join(bench.project().jobs_copy)
         first, second, third = (rows[start:end] for start, end in impl.split_rows(rows))
         twin = Bench(impl)
         twin.table.begin_reading()
@@ -527,7 +547,7 @@ class TestLoad:
         """Its row, read before it ended, must not bring it back."""
         bench = Bench(impl)
         (job_id,) = bench.submit()
-        stale = bench.project().jobs_copy
+        stale = b"".join(bench.project().jobs_copy)
         bench.table.begin_reading()
         with pytest.raises(ValueError, match="nothing leaves"):
             bench.table.release(0, "mail", 0, 10)
@@ -547,7 +567,7 @@ class TestLoad:
     ) -> None:
         bench = Bench(impl)
         late, early, _ = bench.submit(*({"due_us": NOW_US + n} for n in (300, 200, 100)))
-        rows = bench.project().jobs_copy
+        rows = b"".join(bench.project().jobs_copy)
         by_id = {row["id"]: row for row in read_rows(JOB_COLUMNS, rows)}
         assert by_id.keys() >= {late, early}
         each = [rows[start:end] for start, end in impl.split_rows(rows)]
@@ -584,7 +604,7 @@ class TestLoad:
         bench = Bench(impl)
         *_, newest = bench.submit(*({} for _ in range(50)), now_us=NOW_US + 5_000_000)
         twin = Bench(impl)
-        twin.table.load(bench.project().jobs_copy)
+        twin.table.load(b"".join(bench.project().jobs_copy))
         assert twin.submit(now_us=NOW_US)[0] > newest
 
     def test_events_that_the_row_knows_are_ignored(self, bench: Bench) -> None:
@@ -593,7 +613,7 @@ class TestLoad:
         bench.table.released(token, ERROR, NOW_US)
         (token,) = bench.start()
         second = bench.commit()
-        rows = bench.collect().jobs_copy
+        rows = b"".join(bench.collect().jobs_copy)
         bench.table.succeed(token, NOW_US)
         third = bench.commit()
         twin = Bench(bench.impl)
@@ -605,7 +625,7 @@ class TestLoad:
     def test_several_events_of_a_job_in_one_body(self, bench: Bench) -> None:
         """The lsn of a body is no reason to ignore its later events."""
         bench.submit()
-        rows = bench.project().jobs_copy
+        rows = b"".join(bench.project().jobs_copy)
         (token,) = bench.start()
         bench.table.failed(token, "error", ERROR, NOW_US)
         bench.table.requeue(bench.job(token), NOW_US)
@@ -641,7 +661,7 @@ class TestLoad:
         bench = Bench(impl)
         bench.table.succeed(bench.running(), NOW_US)
         with pytest.raises(ValueError, match=r"."):
-            Bench(impl).table.load(bench.project().jobs_copy)
+            Bench(impl).table.load(b"".join(bench.project().jobs_copy))
         _, rows = self.rows(impl)
         with pytest.raises(ValueError, match=r"."):
             impl.ShardTable(SHARD + 1, 1).load(rows)
@@ -654,7 +674,7 @@ class TestLoad:
 class TestSplits:
     def test_split_rows(self, bench: Bench) -> None:
         bench.submit({"payload": b"1"}, {"payload": b'"' + b"x" * 70_000 + b'"'})
-        rows = bench.project().jobs_copy
+        rows = b"".join(bench.project().jobs_copy)
         spans = bench.impl.split_rows(rows)
         assert spans == split_rows(rows)
         payloads = [decode_row(JOB_COLUMNS, rows[a:b])["payload"] for a, b in spans]

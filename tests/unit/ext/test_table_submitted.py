@@ -55,4 +55,4 @@ def test_jobs_that_the_tables_know_already_are_counted_too(impl: Any) -> None:
 
 
 def impl_rows(source: Any) -> bytes:
-    return bytes(source.collect(100, NOW_US + DAY_US).jobs_copy)
+    return b"".join(source.collect(100, NOW_US + DAY_US).jobs_copy)

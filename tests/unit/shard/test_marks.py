@@ -72,7 +72,7 @@ def test_submitted_changed_replayed_and_loaded_jobs_are_seen_alike() -> None:
     projection = table.collect(100, NOW_US)
     assert projection is not None
     loaded = fresh()
-    loaded.load(projection.jobs_copy)
+    loaded.load(b"".join(projection.jobs_copy))
     assert drained(loaded) == live
 
 
