@@ -24,7 +24,10 @@ commands, deaths and takeovers:
 
 All stand in `tests/unit`. Which examples are tried depends on what else is loaded, so none of these
 tests rests on chance: what must have come about, or the test proves nothing, is played once more by
-hand where examples may leave it out (`what_is_rare`).
+hand where examples may leave it out (`what_is_rare`). What they are worth was tried with faults
+put into the code, some fifty for graphs and forty for the worker: each is seen by a machine, by
+what stands beside it in the table or by `integration/node/test_graphs`, or changes nothing that
+anybody could see but for the time it takes.
 """
 
 import asyncio
