@@ -144,10 +144,13 @@ class Dependencies:
             self._looks.update(dict.fromkeys(parents))
             self._wake.set()
 
-    def revived(self, job_id: bytes) -> None:
-        """The job runs again: whoever waited for it when it failed goes on waiting for it."""
-        if job_id in self.waiting.parents:
+    def revived(self, job_id: bytes) -> bool:
+        """The job runs again: whoever waited for it when it failed goes on waiting for it. Whether
+        there is anybody: then its row is to stay."""
+        waited_for = job_id in self.waiting.parents
+        if waited_for:
             self.look((job_id,))
+        return waited_for
 
     def adopt(self, number: int) -> None:
         """A shard came, or more of its jobs: parents in it can be watched."""

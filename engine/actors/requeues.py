@@ -10,6 +10,7 @@ from taskforge_server.engine.actors import control, families, uniques
 from taskforge_server.engine.actors.commands import Requeue, RequeueMany
 from taskforge_server.engine.errors import Conflict
 from taskforge_server.engine.shard.effects import Reply
+from taskforge_server.engine.shard.family import kept
 from taskforge_server.engine.shard.shard import Shard
 from taskforge_server.engine.vault.sealing import looks_sealed
 from taskforge_server.engine.vault.vault import Ring
@@ -91,7 +92,8 @@ def _put_back(shard: Shard, context: "Context", job: Job, now_us: int) -> None:
     if families.waits(job["options"]):
         shard.table.change(job["id"], now_us, due_us=NEVER_US)  # it never came to its turn
     shard.marks.drain(shard.table)  # its key is held again, for what comes in this turn
-    context.dependencies.revived(job["id"])
+    if context.dependencies.revived(job["id"]) and (options := kept(job["options"])) is not None:
+        shard.table.change(job["id"], now_us, options=options)  # it had ended when they came
     context.counters.requeued_jobs += 1
 
 

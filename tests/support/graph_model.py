@@ -32,13 +32,6 @@ class Job:
         self.edges.setdefault(parent_id, policy)
         self.told.add(parent_id)
 
-    def run_again(self) -> None:
-        """It waits for what was missing, and for no time of its own if that is nothing."""
-        self.status = "scheduled"
-        self.reasons.clear()
-        if not self.edges:
-            self.due_us = 0
-
 
 class Family:
     """All jobs, the older ones first."""
@@ -76,6 +69,16 @@ class Family:
             for job_id, job in self.jobs.items()
             if job.status == "scheduled" and job.edges
         }
+
+    def run_again(self, job_id: bytes) -> None:
+        """It waits for what was missing, and for no time of its own if that is nothing. Its row
+        stays if somebody waits for it."""
+        job = self.jobs[job_id]
+        job.status = "scheduled"
+        job.reasons.clear()
+        job.kept |= any(job_id in edges for edges in self.waits().values())
+        if not job.edges:
+            job.due_us = 0
 
     def nobody_passed(self, job_id: bytes) -> bool:
         """Whoever waits or may wait again for it has not yet been told how it ended: it may run

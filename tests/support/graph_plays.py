@@ -58,6 +58,8 @@ def rare() -> Iterator[list[Call]]:
             middle: Shaped = (False, False, {1: "run_anyway"})
             ended = Call("die_after_the_end", args)
             yield [submit(ROOT, middle, (True, False, {1: policy})), end(), ended, LOOK, end()]
+            after = [submit((True, False, {}), behind={0: policy}), again()]
+            yield [submit(ROOT), end("badly"), *after, ended, LOOK, end()]
         args = {"pick": 0, "how": how, "policy": policy}
         yield [submit(ROOT), Call("end_behind_a_newcomer", args), LOOK, TIME, end()]
         yield [

@@ -273,7 +273,7 @@ class GraphMachine(LoopMachine):
         if job_id is not None and found is not None and self.model.nobody_passed(job_id):
             await self.node.doors.requeue(found)
             self.seen[f"{self.model.jobs[job_id].status} and again"] += 1
-            self.model.jobs[job_id].run_again()
+            self.model.run_again(job_id)
 
     async def pass_time(self) -> None:
         """Whatever was to start at a time of its own is due."""
