@@ -429,6 +429,16 @@ AWAY_TRIES_MAX: Final = 10
 """How often a command brings its jobs to memory and finds them gone again before it is refused; a
 try takes milliseconds, and jobs leave every LET_GO_S and with the rounds of the projector."""
 
+LAG_LOOKS_MAX: Final = 256
+"""Looks at a shard's log that wait for its watermark: a minute of a backlog."""
+
+LEAVE_JOBS: Final = 16_384
+"""Jobs that stayed for a reading and leave before the loop gets its turn: some 5 ms."""
+
+REGROUP_LOOKS: Final = 8_192
+"""Places in memory that are looked at for jobs of a queue in which keys begin to matter, before the
+loop gets its turn: some 8 ms if all are of that queue."""
+
 MARKS_READ: Final = 1_000
 """Jobs with options that a takeover looks at before others have their turn: some 3 ms."""
 

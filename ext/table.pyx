@@ -166,6 +166,8 @@ cdef class ShardTable(Questions):
         worker_index = worker
         if q.limited:
             most = min(most, self._allowed(q, now_us))
+        if q.moving:
+            return b"", 0
         if q.groups is not None:
             for grouped in q.groups.kinds:
                 if grouped.waiting and (types is None or grouped.name in types):
@@ -420,21 +422,26 @@ cdef class ShardTable(Questions):
         mp_int(b, deadline_us)
         return True
 
-    def take_marked(self):
+    def take_marked(self, Py_ssize_t most=I32_MAX):
         """(job id, options) of the unfinished jobs with `more` that were submitted, changed, replayed
-        or loaded since the last call; each once."""
+        or loaded, each once: up to `most` of those that no call gave since; none: that was all."""
         cdef uint32_t slot
         cdef Job *job
         cdef list found = []
-        if not self.marked:
-            return found
-        marked, self.marked = self.marked, {}
-        for job_id in marked:
-            slot = self._find(job_id)
-            if slot != NONE:
-                job = job_at(self.slots, slot)
-                if job.state < SUCCEEDED and job.flags & F_MORE:
-                    found.append((job_id, blob_bytes(job.options)))
+        while self.giving is not None or self.marked:
+            if self.giving is None:
+                marked, self.marked = self.marked, {}
+                self.giving = iter(marked)
+            for job_id in self.giving:
+                self.marked.pop(job_id, None)
+                slot = self._find(job_id)
+                if slot != NONE:
+                    job = job_at(self.slots, slot)
+                    if job.state < SUCCEEDED and job.flags & F_MORE:
+                        found.append((job_id, blob_bytes(job.options)))
+                        if len(found) == most:
+                            return found
+            self.giving = None
         return found
 
     def cancelled(self, bytes job_id, str reason not None, int64_t now_us):

@@ -6,6 +6,8 @@ lane all that are away stand behind a place; until rows were read up to there no
 starts, so nothing is overtaken, and who waits there too leaves as soon as the tables know it. Rows are read while nothing leaves memory (`begin_reading`):
 a row that comes is that of a job that is here, and is passed over, or it is the truth.
 """
+from itertools import islice
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
 from libc.stdlib cimport free, malloc
@@ -19,7 +21,7 @@ from taskforge_server.ext.slots cimport (
     SUCCEEDED, job_at,
 )
 from taskforge_server.ext.tableparts cimport (
-    I64_MAX, NEVER, NO_FRONTIER, QueueState, at, check, check_id, id_bytes, ready_key,
+    I32_MAX, I64_MAX, NEVER, NO_FRONTIER, QueueState, at, check, check_id, id_bytes, ready_key,
 )
 
 LAST_ID = b"\xff" * 16
@@ -61,7 +63,7 @@ cdef class Pages(Stored):
         cdef uint64_t *keys
         if self.reading:
             raise ValueError("nothing leaves while rows are read")
-        if not 0 <= keep < lane.heap.size or most <= 0:
+        if not 0 <= keep < lane.heap.size or most <= 0 or q.moving:
             return 0
         least = lane.heap.key_at_rank(<uint32_t>keep)
         slots = <uint32_t *>malloc(lane.heap.size * sizeof(uint32_t))
@@ -126,7 +128,7 @@ cdef class Pages(Stored):
             job = job_at(self.slots, slot)
             if job.lsn == p.lsns[i] and self._may_leave(job):
                 if self.reading:
-                    self.leaving.append(slot)
+                    self.leaving[slot] = None
                 else:
                     self._let_go_behind(slot, job)
 
@@ -146,7 +148,7 @@ cdef class Pages(Stored):
         if job.state != PENDING or stays(job, 0):
             return False
         q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
-        return q.groups is None and (
+        return not q.grouped and not q.moving and (
             job.key > (<Lane>PyList_GET_ITEM(q.by_type, job.type)).frontier)
 
     cdef int _let_go_behind(self, uint32_t slot, Job *job) except -1:
@@ -163,35 +165,38 @@ cdef class Pages(Stored):
         """From now on nothing leaves memory. ValueError while another reading is under way."""
         if self.reading:
             raise ValueError("rows are being read already")
-        self.reading = True
+        self.reading, self.come = True, False
 
-    def end_reading(self, Py_ssize_t rows_max=0):
+    def end_reading(self, Py_ssize_t rows_max=0, Py_ssize_t most=I32_MAX):
         """The rows have come. With `rows_max`: of each lane that was read up to so many were asked
-        for, so where fewer came no more are away."""
+        for, so where fewer came no more are away. Up to `most` of those that stayed for the reading
+        leave. False: there are more, and the reading lasts until a later call has let them go."""
         cdef QueueState q
         cdef Lane lane
         cdef uint32_t slot
         cdef Job *job
         if not self.reading:
             raise ValueError("no rows are being read")
-        self.reading = False
+        self.come = True
         for q in self.queues:
             for lane in q.lanes:
                 if 0 <= lane.read < rows_max:
                     lane.frontier = NO_FRONTIER
                 lane.read = -1
-        leaving, self.leaving = set(self.leaving), []
-        for slot in leaving:
+        for slot in list(islice(self.leaving, most)):
+            del self.leaving[slot]
             job = job_at(self.slots, slot)
             if job.state >= SUCCEEDED and not job.flags & F_DIRTY and not job.under:
                 self.slots.free(slot)
             elif self._may_leave(job):
                 self._let_go_behind(slot, job)
+        self.reading = len(self.leaving) > 0
+        return not self.reading
 
     def place(self, queue, str job_type not None):
         """(priority, id) behind which jobs of the lane are away; rows from there on are read now."""
         cdef Lane lane = self._lane_named(queue, job_type)
-        if not self.reading or lane.frontier == NO_FRONTIER:
+        if not self.reading or self.come or lane.frontier == NO_FRONTIER:
             raise ValueError("nothing of this lane is to be read")
         lane.read = 0
         return lane.place_priority, id_bytes(lane.place_hi, lane.place_lo)
@@ -210,7 +215,7 @@ cdef class Pages(Stored):
         cdef Lane lane = self._lane_named(queue, job_type)
         cdef QueueState q = self._queue_at(queue)
         cdef int index = queue
-        if not self.reading:
+        if not self.reading or self.come:
             raise ValueError("no rows are being read")
         while (end := next_row(p, start, size)):
             read_page_row(p + start, &row)
@@ -240,7 +245,7 @@ cdef class Pages(Stored):
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data), start = first_row(data), end, count = 0
         cdef QueueState q
         cdef int queue, kind
-        if not self.reading:
+        if not self.reading or self.come:
             raise ValueError("no rows are being read")
         while (end := next_row(p, start, size)):
             read_job_row(p + start, &row)
@@ -317,7 +322,8 @@ cdef class Pages(Stored):
         for index in range(len(self.queues)):
             q = self.queues[index]
             for lane in q.lanes:
-                if lane.frontier != NO_FRONTIER and lane.heap.count_until(lane.frontier, ahead) < ahead:
+                if lane.frontier != NO_FRONTIER and (
+                        q.moving or lane.heap.count_until(lane.frontier, ahead) < ahead):
                     found.append((index, id_bytes(q.id_hi, q.id_lo), lane.name))
         return found
 
@@ -338,7 +344,7 @@ cdef class Pages(Stored):
         cdef list found = []
         for index in range(len(self.queues)):
             q = self.queues[index]
-            if q.pending > most:
+            if q.pending > most and not q.moving:
                 for lane in q.lanes:
                     if lane.heap.size > most:
                         found.append((index, lane.name, lane.heap.size))

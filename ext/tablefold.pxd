@@ -42,6 +42,7 @@ cdef class Fold:
     cdef Attempts over
     cdef dict held              # slot -> Attempts that are kept only if the job ends badly
     cdef dict marked            # ids of jobs whose options were told and hold `more`; a set in order
+    cdef object giving          # of those marked before, the ids that are to be given next; or None
     cdef int last_type
     cdef bytes last_type_name
 

@@ -148,7 +148,7 @@ cdef class Fold:
         """Out of the heap of its state."""
         cdef QueueState q = <QueueState>PyList_GET_ITEM(self.queues, job.queue)
         if job.state == PENDING:
-            if q.groups is not None:
+            if job.group:
                 q.groups.unwait(job.group, slot, job.type)
             else:
                 (<Lane>PyList_GET_ITEM(q.by_type, job.type)).heap.remove(slot)
@@ -158,11 +158,10 @@ cdef class Fold:
             q.scheduled -= 1
         elif job.state == PROCESSING:
             self.run_heap.remove(slot)
-            if q.limited:
-                if q.limits.running_max and q.processing >= q.limits.running_max and q.pending:
-                    self._rouse(job.queue, q)
-                if q.groups is not None and q.groups.end(job.group):
-                    self._rouse(job.queue, q)
+            if q.limits.running_max and q.processing >= q.limits.running_max and q.pending:
+                self._rouse(job.queue, q)
+            if job.group and q.groups.end(job.group):
+                self._rouse(job.queue, q)
             q.processing -= 1
         if job.group:
             q.groups.part(job.group)
@@ -171,7 +170,7 @@ cdef class Fold:
 
     cdef int _rouse(self, int index, QueueState q) except -1:
         """The end of a job lets another one of this queue start."""
-        if not q.roused:
+        if not q.roused and not q.moving:
             q.roused = True
             self.roused.append(index)
         return 0
@@ -184,7 +183,7 @@ cdef class Fold:
             self.run_heap.remove(slot)
             self.run_heap.push(<uint64_t>job.deadline_us if job.deadline_us else NO_DEADLINE, slot)
             return 0
-        if q.groups is not None and (state == PENDING or state == PROCESSING):
+        if q.grouped and (state == PENDING or state == PROCESSING):
             group = job.group
             if group:
                 q.groups.again(group)

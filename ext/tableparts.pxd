@@ -79,7 +79,10 @@ cdef class QueueState:
     cdef int64_t floor_ns       # up to when its buckets were empty, as of the last look
     cdef bint stale             # its limits have changed since
     cdef bint roused            # stands in the table's list of such
-    cdef Groups groups          # None where keys do not matter
+    cdef Groups groups          # None where no job is in one
+    cdef bint grouped           # keys matter: who comes to wait or run does so in a group
+    cdef bint moving            # some jobs are not yet where `grouped` says; until then none starts
+    cdef uint32_t walked        # places in memory that were looked at for such
     cdef int64_t away_pending, away_scheduled   # by their rows; negative until the rows are counted
 
     cdef Lane lane(self, uint16_t kind, str name, Positions positions)

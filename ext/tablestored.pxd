@@ -31,6 +31,7 @@ cdef class Stored(Replay):
     cdef object under_way       # deque of Projection
     cdef bint confirmed         # a projection of this table is in the tables
     cdef readonly bint reading  # rows of jobs are being read: nothing leaves memory meanwhile
-    cdef list leaving           # slots to be freed when the reading is over
+    cdef bint come              # they have: what stayed for them leaves, and then it is over
+    cdef dict leaving           # slots to be freed then, in order; a set
 
     cdef int _load_row(self, const JobRow *row, int queue, int kind) except -1

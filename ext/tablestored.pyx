@@ -201,7 +201,7 @@ cdef class Stored(Replay):
     """Rows that come, and rows that go."""
 
     def __cinit__(self):
-        self.under_way, self.leaving = deque(), []
+        self.under_way, self.leaving = deque(), {}
 
     @property
     def unprojected(self):
@@ -357,6 +357,6 @@ cdef class Stored(Replay):
                 self.away -= 1
             if job.lsn == p.lsns[i] and job.state >= SUCCEEDED and not job.under:
                 if self.reading:
-                    self.leaving.append(slot)
+                    self.leaving[slot] = None
                 else:
                     self.slots.free(slot)

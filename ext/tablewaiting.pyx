@@ -2,11 +2,12 @@
 
 Limits learn how late it is by being asked. What they are, groups.pyx says.
 """
+from cpython.list cimport PyList_GET_ITEM
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 
 from taskforge_server.ext.buf cimport tf_rd64
-from taskforge_server.ext.groups cimport Kind, Limits, Rate, full_ns, limits_of, token_ns
+from taskforge_server.ext.groups cimport Groups, Kind, Limits, Rate, full_ns, limits_of, token_ns
 from taskforge_server.ext.slots cimport (
     CHUNK_BITS, F_ROW, FREE, NONE, PENDING, PROCESSING, SUCCEEDED, Job, job_at,
 )
@@ -27,9 +28,9 @@ cdef class Waiting(Fold):
     """Queues, their limits, and questions about them."""
 
     def queue(self, bytes queue_id, bytes project_id, str name not None, timeout_ms, history,
-              soft_timeout_ms=0, limits=None, int64_t born_us=0):
+              soft_timeout_ms=0, limits=None, int64_t born_us=0, int64_t looks_max=I32_MAX):
         """Define or update a queue; its index stays. What `limits` are, groups.pyx says. No job of it
-        was started before `born_us`; 0: nobody knows."""
+        was started before `born_us`; 0: nobody knows. With `looks_max` what `regroup` does begins."""
         cdef QueueState q
         cdef int index
         cdef Py_ssize_t known = len(self.queues)
@@ -42,7 +43,8 @@ cdef class Waiting(Fold):
         q = self.queues[index]
         q.project_hi, q.project_lo = tf_rd64(at(project_id)), tf_rd64(at(project_id) + 8)
         q.born_us = born_us
-        self._limit(index, q, limits)
+        self._limit(q, limits)
+        self.regroup(index, looks_max)
         if index < known and history < q.history:
             self._rows_may_stand(index)
         q.name, q.timeout_ms, q.history = name.encode(), timeout_ms, history
@@ -60,7 +62,7 @@ cdef class Waiting(Fold):
                 job.flags |= F_ROW
         return 0
 
-    cdef int _limit(self, int index, QueueState q, object given) except -1:
+    cdef int _limit(self, QueueState q, object given) except -1:
         """Other limits hold from now on; what runs goes on."""
         cdef Limits limits
         cdef bint keys_matter
@@ -68,15 +70,14 @@ cdef class Waiting(Fold):
         if not memcmp(&limits, &q.limits, sizeof(Limits)):
             return 0
         keys_matter = limits.fair or limits.key_running_max or limits.key_rate.interval_ns
-        if q.groups is not None and not keys_matter:
-            self._regroup(index, q, None)
         if keys_matter and q.groups is None:
-            groups = Groups(self.positions)
-            (<Groups>groups).tune(&limits)
-            (<Groups>groups).look(q.clock_ns, q.floor_ns)
-            self._regroup(index, q, groups)
-        elif keys_matter:
+            q.groups = Groups(self.positions)
             q.groups.tune(&limits)
+            q.groups.look(q.clock_ns, q.floor_ns)
+        elif q.groups is not None:
+            q.groups.tune(&limits)
+        if keys_matter != q.grouped:
+            q.grouped, q.moving, q.walked = keys_matter, True, 0
         if not limits.rate.interval_ns:
             q.tat_ns = 0
         q.limits = limits
@@ -84,21 +85,49 @@ cdef class Waiting(Fold):
         q.stale = True
         return 0
 
-    cdef int _regroup(self, int index, QueueState q, Groups groups) except -1:
-        """Take all jobs of the queue that wait or run into other lanes."""
-        cdef uint32_t slot
+    def regroup(self, queue, int64_t looks_max):
+        """After keys have begun or ceased to matter the jobs of the queue that wait or run change
+        their lanes: those that stand in the next `looks_max` places. Whether all have; until then
+        none of the queue starts. Who comes meanwhile is where he shall be."""
+        cdef QueueState q = self._queue_at(queue)
+        cdef uint32_t end = max(<uint32_t>1, self.slots.chunks_used) << CHUNK_BITS
+        cdef uint32_t last = <uint32_t>min(<int64_t>end, q.walked + looks_max), slot
+        cdef int index = queue
         cdef Job *job
-        cdef list found = []
-        q.limited = False     # no job ends here, whatever it may look like
-        for slot in range(self.slots.chunks_used << CHUNK_BITS):
+        if not q.moving:
+            return True
+        for slot in range(q.walked, min(last, self.slots.chunks_used << CHUNK_BITS)):
             job = job_at(self.slots, slot)
             if job.queue == index and (job.state == PENDING or job.state == PROCESSING):
-                found.append((slot, job.state))
-                self._leave(slot, job)
-                job.state = SUCCEEDED     # in no heap, for this moment
-        q.groups = groups
-        for slot, state in found:
-            self._enter(slot, job_at(self.slots, slot), state)
+                self._move(q, slot, job)
+        q.walked = last
+        if last < end:
+            return False
+        q.moving = False
+        if not q.grouped:
+            q.groups = None
+        return True
+
+    cdef int _move(self, QueueState q, uint32_t slot, Job *job) except -1:
+        """To where it waits or runs from now on, if it is not there."""
+        if q.grouped == (job.group != 0):
+            return 0
+        if q.grouped:
+            if job.state == PENDING:
+                (<Lane>PyList_GET_ITEM(q.by_type, job.type)).heap.remove(slot)
+            job.group = q.groups.join(job.options)
+            if job.state == PENDING:
+                q.groups.wait(job.group, slot, job.key, job.type, self.type_texts[job.type])
+            else:
+                q.groups.begin(job.group)
+            return 0
+        if job.state == PENDING:
+            q.groups.unwait(job.group, slot, job.type)
+            self._lane_of(q, job.type).heap.push(job.key, slot)
+        else:
+            q.groups.end(job.group)
+        q.groups.part(job.group)
+        job.group = 0
         return 0
 
     cdef int64_t _allowed(self, QueueState q, int64_t now_us) except -1:
@@ -151,7 +180,6 @@ cdef class Waiting(Fold):
             for kind in q.groups.kinds:
                 if types is None or kind.name in types:
                     n += kind.waiting
-            return n
         for lane in q.lanes:
             if lane.heap.size and (types is None or lane.name in types):
                 n += lane.heap.size
@@ -163,6 +191,8 @@ cdef class Waiting(Fold):
         cdef Lane lane
         cdef Kind kind
         cdef uint32_t slot
+        if q.moving:
+            return False
         if q.groups is not None:
             for kind in q.groups.kinds:
                 if q.groups.next_of(kind, &slot) and (
@@ -200,16 +230,19 @@ cdef class Waiting(Fold):
         matter it may be too many, but 0 is exact."""
         cdef QueueState q = self._queue_at(queue)
         cdef int64_t most
+        if q.limited:
+            most = self._allowed(q, now_us)
+        if q.moving:
+            return 0
         if not q.limited:
             return q.pending
-        most = self._allowed(q, now_us)
         return min(most, q.pending if q.groups is None else q.groups.eligible)
 
     def next_token_us(self, queue, int64_t now_us):
         """When a bucket has its next token that some job waits for; 0: none waits for that."""
         cdef QueueState q = self._queue_at(queue)
         cdef int64_t at_ns = 0
-        if not q.limited or not q.pending:
+        if not q.limited or not q.pending or q.moving:
             return 0
         self._allowed(q, now_us)
         if q.limits.rate.interval_ns:
@@ -227,7 +260,7 @@ cdef class Waiting(Fold):
         cdef uint32_t group = 0
         cdef int64_t at_ns
         cdef list found = []
-        if not q.limited:
+        if not q.limited or q.moving:
             return found
         if job != NULL and job.queue == queue and job.state == PENDING:
             group = job.group

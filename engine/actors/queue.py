@@ -117,6 +117,7 @@ class QueueActor(Actor[Command]):
         self._held: deque[Command] = deque()
         # The newest batch after which the dispatcher comes back by itself.
         self._rests_lsn = 0
+        self._regrouping = False
         self.update(ref)
 
     def update(self, ref: QueueRef) -> None:
@@ -124,6 +125,20 @@ class QueueActor(Actor[Command]):
         self.ref = ref
         self.index = define(self.shard.table, ref)
         self.limited = ref.settings.limits is not None
+        if not self._regrouping and not self.shard.table.regroup(self.index, 0):
+            self._regrouping = True
+            asyncio.get_running_loop().call_soon(self._regroup)
+
+    def _regroup(self) -> None:
+        """Keys matter now, or no longer: the jobs change their lanes, and others have their turn in
+        between. None of them starts before all have."""
+        if self.shard.lost:
+            return
+        self._regrouping = not self.shard.table.regroup(self.index, limits.REGROUP_LOOKS)
+        if self._regrouping:
+            asyncio.get_running_loop().call_soon(self._regroup)
+        else:
+            self._context.dispatcher.ready(self)
 
     # commands
 
@@ -470,4 +485,5 @@ def define(table: ShardTable, ref: QueueRef) -> int:
         settings.soft_timeout_ms,
         settings.limits if safeguards.ACTIVE.limits else None,
         ref.born_us,
+        limits.REGROUP_LOOKS,
     )

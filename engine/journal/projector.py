@@ -61,6 +61,35 @@ class ProjectorStatistics:
     """From the start of the newest round until it was in the tables."""
 
 
+class Reach:
+    """Up to when the tables know all of one shard that was durable then, but for open jobs that
+    settle. A round that emptied the shard says so; while none does, the watermark comes to what
+    a look had found in the log."""
+
+    __slots__ = ("_looks", "known_s")
+
+    def __init__(self, known_s: float) -> None:
+        self.known_s = known_s
+        self._looks: deque[tuple[float, int]] = deque()
+
+    def look(self, at_s: float, durable_lsn: int) -> None:
+        """So far the log was durable then."""
+        if self._looks and (
+            self._looks[-1][1] == durable_lsn or len(self._looks) == limits.LAG_LOOKS_MAX
+        ):
+            self._looks.pop()
+        self._looks.append((at_s, durable_lsn))
+
+    def written(self, watermark: int) -> None:
+        """The tables know all up to there."""
+        while self._looks and self._looks[0][1] <= watermark:
+            self.emptied(self._looks.popleft()[0])
+
+    def emptied(self, at_s: float) -> None:
+        """The tables know all that was durable then."""
+        self.known_s = max(self.known_s, at_s)
+
+
 class Projector:
     """One per node. `run` in a task; sources come and go with their shards."""
 
@@ -86,7 +115,7 @@ class Projector:
         self._turn: Turn = at_once
         self._rounds_begun = 0
         self._hurried = False
-        self._caught_up_s = time.monotonic()
+        self._reached: dict[int, Reach] = {}
         self.watermarks: dict[int, int] = {}
         """What is known to be in the tables, by shard."""
         self.statistics = ProjectorStatistics()
@@ -94,6 +123,7 @@ class Projector:
     def add(self, source: ProjectionSource, early: Projection | None = None) -> None:
         """A shard was taken over; `early` was collected from it already."""
         self._sources[source.number] = source
+        self._reached[source.number] = Reach(time.monotonic())
         if early is not None:
             self._early.append((source, early))
 
@@ -101,7 +131,7 @@ class Projector:
         """The shard is gone; what was collected of it is durable, and written unless another owner
         comes first."""
         if self._sources.get(source.number) is source:
-            del self._sources[source.number]
+            del self._sources[source.number], self._reached[source.number]
             self.watermarks.pop(source.number, None)
 
     @property
@@ -111,8 +141,10 @@ class Projector:
 
     @property
     def lag_s(self) -> float:
-        """How old what the tables lack may be, leaving aside open jobs that settle."""
-        return time.monotonic() - self._caught_up_s
+        """How old the oldest change may be that the tables lack, leaving aside open jobs that
+        settle; also while rounds are cut off for longer."""
+        now_s = time.monotonic()
+        return now_s - min((reach.known_s for reach in self._reached.values()), default=now_s)
 
     def hurry(self) -> None:
         """Let the next round have open jobs too that have not settled."""
@@ -154,6 +186,7 @@ class Projector:
         else:
             self._newest.complete = True
             self._newest.collected_s = begun.collected_s
+            self._newest.emptied = begun.emptied
             self._newest.flushes += begun.flushes
 
     async def _next_tick(self, at_s: float) -> None:
@@ -180,6 +213,7 @@ class Projector:
         for shard, lsn in watermarks(begun.projections).items():
             if shard in self._sources:
                 self.watermarks[shard] = lsn
+                self._reached[shard].written(lsn)
         if self._newest is begun:
             self._newest = None
         self.statistics.rounds += 1
@@ -206,7 +240,13 @@ class Projector:
         self._rounds_begun += 1
         emptied = True
         while sources and begun.rows < limits.PROJECTION_ROUND_ROWS:
-            emptied &= await _take(sources.popleft(), settled_us, begun)
+            source = sources.popleft()
+            if (reach := self._reached.get(source.number)) is not None:
+                reach.look(now_s, source.durable_lsn)
+            if await _take(source, settled_us, begun):
+                begun.emptied.append(source.number)
+            else:
+                emptied = False
         begun.complete = emptied and not sources
         if begun.complete:
             begun.flushes, self._flushing = self._flushing, []
@@ -239,8 +279,9 @@ class Projector:
         return how
 
     def _caught_up(self, written: Round) -> None:
-        if written.complete:
-            self._caught_up_s = written.collected_s
+        for shard in written.emptied:
+            if (reach := self._reached.get(shard)) is not None:
+                reach.emptied(written.collected_s)
         for flushed in written.flushes:
             if not flushed.done():
                 flushed.set_result(None)

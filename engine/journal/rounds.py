@@ -83,6 +83,10 @@ class ProjectionSource(Protocol):
 
     @property
     def unprojected(self) -> int: ...
+    @property
+    def durable_lsn(self) -> int:
+        """Up to here its log is durable."""
+        ...
 
     def collect(self, rows_max: int, settled_us: int) -> Projection | None:
         """What is durable and not in the tables; None when there is nothing."""
@@ -127,6 +131,8 @@ class Round:
     taken: list[tuple[ProjectionSource, Projection]] = field(default_factory=list)
     flushes: list[asyncio.Future[None]] = field(default_factory=list)
     """Who waits for this round."""
+    emptied: list[int] = field(default_factory=list)
+    """Shards that had nothing more; all, where it is complete."""
     turn: Turn = at_once
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """It is in the tables, and its sources know: the turn of the next one."""
@@ -247,6 +253,8 @@ class Table(Protocol):
     def shard(self) -> int: ...
     @property
     def unprojected(self) -> int: ...
+    @property
+    def committed_lsn(self) -> int: ...
 
     def collect(self, rows_max: int, settled_us: int) -> Projection | None: ...
     def projected(self, projection: Any, whole: bool = ...) -> None: ...
@@ -277,6 +285,10 @@ class TableSource:
     @property
     def unprojected(self) -> int:
         return self._table.unprojected
+
+    @property
+    def durable_lsn(self) -> int:
+        return self._table.committed_lsn
 
     def collect(self, rows_max: int, settled_us: int) -> Projection | None:
         projection = self._table.collect(rows_max, settled_us)

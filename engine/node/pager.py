@@ -34,7 +34,7 @@ from taskforge_server.engine.journal.takeover import LAST_ID, WaitingJobs
 from taskforge_server.engine.node.core import Core
 from taskforge_server.engine.runtime import faultpoints
 from taskforge_server.engine.shard.shard import Shard
-from taskforge_server.ext.table import split_rows
+from taskforge_server.ext.table import ShardTable, split_rows
 
 log = logging.getLogger(__name__)
 
@@ -265,7 +265,7 @@ class Pager:
             whole = rows_max
             faultpoints.hit(faultpoints.IN_PAGE)
         finally:
-            table.end_reading(whole)
+            await _end_reading(table, whole)
         self.pages += 1
         self._core.grown(shard.number)
 
@@ -281,7 +281,7 @@ class Pager:
             if await _each(chunks, table.due_in) < rows_max:
                 table.due_read(until_us, LAST_ID)
         finally:
-            table.end_reading()
+            await _end_reading(table)
         self.pages += 1
         self._core.grown(shard.number)
 
@@ -319,7 +319,7 @@ class Pager:
             try:
                 await _each(self._rows.of_queue(queue_id, after, most), take)
             finally:
-                table.end_reading()
+                await _end_reading(table)
         return ids
 
     async def _bring_asked(self, shard: Shard, reader: _Reader) -> None:
@@ -350,7 +350,7 @@ class Pager:
         except EnvironmentalError as error:
             failure = error
         finally:
-            table.end_reading()
+            await _end_reading(table)
             _answer(asked, failure)
 
 
@@ -362,6 +362,14 @@ def page_jobs(resident_jobs_max: int) -> int:
 def may_be_away(shard: Shard) -> bool:
     """Whether jobs of the shard may be in the tables alone."""
     return not shard.counted or shard.table.away_jobs != 0
+
+
+async def _end_reading(table: ShardTable, rows_max: int = 0) -> None:
+    """The rows have come: what ended meanwhile leaves, and others have their turn in between."""
+    over = table.end_reading(rows_max, limits.LEAVE_JOBS)
+    while not over:
+        await asyncio.sleep(0)
+        over = table.end_reading(rows_max, limits.LEAVE_JOBS)
 
 
 async def _each(chunks: AsyncGenerator[bytes, None], take: Callable[[bytes], int]) -> int:

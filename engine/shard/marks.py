@@ -56,9 +56,7 @@ class Marks:
         """Show the books all that a takeover has marked, some at each step: others have their turn
         in between, but nobody uses the table yet. Children are kept for the book that comes last.
         """
-        marked = table.take_marked()
-        for start in range(0, len(marked), limits.MARKS_READ):
-            portion = marked[start : start + limits.MARKS_READ]
+        while portion := table.take_marked(limits.MARKS_READ):
             for job_id, options in portion:
                 told = read_told(options)
                 for book in self.books:

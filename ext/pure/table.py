@@ -26,6 +26,8 @@ Choices that the interface leaves open:
 - `change` says nothing of what does not matter in the job's state: a time, priority or payload only
   while it waits, a deadline only while it runs. Anything else is a TransitionError.
 - `take_marked` gives a job once, however often it was marked, in the order of the first time.
+- `regroup` is said to be over when so many places were looked at as the first jobs of a compiled
+  table stand in; until then nothing of the queue starts. Where a job stands does not show.
 - `next_due_us` passes over jobs that are held.
 - An event that does not fit the state of its job makes `replay` raise TransitionError; the log
   contradicts itself and the table is of no more use. `replay` counts all events but ignored ones.
@@ -173,6 +175,7 @@ class ShardTable(Pages, Waiting):
         soft_timeout_ms: int = 0,
         limits: tuple[int, ...] | None = None,
         born_us: int = 0,
+        looks_max: int = I32_MAX,
     ) -> int:
         """Define or update a queue; its index stays."""
         check_id("queue_id", queue_id)
@@ -185,7 +188,10 @@ class ShardTable(Pages, Waiting):
         if index in self._limits or wanted.any:
             limited = self._limits.setdefault(index, QueueLimits())
             limited.born_us = born_us
+            if wanted.keys_matter != limited.limits.keys_matter:
+                self._walked[index] = 0
             limited.tune(wanted)
+            self.regroup(index, looks_max)
         if history < self._queues[index].history:
             # Attempts may be in the tables before their job: one that is not kept takes them along.
             for job in self._jobs.values():
@@ -253,6 +259,8 @@ class ShardTable(Pages, Waiting):
         limited = self._look(queue, now_us)
         if limited is not None:
             most = min(most, limited.allowed(len(self._in[queue, PROCESSING])))
+        if queue in self._walked:
+            return b"", 0
         frontier = self._frontier(queue, types)
         while len(chosen) < most and (ready := self._startable(queue, types)):
             job = ready[0]
@@ -389,14 +397,16 @@ class ShardTable(Pages, Waiting):
         self._decide(event)
         return True
 
-    def take_marked(self) -> list[tuple[bytes, bytes]]:
-        marked, self._marked = self._marked, {}
-        jobs = (self._jobs.get(job_id) for job_id in marked)
-        return [
-            (job.id, job.options)
-            for job in jobs
-            if job is not None and job.status not in FINAL and job.options and "more" in job.told
-        ]
+    def take_marked(self, most: int = I32_MAX) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        for job_id in list(self._marked):
+            if len(found) == most:
+                break
+            del self._marked[job_id]
+            job = self._jobs.get(job_id)
+            if job and job.status not in FINAL and job.options and "more" in job.told:
+                found.append((job.id, job.options))
+        return found
 
     def requeue(self, job: dict[str, Any], now_us: int) -> None:
         self._check_own(job["id"])
@@ -676,17 +686,22 @@ class ShardTable(Pages, Waiting):
             raise ValueError("projections are confirmed once each, in order")
         self._under_way.popleft()
         self._confirmed = True
-        for job_id, lsn in p._jobs:
-            job = self._jobs.get(job_id)
-            if job is None or job.lsn != lsn:
-                continue
-            if job.status in FINAL or (whole and self._may_leave(job)):
-                if self.reading:
-                    self._leaving.append(job_id)
-                elif job.status in FINAL:
-                    del self._jobs[job_id]
-                else:
-                    self._let_go([job])
+        known = [self._jobs[job_id] for job_id, lsn in p._jobs if self._is_at(job_id, lsn)]
+        for job in [job for job in known if job.status in FINAL]:
+            if self.reading:
+                self._leaving[job.id] = None
+            else:
+                del self._jobs[job.id]
+        for job in [job for job in known if whole and self._may_leave(job)]:
+            if self.reading:
+                self._leaving[job.id] = None
+            else:
+                self._let_go([job])
+
+    def _is_at(self, job_id: bytes, lsn: int) -> bool:
+        """Whether this is the newest that is known of the job."""
+        job = self._jobs.get(job_id)
+        return job is not None and job.lsn == lsn
 
 
 def _take_committed(waiting: list[tuple[int, Any]], committed_lsn: int) -> list[Any]:

@@ -15,7 +15,8 @@ that was told nothing special (`more`).
   starts a job has seen all that comes before it. Reading the next rows moves the place on.
 - All scheduled jobs that are away are due behind another place, a time and an id.
 - Rows are read while nothing leaves memory (`begin_reading`, `end_reading`): what ended meanwhile
-  is freed afterwards. So a row that comes is of a job that is here, and is passed over, or true.
+  is freed afterwards, some at each call, and until all have gone nobody reads anew. So a row that
+  comes is of a job that is here, and is passed over, or true.
 - A queue in which group keys matter lets nobody go: who starts next rests on all of its keys.
 - Nobody changes a job that is away: a command brings it here first (`fault_in`).
 - A new owner knows nothing of what is away but its lanes; how many there are is counted while the
@@ -41,6 +42,7 @@ from taskforge_server.ext.pure.tablejob import (
     read_page_rows,
 )
 from taskforge_server.ext.pure.tablelog import (
+    I32_MAX,
     I64_MAX,
     NEVER_US,
     PRIORITY_MAX,
@@ -76,7 +78,8 @@ class Pages(Fold):
         self.departures = 0
         self._lanes: dict[Lane, Away] = {}
         self._away: dict[tuple[int, str], int] = {}
-        self._leaving: list[bytes] = []
+        self._come = False  # what was read; those that stayed for it leave
+        self._leaving: dict[bytes, None] = {}
         self._due_place: tuple[int, bytes] | None = None
         self._under_way: deque[Projection] = deque()
         self._confirmed = False  # no projection of this table is in the tables yet
@@ -101,10 +104,11 @@ class Pages(Fold):
         return self._lanes.setdefault((queue, job_type), Away())
 
     def _in_lanes(self, queue: int) -> list[Job]:
-        """The queue's pending jobs; none where they wait by their group keys instead."""
+        """The queue's pending jobs; none where they wait by their group keys instead, or change
+        their lanes."""
         limited = self._limits.get(queue)
         grouped = limited is not None and limited.limits.keys_matter
-        return [] if grouped else list(self._in[queue, PENDING].values())
+        return [] if grouped or queue in self._walked else list(self._in[queue, PENDING].values())
 
     def _waiting(self, queue: int, job_type: str) -> list[Job]:
         jobs = self._in_lanes(queue)
@@ -173,33 +177,34 @@ class Pages(Fold):
     def begin_reading(self) -> None:
         if self.reading:
             raise ValueError("rows are being read already")
-        self.reading = True
+        self.reading, self._come = True, False
 
-    def end_reading(self, rows_max: int = 0) -> None:
-        self._check_reading()
-        self.reading = False
+    def end_reading(self, rows_max: int = 0, most: int = I32_MAX) -> bool:
+        if not self.reading:
+            raise ValueError("no rows are being read")
+        self._come = True
         for lane in self._lanes.values():
             if 0 <= lane.read < rows_max:
                 lane.place = None
             lane.read = -1
         under_way = self._projecting()
-        for job_id in dict.fromkeys(self._leaving):
-            job = self._jobs.get(job_id)
-            if job is None:
-                continue
+        for job_id in list(self._leaving)[:most]:
+            del self._leaving[job_id]
+            job = self._jobs[job_id]
             if job.status not in FINAL:
                 self._let_go([job] if self._may_leave(job) else [])
             elif job_id not in self._dirty and job_id not in under_way:
                 del self._jobs[job_id]
-        self._leaving = []
+        self.reading = bool(self._leaving)
+        return not self.reading
 
     def _check_reading(self) -> None:
-        if not self.reading:
+        if not self.reading or self._come:
             raise ValueError("no rows are being read")
 
     def place(self, queue: int, job_type: str) -> tuple[int, bytes]:
         lane = self._lane(queue, job_type)
-        if not self.reading or lane.place is None:
+        if not self.reading or self._come or lane.place is None:
             raise ValueError("nothing of this lane is to be read")
         lane.read = 0
         return PRIORITY_MAX - lane.place[0], lane.place[1]

@@ -66,6 +66,8 @@ class Fold:
         # up to when the limits take everything for used.
         self._limits: dict[int, QueueLimits] = {}
         self._roused: list[int] = []
+        # Queues whose jobs change their lanes: how many places were looked at.
+        self._walked: dict[int, int] = {}
         self._floor_us = 0
         self._owned_lsn = I64_MAX
         # id -> (time, lsn) of the first event that no projection took, oldest first.
@@ -191,7 +193,8 @@ class Fold:
 
     def _left(self, job: Job, limited: QueueLimits, waits: bool) -> None:
         """Out of the lane of its state: another job may start, or its group has no member."""
-        if job.status == PROCESSING and job.queue not in self._roused:
+        moving = job.queue in self._walked
+        if job.status == PROCESSING and job.queue not in self._roused and not moving:
             running, pending = self._in[job.queue, PROCESSING], self._in[job.queue, PENDING]
             if limited.frees(job, list(running.values()), list(pending.values())):
                 self._roused.append(job.queue)

@@ -7,11 +7,21 @@ from taskforge_server.ext.pure.tablefold import Fold
 from taskforge_server.ext.pure.tablejob import PENDING, PROCESSING, Job
 from taskforge_server.ext.pure.tableparts import check_range
 
+PLACES = 1_024
+
 
 class Waiting(Fold):
     """Questions about queues; how late it is, limits learn by being asked."""
 
     gathering_lsn: int
+
+    def regroup(self, queue: int, looks_max: int) -> bool:
+        self._check_queue(queue)
+        if queue in self._walked:
+            self._walked[queue] += looks_max
+            if self._walked[queue] >= PLACES:
+                del self._walked[queue]
+        return queue not in self._walked
 
     def ready(self, queue: int, types: frozenset[str] | None) -> int:
         self._check_queue(queue)
@@ -23,6 +33,8 @@ class Waiting(Fold):
 
     def rests(self, queue: int) -> bool:
         self._check_queue(queue)
+        if queue in self._walked:
+            return False
         first: dict[str, Job] = {}
         for job in self._startable(queue, None):
             first.setdefault(job.job_type, job)
@@ -47,14 +59,15 @@ class Waiting(Fold):
     def startable(self, queue: int, now_us: int) -> int:
         self._check_queue(queue)
         limited = self._look(queue, now_us)
-        most = len(self._startable(queue, None))
+        most = 0 if queue in self._walked else len(self._startable(queue, None))
         running = len(self._in[queue, PROCESSING])
         return most if limited is None else min(most, limited.allowed(running))
 
     def next_token_us(self, queue: int, now_us: int) -> int:
         self._check_queue(queue)
         pending = self._in[queue, PENDING].values()
-        limited = self._look(queue, now_us) if pending else None
+        asked = pending and queue not in self._walked
+        limited = self._look(queue, now_us) if asked else None
         return 0 if limited is None else limited.next_token_us(pending)
 
     @property
@@ -68,7 +81,7 @@ class Waiting(Fold):
     def blocked(self, queue: int, now_us: int, job_id: bytes | None = None) -> list[dict[str, Any]]:
         self._check_queue(queue)
         job = None if job_id is None else self._in[queue, PENDING].get(job_id)
-        limited = self._look(queue, now_us)
+        limited = None if queue in self._walked else self._look(queue, now_us)
         running = list(self._in[queue, PROCESSING].values())
         return [] if limited is None else limited.blocking(running, job)
 

@@ -218,7 +218,13 @@ calls = weighted(
     ),
     *call(2, "release_scheduled", after_us=delays_us),
     *call(4, "begin_reading", pick=picks, ahead=st.booleans()),
-    *call(5, "end_reading", rows_max=st.integers(1, 4), cut=st.booleans()),
+    *call(
+        5,
+        "end_reading",
+        rows_max=st.integers(1, 4),
+        cut=st.booleans(),
+        leave=st.sampled_from([99, 1]),
+    ),
     *call(2, "read_due", rows_max=few),
     *call(2, "bring", pick=picks),
 )

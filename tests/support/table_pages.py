@@ -49,6 +49,8 @@ class PageRules:
     finished: dict[bytes, dict[str, Any]]
     now_us: int
     read: Reading | None
+    ending = False
+    """The rows have come, but not all have left that stayed for them."""
 
     @property
     def here(self) -> set[bytes]:
@@ -73,7 +75,7 @@ class PageRules:
 
     def release(self, pick: int, keep: int, most: int, written: bool) -> None:
         """Mostly of a lane that has something."""
-        if self.read is not None:
+        if self.read is not None or self.ending:
             return
         if written:
             self.write(age_us=0)
@@ -84,7 +86,7 @@ class PageRules:
         self.left(count)
 
     def release_scheduled(self, after_us: int) -> None:
-        if self.read is None:
+        if self.read is None and not self.ending:
             self.left(self.pair.call("release_scheduled", self.now_us + after_us))
 
     def left(self, count: int) -> None:
@@ -100,7 +102,7 @@ class PageRules:
 
     def begin_reading(self, pick: int, ahead: bool) -> None:
         """Ask for rows; a projection under way may have been written when they are read."""
-        if self.read is not None:
+        if self.read is not None or self.ending:
             return
         lanes = sorted(self.pair.call("short", 1000))
         self.pair.call("begin_reading")
@@ -114,8 +116,11 @@ class PageRules:
             self.read.lane = queue, job_type
             self.read.place = self.pair.call("place", queue, job_type)
 
-    def end_reading(self, rows_max: int, cut: bool) -> None:
-        """What was asked for comes, or some of it and then the connection breaks."""
+    def end_reading(self, rows_max: int, cut: bool, leave: int = 99) -> None:
+        """What was asked for comes, or some of it and then the connection breaks. Then so many of
+        those that stayed for it leave, and others at later calls."""
+        if self.ending:
+            self.leave(leave)
         if self.read is None:
             return
         read, self.read = self.read, None
@@ -124,12 +129,19 @@ class PageRules:
             rows = read.rows()[: 1 if cut else rows_max]
             data = b"".join(page_row(row.values) for row in rows)
             assert self.pair.call("next_in", *read.lane, data) == len(rows)
-        self.pair.call("end_reading", 0 if cut or read.lane is None else rows_max)
+        done = self.pair.call("end_reading", 0 if cut or read.lane is None else rows_max, leave)
+        self.ending = not done
         self.freed(before)
+
+    def leave(self, most: int) -> None:
+        before = {job["id"]: job for job in self.pair.oracle.snapshot()}
+        self.ending = not self.pair.call("end_reading", 0, most)
+        self.freed(before)
+        assert len(before) - len(self.here) <= most
 
     def read_due(self, rows_max: int) -> None:
         place = self.pair.call("due_place")
-        if self.read is not None or place is None:
+        if self.read is not None or self.ending or place is None:
             return
         rows = [row for row in scheduled_rows(self.tables) if due_place_of(row) > place]
         self.pair.call("begin_reading")
@@ -144,6 +156,8 @@ class PageRules:
 
     def fault_in(self, *job_ids: bytes) -> None:
         rows = [row for row in self.tables.open_rows(*WAITING) if row.values["id"] in job_ids]
+        if self.ending:
+            self.leave(99)
         if self.read is None:
             self.pair.call("begin_reading")
         self.pair.call("fault_in", joined(rows))
@@ -153,6 +167,8 @@ class PageRules:
     def everything_here(self) -> None:
         """Nothing is away any more."""
         self.end_reading(1, cut=True)
+        if self.ending:
+            self.leave(99)
         self.fault_in(*self.tables.jobs)
         lanes = self.pair.call("short", 1000)
         self.pair.call("begin_reading")

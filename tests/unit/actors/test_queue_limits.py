@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.queue import QueueActor
 from taskforge_server.engine.node.timer import QueueTimer
@@ -35,6 +37,34 @@ async def test_a_completion_lets_the_next_one_start_in_the_same_commit() -> None
         parts.settle()
         assert len(parts.journal.bodies) == rows + 1, "a commit more than needed"
     assert len(outlet.tokens()) == 5
+
+
+async def test_keys_begin_and_cease_to_matter_for_some_jobs_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who waits changes lanes in portions, others have their turn in between, and nobody of the
+    queue starts before all are where the limits count them."""
+    monkeypatch.setattr(limits, "REGROUP_LOOKS", 1_024)
+    parts = EngineParts()
+    queue = parts.queue("mail")
+    for key in ("ada", "bob"):
+        parts.submit(queue, 1_500, group_key=key)
+    _, outlet = parts.worker(["mail"], credit=10)
+    changed(parts, queue, max_concurrency_per_key=1)
+    parts.submit(queue, group_key="cid")
+    for _ in range(2):  # of three portions the change itself made the first
+        parts.settle()
+        assert queue.ready_jobs() == 0
+        await asyncio.sleep(0)
+    parts.settle()
+    assert len(outlet.tokens()) == 3, "one of each key"
+    changed(parts, queue)
+    for _ in range(2):
+        parts.settle()
+        assert len(outlet.tokens()) == 3
+        await asyncio.sleep(0)
+    parts.settle()
+    assert len(outlet.tokens()) == 10
 
 
 async def test_a_queue_at_its_limit_is_asked_by_nobody() -> None:

@@ -8,6 +8,7 @@ held, whether somebody was passed over who might have started, and whether turns
 
 import copy
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -135,7 +136,14 @@ calls: st.SearchStrategy[Call] = weighted(
     ),
     *call(1, "change_priority", pick=picks, priority=st.integers(0, 9)),
     *call(2, "due", step_us=steps_us),
-    *call(1, "change_limits", queue=queues, wanted=limits),
+    *call(
+        1,
+        "change_limits",
+        queue=queues,
+        wanted=limits,
+        looks_max=st.sampled_from([10_000, 10_000, 3]),
+    ),
+    *call(2, "regroup", queue=queues, looks_max=st.sampled_from([10_000, 3])),
     *call(3, "ask", queue=queues, pick=picks, step_us=steps_us),
     *call(3, "commit"),
     *call(2, "write"),
@@ -259,9 +267,12 @@ class LimitsMachine(RuleBasedStateMachine):
         assert pair.call("worker", b"w" * 16) == 0
         return pair
 
-    def define(self, pair: Pair, index: int) -> None:
+    def define(self, pair: Pair, index: int, looks_max: int = 10_000) -> None:
         given = self.judges[index].limits.given()
-        args = (bytes([index]) * 16, PROJECT, f"queue-{index}", 0, 2, 0, given, self.born_us)
+        args = (
+            *(bytes([index]) * 16, PROJECT, f"queue-{index}"),
+            *(0, 2, 0, given, self.born_us, looks_max),
+        )
         assert pair.call("queue", *args) == index
 
     def tick(self, step_us: int) -> int:
@@ -319,6 +330,9 @@ class LimitsMachine(RuleBasedStateMachine):
             judge.clock_ns = now_us * 1000  # nothing looks at the clock
         self.find_backlogs(queue, types)
         frame, count = self.pair.call("start", queue, types, 0, most, now_us)
+        if not self.pair.call("regroup", queue, 0):
+            assert (startable, count) == (0, 0), "before all are where the limits look"
+            return
         assert count <= min(most, startable)
         tokens = msgpack.unpackb(frame, strict_map_key=False)[4] if count else b""
         for place in range(count):
@@ -453,9 +467,13 @@ class LimitsMachine(RuleBasedStateMachine):
             if job.status == "scheduled":
                 job.status = self.pair.oracle.get(job_id)["status"]
 
-    def change_limits(self, queue: int, wanted: Limits) -> None:
+    def change_limits(self, queue: int, wanted: Limits, looks_max: int) -> None:
         self.judges[queue].change(wanted)
-        self.define(self.pair, queue)
+        self.define(self.pair, queue, looks_max)
+
+    def regroup(self, queue: int, looks_max: int) -> None:
+        """The jobs go on to change their lanes."""
+        assert self.pair.call("regroup", queue, looks_max) >= (looks_max > 3)
 
     def ask(self, queue: int, pick: int, step_us: int) -> None:
         """The answers of both agree; who waits for nothing but a token is told when it is there."""
@@ -471,7 +489,8 @@ class LimitsMachine(RuleBasedStateMachine):
         next_us = self.pair.call("next_token_us", queue, now_us)
         most = self.judges[queue].limits.running_max
         full = most and sum(running.values()) >= most
-        if self.pending(queue) and not startable and not full:
+        moving = not self.pair.call("regroup", queue, 0)
+        if self.pending(queue) and not startable and not full and not moving:
             keyed = self.judges[queue].limits.key_running_max
             assert next_us > now_us or (keyed and running), "nothing will ever wake it"
         if next_us:
@@ -538,6 +557,29 @@ def run(subject: ModuleType, examples: int, steps: int = 50) -> None:
 
 def test_compiled_table_obeys_the_limits_and_agrees_with_the_plain_one() -> None:
     run(compiled, examples=60, steps=40)
+
+
+def test_no_call_takes_more_jobs_to_their_groups_than_it_may_look_at() -> None:
+    table, batch = compiled.ShardTable(SHARD, 1), compiled.SubmitBatch()
+    for number in range(2_000):
+        batch.add("mail", b"{}", options=msgpack.packb({"group_key": str(number)}))
+    queue = table.queue(b"q" * 16, PROJECT, "q", 0, 2)
+    table.submit(queue, batch, EPOCH_US)
+    sizes = [table.bytes_resident]
+    given = Limits(key_running_max=1).given()
+    table.queue(b"q" * 16, PROJECT, "q", 0, 2, 0, given, looks_max=500)
+    sizes.append(table.bytes_resident)
+    for over in (False, False, True):
+        assert table.startable(queue, EPOCH_US) == 0
+        assert table.regroup(queue, 1_000 if over else 250) is over or over
+        sizes.append(table.bytes_resident)
+    table.regroup(queue, 1_000)
+    sizes.append(table.bytes_resident)
+    group_bytes = (sizes[-1] - sizes[0]) // 2_000
+    assert group_bytes > 0
+    grown = [size - before for before, size in pairwise(sizes)]
+    assert [size // group_bytes for size in grown] == [500, 250, 250, 1_000, 0]
+    assert table.startable(queue, EPOCH_US) == 2_000
 
 
 HOURLY = Rate(3_600 * SECOND_NS, 1)

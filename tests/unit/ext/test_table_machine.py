@@ -251,7 +251,9 @@ class TableMachine(PageRules, RuleBasedStateMachine):
 
     def take_marked(self) -> None:
         """Jobs that live and have something to look at, each once; none that has not."""
-        marked = self.pair.call("take_marked")
+        marked = self.pair.call("take_marked", 2)
+        while len(marked) < 1_000 and (more := self.pair.call("take_marked", 2)):
+            marked += more
         assert len({job_id for job_id, _ in marked}) == len(marked)
         for job_id, options in marked:
             assert self.model.jobs[job_id].status not in FINAL
@@ -508,7 +510,7 @@ class TableMachine(PageRules, RuleBasedStateMachine):
         # Nobody heard of what was not durable: its leases may be named anew.
         self.tokens = [t for t in self.tokens if int.from_bytes(t[16:], "big") <= head]
         self.seed += 1  # a table that is built anew has a seed of its own
-        self.read = None
+        self.read, self.ending = None, False
         self.pair = self.recovered(self.tables, self.log, first=first)
         self.ids_before = len(self.ids)
         self.finished = {i: job for i, job in self.finished.items() if job["lsn"] <= head}

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,16 @@ async def running(projector: Projector) -> AsyncIterator[None]:
     yield
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+class FakeClock:
+    """In the place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
 
 
 class Bench:
@@ -239,6 +250,37 @@ async def test_the_lag_grows_while_the_tables_are_away() -> None:
         bench.tables.gate.set()
         await flush
         assert bench.projector.unprojected == 0
+
+
+async def test_the_lag_is_that_of_the_oldest_row_while_rounds_are_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A shard that is never emptied, since more comes all the time, and one that has nothing."""
+    clock = FakeClock()
+    monkeypatch.setattr(projector_module, "time", clock)
+    monkeypatch.setattr(projector_module.limits, "PROJECTION_ROUND_ROWS", 8)
+    monkeypatch.setattr(projector_module.limits, "PROJECTION_COLLECT_ROWS", 4)
+    bench = Bench(shards=2)
+    busy, lags = bench.lives[0], []
+    for _ in range(10):
+        busy.run(8)
+        await bench.commit()
+    tables, write = bench.tables, bench.tables.write_jobs
+
+    async def more_comes(*args: Any, **named: Any) -> None:
+        await write(*args, **named)
+        lags.append(bench.projector.lag_s)
+        clock.now_s += 1.0
+        if len(lags) < 40:
+            busy.run(8)
+            await bench.commit()
+
+    monkeypatch.setattr(tables, "write_jobs", more_comes)
+    async with running(bench.projector):
+        await bench.projector.flush()
+        assert len(lags) > 40, "so many rounds were cut off"
+        assert 5.0 < max(lags) <= 20.0
+        assert bench.projector.lag_s <= 3.0, "the rounds that were under way"
 
 
 async def test_trimming_lags_behind_the_watermarks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,18 @@ class Peeks(ShardTable):
         return super().peek(job_id)
 
 
+class Gives(ShardTable):
+    """Keeps how many marked jobs each call gave."""
+
+    def __init__(self, shard: int, seed: int) -> None:
+        self.given: list[int] = []
+
+    def take_marked(self, *most: int) -> list[tuple[bytes, bytes]]:
+        found = super().take_marked(*most)
+        self.given.append(len(found))
+        return found
+
+
 def fresh() -> ShardTable:
     table = ShardTable(1, 7)
     table.queue(QUEUE, PROJECT, "q", 0, 2)
@@ -78,12 +90,14 @@ def test_submitted_changed_replayed_and_loaded_jobs_are_seen_alike() -> None:
 
 def test_a_takeover_shows_the_books_all_in_many_steps() -> None:
     """Also to the book about children that comes when it is over."""
-    table, book, late = fresh(), Seen(), Seen()
+    table, book, late = Gives(1, 7), Seen(), Seen()
+    table.queue(QUEUE, PROJECT, "q", 0, 2)
     marks = Marks([book])
     plain = [submitted(table, JobOptions(expires_us=1)) for _ in range(2_500)]
     parents = Parents(edges=b"", not_before_us=0)
     child = submitted(table, JobOptions(parents=parents), NEVER_US)
     assert [len(book.jobs) for _ in marks.read(table)] == [1_000, 2_000, 2_501]
+    assert table.given == [1_000, 1_000, 501, 0], "the table looks at no more at once either"
     assert {*book.jobs} == {*plain, child}
     assert drained(table) == {}
     marks.add_children(late)
