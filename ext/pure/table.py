@@ -679,30 +679,6 @@ class ShardTable(Pages, Waiting):
                 job.attempt_may_exist = True
         return jobs, attempts, deletes
 
-    def projected(self, p: Projection, whole: bool = False) -> None:
-        """It is in the tables: jobs unchanged since then are clean, final ones are freed. `whole`:
-        the tables took every row, so those that wait behind others that are away leave as well."""
-        if not self._under_way or self._under_way[0] is not p:
-            raise ValueError("projections are confirmed once each, in order")
-        self._under_way.popleft()
-        self._confirmed = True
-        known = [self._jobs[job_id] for job_id, lsn in p._jobs if self._is_at(job_id, lsn)]
-        for job in [job for job in known if job.status in FINAL]:
-            if self.reading:
-                self._leaving[job.id] = None
-            else:
-                del self._jobs[job.id]
-        for job in [job for job in known if whole and self._may_leave(job)]:
-            if self.reading:
-                self._leaving[job.id] = None
-            else:
-                self._let_go([job])
-
-    def _is_at(self, job_id: bytes, lsn: int) -> bool:
-        """Whether this is the newest that is known of the job."""
-        job = self._jobs.get(job_id)
-        return job is not None and job.lsn == lsn
-
 
 def _take_committed(waiting: list[tuple[int, Any]], committed_lsn: int) -> list[Any]:
     """Remove and give what is durable."""

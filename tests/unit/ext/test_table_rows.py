@@ -562,32 +562,6 @@ class TestLoad:
         with pytest.raises(ValueError, match="no rows"):
             bench.table.fault_in(stale)
 
-    def test_those_that_stayed_for_a_reading_leave_some_at_a_time(self, impl: ModuleType) -> None:
-        """Meanwhile nothing is read, and what ends only now leaves with them."""
-        bench = Bench(impl)
-        *_, late = bench.submit(*({"priority": 9 - n} for n in range(6)))
-        stale = bench.project().jobs_copy
-        bench.table.begin_reading()
-        tokens = bench.start(5)
-        bench.table.succeed(b"".join(tokens), NOW_US)
-        bench.project()
-        assert bench.table.end_reading(0, 2) is False
-        assert [bench.table.jobs_resident, bench.table.ended] == [4, 3]
-        with pytest.raises(ValueError, match="being read already"):
-            bench.table.begin_reading()
-        with pytest.raises(ValueError, match="no rows"):
-            bench.table.fault_in(stale)
-        with pytest.raises(ValueError, match="nothing leaves"):
-            bench.table.release(0, "mail", 0, 10)
-        bench.table.succeed(b"".join(bench.start()), NOW_US)
-        bench.project()
-        assert bench.table.end_reading(0, 3) is False
-        assert {job["id"] for job in bench.table.snapshot()} == {late}
-        assert bench.table.end_reading(0, 3) is True
-        assert bench.table.jobs_resident == 0
-        with pytest.raises(ValueError, match="no rows"):
-            bench.table.end_reading()
-
     def test_scheduled_jobs_leave_and_come_in_the_order_of_their_time(
         self, impl: ModuleType
     ) -> None:
