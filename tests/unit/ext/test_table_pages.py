@@ -114,7 +114,7 @@ def test_those_that_stayed_for_a_reading_leave_some_at_a_time(impl: ModuleType) 
     """Meanwhile nothing is read, and what ends only now leaves with them."""
     bench = Bench(impl)
     *_, late = bench.submit(*({"priority": 9 - n} for n in range(6)))
-    stale = bench.project().jobs_copy
+    stale = b"".join(bench.project().jobs_copy)
     bench.table.begin_reading()
     tokens = bench.start(5)
     bench.table.succeed(b"".join(tokens), NOW_US)
