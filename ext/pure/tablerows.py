@@ -149,7 +149,7 @@ PAGE_COLUMNS: Columns = (
     Column("keep", BOOL),
 )
 """What a page has of a pending job, for a reader that knows its lane. What most jobs have is NULL:
-a value costs the server ten times as much."""
+a value costs the server more."""
 
 PAGE_ZEROS = ("priority", "attempts", "crashes", "max_attempts")
 """NULL stands for 0; in `updated_at` for `created_at`."""
