@@ -30,6 +30,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from taskforge_server.api.cli.writeback import Writeback
+
 START_TIMEOUT_S = 300.0
 """Recovery after a crash replays up to `max_wal_size`."""
 
@@ -68,6 +70,7 @@ class EmbeddedServers:
         run_dir = _socket_dir(self.data_dir)
         self.postgres = Postgres(self.data_dir / "postgres", run_dir, postgres_settings or {})
         self.valkey = Valkey(self.data_dir / "valkey", run_dir)
+        self._writeback: Writeback | None = None
         self._lock: IO[str] | None = None
 
     @property
@@ -91,6 +94,8 @@ class EmbeddedServers:
             self.valkey.start()
             self.postgres.start()
             self.postgres.create_database(DATABASE)
+            self._writeback = Writeback(self.postgres.folder / "base")
+            self._writeback.start()
         except BaseException:
             self.stop()
             raise
@@ -98,6 +103,9 @@ class EmbeddedServers:
 
     def stop(self) -> None:
         """Stop what runs; may be called twice."""
+        if self._writeback is not None:
+            self._writeback.stop()
+            self._writeback = None
         self.postgres.stop()
         self.valkey.stop()
         if self._lock is not None:
