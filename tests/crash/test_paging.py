@@ -35,11 +35,11 @@ def test_node_with_jobs_that_are_away(ground: Ground, form: Form) -> None:
         )
         node.kill()
         node.start(TASKFORGE_FAULTPOINT=f"{faultpoints.IN_PAGE}:{chance.randint(2, 9)}")
-        arena.worker(node, "one")
+        one = arena.worker(node, "one")
         assert node.died(PROGRESS_S) == -9
         node.start()
         node.await_ready()
-        worker = arena.worker(node, "two")
+        two = arena.worker(node, "two")
         with arena.load(node, seed=8) as load:
             for _ in range(form.node_kills):
                 assert client.submit(chance.choice(QUEUES), ["quick"] * BACKLOG_JOBS)
@@ -49,4 +49,5 @@ def test_node_with_jobs_that_are_away(ground: Ground, form: Form) -> None:
             node.await_ready()
             progress(arena, load, WARM_JOBS)
         judged(arena)
-        assert worker.ran()
+        # Either may come back from its pause when the other has run all.
+        assert one.ran() or two.ran()
