@@ -296,6 +296,25 @@ cdef inline uint16_t cell_int2(Cell c) noexcept:
     return 0 if c.p == NULL else tf_rd16(c.p)
 
 
+cdef inline uint32_t cell_ms(Cell c) noexcept:
+    """Of seconds, a double."""
+    cdef double seconds
+    cdef uint64_t word
+    if c.p == NULL:
+        return 0
+    word = tf_rd64(c.p)
+    memcpy(&seconds, &word, 8)
+    return <uint32_t>(seconds * 1000 + 0.5)
+
+
+cdef inline void tell(JobRow *row, int option, Cell c) noexcept:
+    """One of the options of the job, unless it is NULL."""
+    if c.p != NULL:
+        row.told = True
+        row.columns[option] = c.p
+        row.column_sizes[option] = c.size
+
+
 cdef int sized(Cell c, int size) except -1:
     if c.size != size and c.p != NULL:
         raise ValueError(f"a damaged row: {c.size} bytes where {size} must stand")
@@ -306,8 +325,6 @@ cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
     """One whole row of an unfinished job; ValueError for anything else."""
     cdef Cell cells[JOB_COLUMNS]
     cdef int i
-    cdef double timeout_s
-    cdef uint64_t word
     cdef Job *job = &row.job
     cdef int columns = tf_rd16(p)
     if columns != JOB_COLUMNS and columns != PLAIN_JOB_COLUMNS:
@@ -367,19 +384,13 @@ cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
     job.crashes = cell_int2(cells[17])
     job.max_attempts = cell_int2(cells[18])
     job.returns = <uint8_t>cell_int2(cells[31])
-    if cells[19].p != NULL:
-        word = tf_rd64(cells[19].p)
-        memcpy(&timeout_s, &word, 8)
-        job.timeout_ms = <uint32_t>(timeout_s * 1000 + 0.5)
+    job.timeout_ms = cell_ms(cells[19])
     job.deadline_us = cell_time(cells[20])
     if cells[22].p != NULL:
         row.output = cells[22].p + 1
         row.output_size = cells[22].size - 1
     for i in range(OPTIONS):
-        if cells[OPTION_CELLS[i]].p != NULL:
-            row.told = True
-            row.columns[i] = cells[OPTION_CELLS[i]].p
-            row.column_sizes[i] = cells[OPTION_CELLS[i]].size
+        tell(row, i, cells[OPTION_CELLS[i]])
     return 0
 
 
@@ -387,10 +398,7 @@ cdef int read_page_row(const unsigned char *p, JobRow *row) except -1:
     """One whole row of a page of a lane, which the reader knows: queue, project and type are not in
     it, nor in `row`. It is pending; NULL is what most jobs have."""
     cdef Cell cells[PAGE_COLUMNS]
-    cdef Cell c
     cdef int i
-    cdef double timeout_s
-    cdef uint64_t word
     cdef Job *job = &row.job
     if tf_rd16(p) != PAGE_COLUMNS:
         raise ValueError(f"a row of {tf_rd16(p)} columns, not {PAGE_COLUMNS}")
@@ -427,20 +435,13 @@ cdef int read_page_row(const unsigned char *p, JobRow *row) except -1:
     job.max_attempts = cell_int2(cells[8])
     job.due_us = cell_time(cells[9])
     job.started_us = cell_time(cells[10])
-    if cells[11].p != NULL:
-        word = tf_rd64(cells[11].p)
-        memcpy(&timeout_s, &word, 8)
-        job.timeout_ms = <uint32_t>(timeout_s * 1000 + 0.5)
+    job.timeout_ms = cell_ms(cells[11])
     if cells[12].p != NULL:
         row.output = cells[12].p + 1
         row.output_size = cells[12].size - 1
     job.returns = <uint8_t>cell_int2(cells[13])
     for i in range(OPTIONS):
-        c = cells[PAGE_OPTIONS_AT + i]
-        if c.p != NULL:
-            row.told = True
-            row.columns[i] = c.p
-            row.column_sizes[i] = c.size
+        tell(row, i, cells[PAGE_OPTIONS_AT + i])
     return 0
 
 

@@ -125,28 +125,31 @@ JOB_COLUMNS: Columns = (
     Column("keep", BOOL, RARE),
 )
 
-PAGE_COLUMNS: Columns = (
-    Column("id", UUID),
-    Column("payload", JSONB),
-    Column("lsn", INT8),
-    Column("created_at", TIME),
-    Column("updated_at", TIME),
-    Column("priority", INT4),
-    Column("attempts", INT2),
-    Column("crashes", INT2),
-    Column("max_attempts", INT2),
-    Column("scheduled_for", TIME),
-    Column("started_at", TIME),
-    Column("timeout_s", FLOAT8),
-    Column("last_error", JSONB),
-    Column("returns", INT2),
-    Column("idempotency_key", TEXT),
-    Column("unique_key", TEXT),
-    Column("group_key", TEXT),
-    Column("tags", TEXTS),
-    Column("waiting_on", INT4),
-    Column("options", JSONB),
-    Column("keep", BOOL),
+PAGE_COLUMNS: Columns = tuple(
+    {column.name: column for column in JOB_COLUMNS}[name]._replace(rare=False)
+    for name in (
+        "id",
+        "payload",
+        "lsn",
+        "created_at",
+        "updated_at",
+        "priority",
+        "attempts",
+        "crashes",
+        "max_attempts",
+        "scheduled_for",
+        "started_at",
+        "timeout_s",
+        "last_error",
+        "returns",
+        "idempotency_key",
+        "unique_key",
+        "group_key",
+        "tags",
+        "waiting_on",
+        "options",
+        "keep",
+    )
 )
 """What a page has of a pending job, for a reader that knows its lane. What most jobs have is NULL:
 a value costs the server more."""

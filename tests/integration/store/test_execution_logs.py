@@ -165,10 +165,11 @@ async def test_a_page_is_read_by_the_primary_key_of_one_partition(
                 100,
             )
         )
-    ran = [node for node in _nodes(plan[0]["Plan"]) if node.get("Relation Name")]
-    ran = [node for node in ran if node["Actual Loops"]]
-    # Behind the cursor an execution has LOG_LINES_MAX lines at most: sorting them costs little.
-    assert [node["Index Name"] for node in ran] == [f"{ran[0]['Relation Name']}_pkey"]
+    ran = [node for node in _nodes(plan[0]["Plan"]) if node["Actual Loops"]]
+    (partition,) = {node["Relation Name"] for node in ran if "Relation Name" in node}
+    # By the index or by its bitmap: the order in which lines were written decides. Behind the
+    # cursor an execution has LOG_LINES_MAX lines at most: sorting them costs little.
+    assert {node["Index Name"] for node in ran if "Index Name" in node} == {f"{partition}_pkey"}
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
