@@ -9,7 +9,7 @@ from taskforge_server.ext.tablereplay cimport Replay
 cdef class Projection:
     cdef readonly int shard
     cdef readonly int64_t watermark
-    # each of up to two parts, with rows of one form; see rows.pyx
+    # each in parts with rows of one form (rows.pyx), of jobs either ended or open ones
     cdef readonly tuple jobs_copy, jobs_merge, executions_copy, executions_merge
     cdef readonly bytes deletes                 # ids with the lsn of their end, 24 bytes each
     cdef readonly bint overlaps # an earlier projection that is not confirmed may hold a job of it too

@@ -74,13 +74,14 @@ cdef bytes taken_bytes(Buf *b):
     return data
 
 
-cdef tuple taken_parts(Buf *forms):
-    """What was written in each form."""
-    return tuple([taken_bytes(&forms[form]) for form in range(FORMS) if forms[form].size])
+cdef tuple taken_parts(Buf *parts, int count):
+    """What was written into each."""
+    return tuple([taken_bytes(&parts[i]) for i in range(count) if parts[i].size])
 
 
 cdef enum:
     ROW_ID_AT = 6       # number of columns (2), length of the id (4)
+    JOB_PARTS = 2 * FORMS   # of jobs that ended in each form, then of open ones
 
 
 cdef struct Span:
@@ -101,11 +102,12 @@ cdef tuple span_ms(Span *span):
 
 
 cdef class Collector:
-    """The rows of a projection while they are written, those of each form by themselves."""
+    """The rows of a projection while they are written: those of each form by themselves, and those
+    of open jobs, for they stand in another partition."""
 
     cdef Stored table
-    cdef Buf jobs_copy[FORMS]
-    cdef Buf jobs_merge[FORMS]
+    cdef Buf jobs_copy[JOB_PARTS]
+    cdef Buf jobs_merge[JOB_PARTS]
     cdef Buf runs_copy[FORMS]
     cdef Buf runs_merge[FORMS]
     cdef Buf deletes
@@ -113,12 +115,13 @@ cdef class Collector:
     cdef Span jobs_copy_span, runs_copy_span
 
     def __dealloc__(self):
-        cdef int form
-        for form in range(FORMS):
-            buf_free(&self.jobs_copy[form])
-            buf_free(&self.jobs_merge[form])
-            buf_free(&self.runs_copy[form])
-            buf_free(&self.runs_merge[form])
+        cdef int i
+        for i in range(JOB_PARTS):
+            buf_free(&self.jobs_copy[i])
+            buf_free(&self.jobs_merge[i])
+        for i in range(FORMS):
+            buf_free(&self.runs_copy[i])
+            buf_free(&self.runs_merge[i])
         buf_free(&self.deletes)
 
     cdef int take(self, Projection p, uint32_t slot, Job *job) except -1:
@@ -129,7 +132,7 @@ cdef class Collector:
         cdef Attempts held
         cdef Attempt *run
         cdef Py_ssize_t i
-        cdef int form
+        cdef int part
         if job.state >= SUCCEEDED and not (
                 q.history == HISTORY_ALL or (q.history == HISTORY_FAILED and job.state != SUCCEEDED)
                 or job.flags & F_KEEP):
@@ -139,12 +142,12 @@ cdef class Collector:
                 w64(&self.deletes, job.id_lo)
                 w64(&self.deletes, <uint64_t>job.lsn)
             return 0
-        form = job_form(job)
+        part = job_form(job) + (0 if job.state >= SUCCEEDED else FORMS)
         if job.flags & F_ROW:
-            out = &self.jobs_merge[form]
+            out = &self.jobs_merge[part]
             self.jobs_merge_rows += 1
         else:
-            out = &self.jobs_copy[form]
+            out = &self.jobs_copy[part]
             reach(&self.jobs_copy_span, job.id_hi, not self.jobs_copy_rows)
             self.jobs_copy_rows += 1
         put_job_row(
@@ -184,10 +187,10 @@ cdef class Collector:
         return 0
 
     cdef int finish(self, Projection p) except -1:
-        p.jobs_copy = taken_parts(self.jobs_copy)
-        p.jobs_merge = taken_parts(self.jobs_merge)
-        p.executions_copy = taken_parts(self.runs_copy)
-        p.executions_merge = taken_parts(self.runs_merge)
+        p.jobs_copy = taken_parts(self.jobs_copy, JOB_PARTS)
+        p.jobs_merge = taken_parts(self.jobs_merge, JOB_PARTS)
+        p.executions_copy = taken_parts(self.runs_copy, FORMS)
+        p.executions_merge = taken_parts(self.runs_merge, FORMS)
         p.deletes = taken_bytes(&self.deletes)
         p.jobs_copy_rows, p.jobs_merge_rows = self.jobs_copy_rows, self.jobs_merge_rows
         p.executions_copy_rows = self.runs_copy_rows

@@ -217,6 +217,8 @@ class Check:
             edges.stored(row)
         attempts = Attempts()
         async for row in streams.jobs.of(shard):
+            if row["id"] in attempts.since_us:
+                self.differ("job twice", shard, row["id"], "one row", row["status"])
             attempts.since_us[row["id"]] = self._attempts_since_us(row)
             if row["status"] in FINAL:
                 attempts.ended.add(row["id"])

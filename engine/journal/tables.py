@@ -10,13 +10,15 @@ the round before is committed. A round that waits for long is undone, and writte
 transaction that is waited for must not wait for one that comes later. While others share the
 machine there is one round at a time.
 
-Rows that are surely new go by COPY into the table; many of one day straight into its partition. Of
-others the older row is deleted, if there is one, and then they go by COPY too: that costs little
-more than half of an update. When a row stands in the way all the same, or one job has several, rows
-go by COPY into a temporary table and are merged from there by id: the greater lsn wins. So every
-write may be repeated, and a repetition merges all rows. The last statement before a commit, in B
-the one with the watermarks, finds whether a shard has a later owner (`epoch`), and keeps one from
-coming until the commit.
+Rows that are surely new go by COPY into the table; many for one partition straight into it: that of
+jobs that have not ended, or that of a day. Of others the older row is deleted, if there is one, and
+then they go by COPY too: that costs little more than half of an update. When a row stands in the
+way all the same, or one job has several, rows go by COPY into a temporary table and are merged from
+there by id: the greater lsn wins. So every write may be repeated, and a repetition merges all rows.
+No key spans open jobs and ended ones: that a job stands once rests on the older row being deleted
+and on the owner being the only one who writes. The last statement before a commit, in B the one
+with the watermarks, finds whether a shard has a later owner (`epoch`), and keeps one from coming
+until the commit.
 
 In the careful way each portion has a savepoint; a portion with a bad row is halved until the row
 stands alone, and goes to `projection_errors`.
@@ -65,7 +67,8 @@ ID_BYTES = 16
 ID_TIME_BYTES = 6  # milliseconds
 DAY_MS = 86_400_000
 ROW_COLUMNS_BYTES = 2
-ROW_ID_START = 6  # behind the number of columns, and the length of the first one (4)
+LENGTH_BYTES = 4
+ROW_ID_START = ROW_COLUMNS_BYTES + LENGTH_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,9 @@ class Target:
     clear: str
     replace: str
     partition: str
+    """Asks for the partition of a day, or for that of rows that have no day."""
+    undated: str | None
+    """While this column is NULL a row has no day."""
     copy_of: Callable[[Projection], tuple[bytes, ...]]
     copy_ms_of: Callable[[Projection], tuple[int, int]]
     merge_of: Callable[[Projection], tuple[bytes, ...]]
@@ -88,6 +94,18 @@ class Target:
         """The same in both forms."""
         (column,) = {names.index("lsn") for names in self.forms.values()}
         return column
+
+    def is_dated(self, part: bytes) -> bool:
+        """Whether rows like the first of these stand in the partition of their day."""
+        if self.undated is None:
+            return True
+        at = ROW_COLUMNS_BYTES
+        for name in self.forms[int.from_bytes(part[:ROW_COLUMNS_BYTES])]:
+            size = int.from_bytes(part[at : at + LENGTH_BYTES], signed=True)
+            if name == self.undated:
+                return size >= 0
+            at += LENGTH_BYTES + max(size, 0)
+        return False
 
 
 def _forms(columns: Columns) -> dict[int, tuple[str, ...]]:
@@ -104,6 +122,7 @@ EXECUTIONS = Target(
     clear="incoming_executions_clear",
     replace="executions_replaced",
     partition="executions_partition",
+    undated=None,
     copy_of=lambda projection: projection.executions_copy,
     copy_ms_of=lambda projection: projection.executions_copy_ms,
     merge_of=lambda projection: projection.executions_merge,
@@ -116,6 +135,7 @@ JOBS = Target(
     clear="incoming_jobs_clear",
     replace="jobs_replaced",
     partition="jobs_partition",
+    undated="finished_at",
     copy_of=lambda projection: projection.jobs_copy,
     copy_ms_of=lambda projection: projection.jobs_copy_ms,
     merge_of=lambda projection: projection.jobs_merge,
@@ -310,13 +330,18 @@ class PostgresTables:
         least_ms: int,
         greatest_ms: int,
     ) -> None:
-        """Rows whose ids are of these times: those of one day need no look for their partition. The
-        ids decide, so its own constraint never refuses one."""
-        partition: str | None = None
-        many = sum(map(len, parts)) >= limits.COPY_PARTITION_BYTES_MIN
-        if many and least_ms // DAY_MS == greatest_ms // DAY_MS:
-            partition = await connection.fetchval(sql(target.partition), least_ms // DAY_MS)
-        await self._copy(connection, partition or target.name, target, parts)
+        """Rows whose ids are of these times: many for one partition need no look for theirs. The
+        ids and the columns decide, so its own constraint never refuses one."""
+        by_partition: dict[str, list[bytes]] = {}
+        for dated, rows in _by_dated(target, parts).items():
+            partition: str | None = None
+            one = not dated or least_ms // DAY_MS == greatest_ms // DAY_MS
+            if one and sum(map(len, rows)) >= limits.COPY_PARTITION_BYTES_MIN:
+                day = least_ms // DAY_MS if dated else None
+                partition = await connection.fetchval(sql(target.partition), day)
+            by_partition.setdefault(partition or target.name, []).extend(rows)
+        for table, rows in by_partition.items():
+            await self._copy(connection, table, target, rows)
 
     async def _stream(self, parts: Iterable[bytes]) -> AsyncIterator[bytes]:
         """asyncpg takes bytes for the path of a file; what it asks for piece by piece it just
@@ -371,6 +396,13 @@ class PostgresTables:
                     raise
                 row = repr(entry).encode()
                 await self._note(connection, entry[2], "idempotency_keys", row, error)
+
+
+def _by_dated(target: Target, parts: Iterable[bytes]) -> dict[bool, list[bytes]]:
+    found: dict[bool, list[bytes]] = {}
+    for part in parts:
+        found.setdefault(target.is_dated(part), []).append(part)
+    return found
 
 
 def whole_days(least: bytes, greatest: bytes) -> tuple[bytes, bytes]:

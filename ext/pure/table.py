@@ -669,7 +669,8 @@ class ShardTable(Pages, Waiting):
                 if job.may_exist:
                     deletes.append(job.id + job.lsn.to_bytes(8, "big"))
                 continue
-            jobs.add(job.row(queue, self._worker_id(job), self.shard), job.may_exist)
+            row = job.row(queue, self._worker_id(job), self.shard)
+            jobs.add(row, job.may_exist, job.status not in FINAL)
             job.may_exist = True
             job.row_status = job.status
             attempts += job.held

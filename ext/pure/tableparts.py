@@ -97,26 +97,27 @@ class Projection:
 
 @dataclass(slots=True)
 class Rows:
-    """Rows of one table: those that surely are new, and those that may exist."""
+    """Rows of one table, and whether they are of an open job that stands by itself: those that
+    surely are new, and those that may exist."""
 
-    copy: list[bytes] = field(default_factory=list)
-    merge: list[bytes] = field(default_factory=list)
+    copy: list[tuple[bool, bytes]] = field(default_factory=list)
+    merge: list[tuple[bool, bytes]] = field(default_factory=list)
 
-    def add(self, row: bytes, may_exist: bool) -> None:
-        (self.merge if may_exist else self.copy).append(row)
+    def add(self, row: bytes, may_exist: bool, is_open: bool = False) -> None:
+        (self.merge if may_exist else self.copy).append((is_open, row))
 
     @property
     def copy_parts(self) -> tuple[bytes, ...]:
-        return _by_form(self.copy)
+        return _parts(self.copy)
 
     @property
     def merge_parts(self) -> tuple[bytes, ...]:
-        return _by_form(self.merge)
+        return _parts(self.merge)
 
     @property
     def copy_ms(self) -> tuple[int, int]:
         """Milliseconds of the least and of the greatest id of rows that surely are new."""
-        times = [int.from_bytes(row[ID_AT : ID_AT + ID_TIME_BYTES]) for row in self.copy] or [0]
+        times = [int.from_bytes(row[ID_AT : ID_AT + ID_TIME_BYTES]) for _, row in self.copy] or [0]
         return min(times), max(times)
 
 
@@ -168,9 +169,10 @@ def split_tokens(tokens: bytes) -> dict[int, bytes]:
     return shards
 
 
-def _by_form(rows: list[bytes]) -> tuple[bytes, ...]:
-    """Those of each form by themselves, rows of all columns first."""
-    forms: dict[bytes, list[bytes]] = {}
-    for row in rows:
-        forms.setdefault(row[:COLUMNS_BYTES], []).append(row)
-    return tuple(b"".join(forms[columns]) for columns in sorted(forms, reverse=True))
+def _parts(rows: list[tuple[bool, bytes]]) -> tuple[bytes, ...]:
+    """Those of each form by themselves, rows of all columns first; open jobs behind the others."""
+    parts: dict[tuple[bool, int], list[bytes]] = {}
+    for is_open, row in rows:
+        columns = int.from_bytes(row[:COLUMNS_BYTES])
+        parts.setdefault((is_open, -columns), []).append(row)
+    return tuple(b"".join(parts[key]) for key in sorted(parts))

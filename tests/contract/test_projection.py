@@ -94,8 +94,9 @@ class PostgresStorage:
         self._pool = pool
 
     async def jobs(self) -> dict[bytes, str]:
-        rows = await self._pool.fetch("TABLE jobs")
-        return {row["id"]: row["status"] for row in rows}
+        rows = [(row["id"], row["status"]) for row in await self._pool.fetch("TABLE jobs")]
+        assert len(dict(rows)) == len(rows), "a job stands there twice"
+        return dict(rows)
 
     async def executions(self) -> list[tuple[bytes, str, int]]:
         rows = await self._pool.fetch("TABLE job_executions")

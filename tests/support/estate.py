@@ -24,8 +24,9 @@ _seeds = count(1)
 
 ENTERPRISE = "UPDATE subscriptions SET tier = 'enterprise' WHERE organization_id = $1"
 JOB = """INSERT INTO jobs (id, queue_id, project_id, job_type, payload, status, shard, lsn,
-    idempotency_key, failed_reason)
-    VALUES ($1, $2, $3, $4, jsonb_build_object('of', $4::varchar), 'failed', 0, 1, $4, 'timeout')"""
+    idempotency_key, failed_reason, finished_at)
+    VALUES ($1, $2, $3, $4, jsonb_build_object('of', $4::varchar), 'failed', 0, 1, $4, 'timeout',
+        now())"""
 EXECUTION = """INSERT INTO job_executions (id, job_id, status, output, started_at, shard, lsn)
     VALUES ($1, $2, 'failed', $3, now(), 0, 1)"""
 LOG = """INSERT INTO execution_logs (id, execution_id, project_id, level, message)

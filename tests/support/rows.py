@@ -35,6 +35,7 @@ class Rows:
         self.now_us += self.step_us
         over = columns.get("status") == "succeeded"
         failed = columns.get("status") == "failed"
+        ended = columns.get("status") in ("succeeded", "failed", "cancelled")
         return {
             "id": self._ids.next(self.now_us),
             "queue_id": self.queue_id,
@@ -46,6 +47,7 @@ class Rows:
             "created_at": self.now_us,
             "updated_at": self.now_us,
             "started_at": self.now_us if over else None,
+            "finished_at": self.now_us if ended else None,
             "shard": self.shard,
             "lsn": 1,
             "attempts": 1 if over else 0,

@@ -1,5 +1,6 @@
--- The rows whose places others take in the same transaction; a newer row stays, and is in their way:
--- newer than all that this round knows of its shard ($4, by number), as are those of a later owner.
+-- The rows whose places others take in the same transaction, open and ended ones. A newer row stays:
+-- newer than all that this round knows of its shard ($4, by number), as are those of a later owner
+-- alone. It is in their way if it is of their kind; if not, the owner is found before the commit.
 -- Ids come as the bytes of their rows: an array would be made of an object for each. The planner sees
 -- that there is a list, and not the list: it is not copied for each partition, and each is gone
 -- through once, in the order of its index. $2, $3: the days that the ids are of; partitions of others

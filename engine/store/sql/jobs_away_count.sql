@@ -6,5 +6,6 @@ SELECT
     count(*) FILTER (WHERE jobs.status = 'scheduled') AS scheduled
 FROM jobs
 JOIN unnest($1::smallint[], $2::bigint[]) AS mark (shard, lsn) ON mark.shard = jobs.shard
-WHERE jobs.status IN ('pending', 'scheduled') AND jobs.lsn <= mark.lsn
+WHERE jobs.finished_at IS NULL AND jobs.status IN ('pending', 'scheduled')
+    AND jobs.lsn <= mark.lsn
 GROUP BY jobs.shard, jobs.queue_id, jobs.project_id

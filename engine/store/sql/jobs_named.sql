@@ -5,4 +5,4 @@ SELECT
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
     unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns, options, keep
 FROM jobs
-WHERE id = ANY ($1::uuid[]) AND status IN ('pending', 'scheduled')
+WHERE id = ANY ($1::uuid[]) AND finished_at IS NULL AND status IN ('pending', 'scheduled')

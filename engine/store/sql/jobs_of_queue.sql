@@ -5,6 +5,6 @@ SELECT
     max_attempts, timeout_s, deadline_at, result, last_error, failed_reason, idempotency_key,
     unique_key, group_key, tags, waiting_on, cancel_reason, history_until, returns, options, keep
 FROM jobs
-WHERE queue_id = $1 AND id > $2 AND status IN ('pending', 'scheduled')
+WHERE queue_id = $1 AND id > $2 AND finished_at IS NULL AND status IN ('pending', 'scheduled')
 ORDER BY id
 LIMIT $3

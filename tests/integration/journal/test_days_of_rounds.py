@@ -10,7 +10,7 @@ import pytest
 from taskforge_server.engine import limits
 from taskforge_server.engine.journal.link import Connection
 from taskforge_server.engine.journal.postgres import PostgresShardLog
-from taskforge_server.engine.journal.rounds import How
+from taskforge_server.engine.journal.rounds import How, Projection
 from taskforge_server.engine.journal.statements import sql
 from taskforge_server.engine.journal.tables import PostgresTables
 from taskforge_server.engine.store.pool import connect
@@ -54,14 +54,19 @@ class Bench:
 
     async def write(self) -> list[str]:
         """Write what was decided since the last time; which tables it was copied to."""
-        await self.life.commit(self.log)
-        projection = self.life.table.collect(1_000, START_US * 2)
-        assert projection is not None
+        projection = await self.collect()
         await self.writer.write_executions([projection], How.FAST, EPOCHS)
         await self.writer.write_jobs([projection], How.FAST, EPOCHS, self.turn)
         self.life.table.projected(projection)
         targets = await self.look.fetch("DELETE FROM copies RETURNING target")
         return sorted(row["target"] for row in targets)
+
+    async def collect(self) -> Projection:
+        """What was decided since the last time."""
+        await self.life.commit(self.log)
+        projection = self.life.table.collect(1_000, START_US * 2)
+        assert projection is not None
+        return projection
 
     async def turn(self) -> None:
         """The turn of jobs that are copied and not committed yet."""
@@ -71,7 +76,11 @@ class Bench:
 
 
 def parts(day: date) -> list[str]:
+    """Those of attempts, and of jobs that ended."""
     return [f"{table}_p{day:%Y%m%d}" for table in ("job_executions", "jobs")]
+
+
+OPEN = "jobs_open"
 
 
 @pytest.fixture
@@ -94,11 +103,11 @@ async def test_rows_of_one_day_go_into_its_partition(bench: Bench) -> None:
 
 
 async def test_rows_of_both_forms_go_there(bench: Bench) -> None:
-    execution_part, job_part = parts(TODAY)
     bench.life.run(1)
+    bench.life.submit(1)
     bench.life.submit(1, options=TOLD)
-    assert await bench.write() == [execution_part, job_part, job_part]
-    assert await bench.places() == [execution_part, job_part, job_part]
+    assert await bench.write() == sorted([*parts(TODAY), OPEN, OPEN])
+    assert await bench.places() == sorted([*parts(TODAY), OPEN, OPEN])
 
 
 async def test_few_rows_go_into_the_table(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,13 +117,37 @@ async def test_few_rows_go_into_the_table(bench: Bench, monkeypatch: pytest.Monk
     assert await bench.places() == sorted(parts(TODAY) * 2)
 
 
-async def test_rows_of_one_day_are_replaced_in_its_partition(bench: Bench) -> None:
-    _, job_part = parts(TODAY)
+async def test_jobs_that_ended_go_from_the_open_ones_into_their_day(bench: Bench) -> None:
     bench.life.submit(1)
-    assert await bench.write() == [job_part]
+    assert await bench.write() == [OPEN]
     bench.life.succeed(bench.life.start(1))
     assert await bench.write() == parts(TODAY)
     assert await bench.places() == parts(TODAY)
+
+
+@pytest.mark.parametrize("how", list(How))
+async def test_a_job_stands_once_however_it_is_written(bench: Bench, how: How) -> None:
+    """It ends, and what is late or comes again is older than what is there."""
+    rounds = []
+    for step in (lambda: bench.life.submit(1), lambda: bench.life.succeed(bench.life.start(1))):
+        step()
+        rounds.append(await bench.collect())
+        await bench.writer.write_jobs(rounds[-1:], how, EPOCHS)
+    assert await bench.places() == [parts(TODAY)[1]]
+    for late in (How.MERGE, How.CAREFUL):
+        for again in rounds:
+            await bench.writer.write_jobs([again], late, EPOCHS)
+            assert await bench.places() == [parts(TODAY)[1]]
+    assert not bench.writer.refused_rows
+
+
+async def test_open_jobs_of_two_days_go_where_open_jobs_are(bench: Bench) -> None:
+    bench.life.now_us = MIDNIGHT_US - 10_000
+    bench.life.submit(1)
+    bench.life.now_us = MIDNIGHT_US
+    bench.life.submit(1)
+    assert await bench.write() == [OPEN]
+    assert await bench.places() == [OPEN, OPEN]
 
 
 async def test_rows_of_two_days_go_into_the_table(bench: Bench) -> None:

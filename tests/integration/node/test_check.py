@@ -73,3 +73,18 @@ async def test_a_history_that_was_raised_and_a_purge_are_no_faults(postgres_url:
     await connection.close()
     found = ["execution without job", "job missing", "usage jobs"]
     assert sorted(await kinds(postgres_url)) == found
+
+
+async def test_a_job_that_is_open_and_ended_is_found(postgres_url: str) -> None:
+    """No key of the tables keeps that from being."""
+    project_id = await prepared(postgres_url)
+    async with running_node(postgres_url) as node:
+        hand = Hand(node, project_id)
+        await run(hand, await hand.queue(), 2)
+        await node.projector.flush()
+    connection = await connect(postgres_url, application_name="test")
+    await connection.execute("CREATE TEMPORARY TABLE again AS SELECT * FROM jobs LIMIT 1")
+    await connection.execute("UPDATE again SET status = 'pending', finished_at = NULL")
+    await connection.execute("INSERT INTO jobs TABLE again")
+    await connection.close()
+    assert "job twice" in await kinds(postgres_url)

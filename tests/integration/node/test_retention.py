@@ -14,7 +14,7 @@ from tests.support.real_node import Hand, arrives, config_for, prepared, running
 
 DAY = timedelta(days=1)
 TABLES = ("jobs", "job_executions", "execution_logs")
-PARTITIONS = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'jobs'::regclass"
+PARTITIONS = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'jobs_ended'::regclass"
 
 Later = Callable[[int], None]
 
@@ -102,7 +102,8 @@ async def test_a_running_node_makes_the_days_to_come(postgres_url: str) -> None:
         await node.pool.execute(
             """DO $$ DECLARE part text; BEGIN
                 FOR part IN SELECT inhrelid::regclass::text FROM pg_inherits
-                    WHERE inhparent = 'jobs'::regclass AND inhrelid <> 'jobs_default'::regclass
+                    WHERE inhparent = 'jobs_ended'::regclass
+                        AND inhrelid <> 'jobs_default'::regclass
                 LOOP EXECUTE 'DROP TABLE ' || part; END LOOP;
             END $$"""
         )

@@ -57,9 +57,10 @@ async def test_pages_over_partitions(pool: Pool, connection: Connection, tenant:
     await connection.execute("SELECT ensure_partitions('2025-03-01', '2025-03-02')")
     queue = await Queues(pool, 64).create(tenant.project_id, "q", 0, QueueSettings())
     rows = Rows(queue.shard, queue.id, tenant.project_id, START_US)
-    jobs = [rows.job() for _ in range(125)]  # midnight is among them
+    states = ("succeeded", "pending", "failed")  # two of them have days, and midnight is among them
+    jobs = [rows.job(status=states[number % 3]) for number in range(125)]
     await copy_jobs(connection, jobs)
-    assert await connection.fetchval("SELECT count(DISTINCT tableoid) FROM jobs") == 2
+    assert await connection.fetchval("SELECT count(DISTINCT tableoid) FROM jobs") == 3
     queries = JobQueries(pool)
     found: list[bytes] = []
     cursor = None

@@ -19,6 +19,7 @@ from taskforge_server.ext.pure.tablerows import EXECUTION_COLUMNS, JOB_COLUMNS, 
 from tests.support.rows import Rows, copy_executions, copy_jobs
 from tests.support.servers import temporary_servers
 
+DAY = "p20250301"
 SEED_INDEXES = {
     "idx_jobs_status_scheduled_priority": ["status", "scheduled_for", "priority"],
     "idx_jobs_queue_id": ["queue_id", "id"],
@@ -120,6 +121,7 @@ async def test_of_a_database_with_rows(empty_postgres_url: str, tmp_path: Path) 
         damaged = [
             rows.job(finished_at=rows.now_us),
             rows.job(status="failed", failed_reason=None),
+            rows.job(status="cancelled", finished_at=None),
         ]
         await copy_jobs(connection, damaged)
         assert await migrate(empty_postgres_url)
@@ -135,12 +137,18 @@ async def test_of_a_database_with_rows(empty_postgres_url: str, tmp_path: Path) 
             ]
             assert old == new, table
         assert await connection.fetchval("SELECT count(*) FROM jobs") == len(jobs + damaged)
-        for row, column, found in zip(
-            damaged, ("finished_at", "failed_reason"), (None, "error"), strict=True
+        for row, place in zip(
+            jobs + damaged,
+            [f"jobs_{part}" for part in (DAY, DAY, "open", "open", DAY, DAY)],
+            strict=True,
         ):
-            after = await connection.fetchrow("SELECT * FROM jobs WHERE id = $1", row["id"])
+            after = await connection.fetchrow(
+                "SELECT *, tableoid::regclass::text AS place FROM jobs WHERE id = $1", row["id"]
+            )
             assert after is not None
-            assert (after[column], after["status"]) == (found, row["status"])
+            assert (after["status"], after["place"]) == (row["status"], place)
+            assert (after["finished_at"] is None) == (place == "jobs_open")
+            assert (after["failed_reason"] is not None) == (row["status"] == "failed")
     finally:
         await connection.close()
 
@@ -264,6 +272,8 @@ async def test_constraints(
         {"status": "scheduled", "finished_at": 1_740_823_200_000_000},
         {"status": "processing", "finished_at": 1_740_823_200_000_000},
         {"status": "failed", "failed_reason": None},
+        {"status": "succeeded", "finished_at": None},
+        {"status": "cancelled", "finished_at": None},
     ],
 )
 async def test_no_job_is_missed_by_the_index_of_its_state(
@@ -273,7 +283,7 @@ async def test_no_job_is_missed_by_the_index_of_its_state(
     rows = Rows(3, bytes(16), bytes(16), 1_740_823_200_000_000)
     connection = await connect(module_postgres_url, application_name="test")
     try:
-        with pytest.raises(asyncpg.CheckViolationError, match="jobs_status_known"):
+        with pytest.raises(asyncpg.CheckViolationError, match=r"jobs_(status_known|open_status)"):
             await copy_jobs(connection, [rows.job(**columns)])
     finally:
         await connection.close()

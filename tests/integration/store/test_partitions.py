@@ -1,4 +1,4 @@
-"""Partitions: made ahead by any number of nodes, filled from the default one."""
+"""Partitions: one for open jobs, and days that any number of nodes make ahead."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -10,6 +10,7 @@ from taskforge_server.engine.store.pool import Connection, Pool
 from tests.support.rows import Rows, copy_jobs
 
 TABLES = 3
+OPEN_INDEXES = {"jobs_bound", "jobs_pending", "jobs_scheduled", "jobs_running"}
 DAY = timedelta(days=1)
 
 
@@ -33,7 +34,7 @@ async def test_made_ahead_and_again(connection: Connection) -> None:
     assert await ensure_partitions(connection) == 0, "migrating made them"
     noon = await server_noon(connection)
     rows = rows_of(noon + limits.PARTITIONS_AHEAD_DAYS * DAY)
-    job = rows.job()
+    job = rows.job(status="succeeded")
     await copy_jobs(connection, [job])
     day = f"{noon + limits.PARTITIONS_AHEAD_DAYS * DAY:%Y%m%d}"
     assert await where(connection, job["id"]) == f"jobs_p{day}"
@@ -51,9 +52,9 @@ async def test_midnight_is_a_border(connection: Connection) -> None:
     midnight = (await server_noon(connection)).replace(hour=0)
     rows = rows_of(midnight - timedelta(milliseconds=1))
     rows.step_us = 0
-    last = rows.job()
+    last = rows.job(status="succeeded")
     rows.now_us += 1000
-    first = rows.job()
+    first = rows.job(status="succeeded")
     await copy_jobs(connection, [last, first])
     assert await where(connection, last["id"]) == f"jobs_p{midnight - DAY:%Y%m%d}"
     assert await where(connection, first["id"]) == f"jobs_p{midnight:%Y%m%d}"
@@ -62,7 +63,7 @@ async def test_midnight_is_a_border(connection: Connection) -> None:
 async def test_rows_of_the_default_partition_move(connection: Connection) -> None:
     far = limits.PARTITIONS_AHEAD_DAYS + 1
     rows = rows_of(await server_noon(connection) + far * DAY)
-    job = rows.job()
+    job = rows.job(status="cancelled")
     await copy_jobs(connection, [job])
     assert await where(connection, job["id"]) == "jobs_default"
     assert await ensure_partitions(connection, far) == TABLES
@@ -70,10 +71,29 @@ async def test_rows_of_the_default_partition_move(connection: Connection) -> Non
     assert await connection.fetchval("SELECT count(*) FROM jobs") == 1
 
 
+async def test_an_open_job_has_no_day(connection: Connection) -> None:
+    """It moves to that of its id when it ends."""
+    noon = await server_noon(connection)
+    rows = rows_of(noon)
+    jobs = [rows.job(), rows.job(status="scheduled"), rows.job(status="processing")]
+    await copy_jobs(connection, jobs)
+    assert {await where(connection, job["id"]) for job in jobs} == {"jobs_open"}
+    end = "UPDATE jobs SET status = 'succeeded', finished_at = now() WHERE id = $1"
+    await connection.execute(end, jobs[0]["id"])
+    assert await where(connection, jobs[0]["id"]) == f"jobs_p{noon:%Y%m%d}"
+
+
 async def test_partitions_have_every_index(connection: Connection) -> None:
+    """Days have those of ended jobs; what leads to open ones is theirs alone."""
     rows = await connection.fetch(
-        """SELECT indrelid::regclass::text AS name, count(*) AS indexes FROM pg_index
+        """SELECT indrelid::regclass::text AS name, count(*) AS indexes,
+            array_agg(indexrelid::regclass::text) AS names FROM pg_index
         WHERE indrelid::regclass::text LIKE 'jobs%' GROUP BY 1"""
     )
-    assert len({row["indexes"] for row in rows}) == 1
-    assert len(rows) > limits.PARTITIONS_AHEAD_DAYS
+    indexes = {row["name"]: row["indexes"] for row in rows}
+    names = {row["name"]: set(row["names"]) for row in rows}
+    of_all, of_open = indexes.pop("jobs"), indexes.pop("jobs_open")
+    assert set(indexes.values()) == {of_all + 1}, "and a primary key"
+    assert of_open == of_all + 1 + len(OPEN_INDEXES)
+    assert names["jobs_open"] >= OPEN_INDEXES
+    assert len(indexes) > limits.PARTITIONS_AHEAD_DAYS

@@ -181,8 +181,9 @@ async def test_rows_of_deleted_queues_go_after_their_jobs(site: Site, ada: Perso
         await queues.delete(project_id, queue.id, lambda: None)
         ids.append(queue.id)
     await site.node.pool.execute(
-        """INSERT INTO jobs (id, queue_id, project_id, job_type, status, shard, lsn)
-        VALUES (gen_random_uuid(), $1, $2, 't', 'cancelled', 0, 1)""",
+        """INSERT INTO jobs (id, queue_id, project_id, job_type, status, shard, lsn,
+            finished_at)
+        VALUES (gen_random_uuid(), $1, $2, 't', 'cancelled', 0, 1, now())""",
         ids[1],
         project_id,
     )
