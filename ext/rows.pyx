@@ -321,6 +321,12 @@ cdef int sized(Cell c, int size) except -1:
     return 0
 
 
+cdef int is_jsonb(Cell c) except -1:
+    if c.p != NULL and (c.size < 1 or c.p[0] != 1):
+        raise ValueError("jsonb of an unknown version")
+    return 0
+
+
 cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
     """One whole row of an unfinished job; ValueError for anything else."""
     cdef Cell cells[JOB_COLUMNS]
@@ -363,8 +369,8 @@ cdef int read_job_row(const unsigned char *p, JobRow *row) except -1:
             job.state = i
     if job.state == FREE:
         raise ValueError(f"a job that is {cells[5].p[:cells[5].size].decode()}, not unfinished")
-    if cells[4].size < 1 or cells[4].p[0] != 1:
-        raise ValueError("jsonb of an unknown version")
+    is_jsonb(cells[4])
+    is_jsonb(cells[22])
     row.priority = <int>tf_rd32(cells[6].p)
     if not 0 <= row.priority <= 9:
         raise ValueError(f"a damaged row: priority {row.priority}")
@@ -416,8 +422,8 @@ cdef int read_page_row(const unsigned char *p, JobRow *row) except -1:
     for i in range(4):
         if cells[i].p == NULL:
             raise ValueError(f"a damaged row: column {i} is NULL")
-    if cells[1].size < 1 or cells[1].p[0] != 1:
-        raise ValueError("jsonb of an unknown version")
+    is_jsonb(cells[1])
+    is_jsonb(cells[12])
     memset(row, 0, sizeof(JobRow))
     job.state = PENDING
     job.id_hi = tf_rd64(cells[0].p)

@@ -75,6 +75,35 @@ class Rows:
         } | columns
 
 
+PENDING_MORE: dict[str, Any] = {
+    "priority": 7,
+    "scheduled_for": 1_800_000_000_000_001,
+    "updated_at": 1_800_000_000_000_002,
+    "started_at": 1_800_000_000_000_003,
+    "attempts": 5,
+    "crashes": 3,
+    "max_attempts": 1_000,
+    "timeout_s": 1.5,
+    "last_error": b'{"type": "E"}',
+    "idempotency_key": "i",
+    "unique_key": "\u00fc",
+    "group_key": "g",
+    "tags": ["a", ""],
+    "waiting_on": 2,
+    "returns": 4,
+    "options": b'{"a": 1}',
+    "keep": False,
+}
+"""All that the row of a pending job may have beside what each has."""
+
+
+def pending_each(rows: Rows) -> list[dict[str, Any]]:
+    """Pending jobs: one with nothing more, one for each column that has it alone, one with all."""
+    told = [{}, *({name: value} for name, value in PENDING_MORE.items()), PENDING_MORE]
+    nothing = dict.fromkeys(column.name for column in JOB_COLUMNS)
+    return [nothing | rows.job(payload=b"{}", **columns) for columns in told]
+
+
 async def copy_jobs(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
     await copy_parts(connection, "jobs", [encode_row(JOB_COLUMNS, row) for row in rows])
 

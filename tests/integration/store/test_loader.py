@@ -9,13 +9,15 @@ from taskforge_server.engine.store.job_queries import EPOCH
 from taskforge_server.engine.store.loader import (
     expire_idempotency_keys,
     idempotency_keys,
+    jobs_page,
     unfinished_jobs,
     watermarks,
 )
 from taskforge_server.engine.store.pool import Connection
 from taskforge_server.ext.pure.table import ShardTable
+from taskforge_server.ext.pure.tablejob import page_row
 from taskforge_server.ext.pure.tablerows import JOB_COLUMNS, decode_row, split_rows
-from tests.support.rows import Rows, copy_jobs
+from tests.support.rows import Rows, copy_jobs, pending_each
 
 START = datetime(2026, 11, 22, 12, tzinfo=UTC)
 START_US = (START - EPOCH) // timedelta(microseconds=1)
@@ -49,6 +51,16 @@ async def test_rows_come_whole_and_in_order(
     table.queue(QUEUE, PROJECT, "q", 0, 2)
     assert sum(table.load(chunk) for chunk in chunks) == len(jobs)
     assert table.jobs_resident == len(jobs)
+
+
+async def test_a_page_has_each_column_of_its_jobs(connection: Connection) -> None:
+    """Alone and beside all others: none is left out, and none hides another."""
+    jobs = pending_each(Rows(3, QUEUE, PROJECT, START_US))
+    await copy_jobs(connection, jobs)
+    chunks = jobs_page(connection, 3, QUEUE, "email", (9, bytes(16)), len(jobs) + 1)
+    data = b"".join([chunk async for chunk in chunks])
+    jobs.sort(key=lambda job: (-job["priority"], job["id"]))
+    assert [data[a:b] for a, b in split_rows(data)] == [page_row(job) for job in jobs]
 
 
 async def test_an_empty_shard(connection: Connection) -> None:

@@ -6,13 +6,11 @@ import msgpack
 import pytest
 
 from taskforge_server.ext.pure import ids
-from taskforge_server.ext.pure.tablejob import page_row
 from taskforge_server.ext.pure.tablerows import (
     EXECUTION_COLUMNS,
     JOB_COLUMNS,
     SIGNATURE,
     decode_row,
-    encode_row,
     split_rows,
 )
 from tests.support.table_bench import (
@@ -481,34 +479,6 @@ class TestLoad:
         twin.table.end_reading(3)
         assert twin.table.short(1) == []
         assert [t[:16] for t in twin.start()] == [late, job_ids[2]]
-
-    def test_a_page_has_all_of_a_job(self, impl: ModuleType) -> None:
-        """What its row leaves out follows from the lane, or is what most jobs have."""
-        bench = Bench(impl)
-        named = {"idempotency_key": "i", "unique_key": "ü", "tags": ["a", ""], "keep": True}
-        told = {"priority": 7, "options": msgpack.packb(named | {"more": b"{}"})}
-        bench.submit(told | {"timeout_ms": 1_500, "max_attempts": 3}, {}, {"due_us": NOW_US + 1})
-        bench.table.due(NOW_US + 2, 10)
-        (urgent, plain, _) = bench.start(now_us=NOW_US + 2)
-        assert bench.table.released(urgent, ERROR, NOW_US + 3)
-        assert bench.table.returned(plain, ERROR, NOW_US + 3)
-        bench.submit({})
-        rows = [row for row in jobs_of(bench.project()) if row["status"] == "pending"]
-        rows.sort(key=lambda row: (-row["priority"], row["id"]))
-        assert len(rows) == 3
-        whole, paged = Bench(impl), Bench(impl)
-        whole.table.load(b"".join(encode_row(JOB_COLUMNS, row) for row in rows))
-        page = b"".join(page_row(row) for row in rows)
-        with pytest.raises(ValueError, match="no rows are being read"):
-            paged.table.next_in(0, "mail", page)
-        paged.table.begin_reading()
-        foreign = page[:6] + bytes(16) + page[22:]
-        for damaged in (page[: len(page) // 4], foreign, encode_row(JOB_COLUMNS, rows[0])):
-            with pytest.raises(ValueError, match=r"."):
-                paged.table.next_in(0, "mail", damaged)
-        assert paged.table.next_in(0, "mail", page) == 3
-        paged.table.end_reading(3)
-        assert paged.table.snapshot() == whole.table.snapshot()
 
     def test_workers_of_other_types_do_not_wait_for_jobs_that_are_away(
         self, impl: ModuleType
