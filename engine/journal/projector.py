@@ -113,7 +113,7 @@ class Projector:
         self._early: list[tuple[ProjectionSource, Projection]] = []
         self._newest: Round | None = None
         self._turn: Turn = at_once
-        self._rounds_begun = 0
+        self._asked: int | None = None
         self._hurried = False
         self._reached: dict[int, Reach] = {}
         self.watermarks: dict[int, int] = {}
@@ -234,13 +234,11 @@ class Projector:
         settled_us = now_us if self._flushing or self._hurried else now_us - self._settle_us
         self._hurried = False
         begun.taken, self._early = self._early, []
-        sources = deque(self._sources.values())
-        # Another one begins each time: a full round must not always leave out the same shards.
-        sources.rotate(-self._rounds_begun)
-        self._rounds_begun += 1
+        sources = self._in_turn()
         emptied = True
         while sources and begun.rows < limits.PROJECTION_ROUND_ROWS:
             source = sources.popleft()
+            self._asked = source.number
             if (reach := self._reached.get(source.number)) is not None:
                 reach.look(now_s, source.durable_lsn)
             if await _take(source, settled_us, begun):
@@ -251,6 +249,14 @@ class Projector:
         if begun.complete:
             begun.flushes, self._flushing = self._flushing, []
         return begun
+
+    def _in_turn(self) -> deque[ProjectionSource]:
+        """All shards, from the one behind the last that was asked: those that a full round leaves
+        out begin the next one."""
+        sources = deque(self._sources.values())
+        if self._asked in self._sources:
+            sources.rotate(-1 - list(self._sources).index(self._asked))
+        return sources
 
     async def _write(self, write: Write, begun: Round) -> How:
         """Write until it is written; in which way it was. Each failure says which to try next."""

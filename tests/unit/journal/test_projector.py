@@ -283,6 +283,29 @@ async def test_the_lag_is_that_of_the_oldest_row_while_rounds_are_cut_off(
         assert bench.projector.lag_s <= 3.0, "the rounds that were under way"
 
 
+async def test_a_busy_shard_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fills each round; whoever comes behind it has the next one."""
+    monkeypatch.setattr(projector_module.limits, "PROJECTION_ROUND_ROWS", 8)
+    monkeypatch.setattr(projector_module.limits, "PROJECTION_COLLECT_ROWS", 4)
+    bench = Bench(shards=16)
+    busy = bench.lives[5]
+    for _ in range(20):
+        busy.run(8)
+    behind = [life.run(1)[0] for life in bench.lives if life is not busy]
+    await bench.commit()
+    rounds, write = [], bench.tables.write_jobs
+
+    async def count(*args: Any, **named: Any) -> None:
+        await write(*args, **named)
+        rounds.append(sum(job_id in bench.tables.jobs for job_id in behind))
+
+    monkeypatch.setattr(bench.tables, "write_jobs", count)
+    async with running(bench.projector):
+        await bench.projector.flush()
+    assert len(rounds) > 20, "so many rounds were full"
+    assert rounds[6] == len(behind), "two rows of each, eight rows a round, between those of one"
+
+
 async def test_trimming_lags_behind_the_watermarks(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(shards=2)
     trimmer = Trimmer(bench.log, bench.projector.watermarks)
