@@ -1,6 +1,6 @@
-"""Daily partitions of `jobs`, `job_executions` and `execution_logs`, made ahead.
+"""Daily partitions of jobs that ended, `job_executions` and `execution_logs`, made ahead.
 
-The work is done by a function of the database (migration 0005), under an advisory lock, so that any
+The work is done by a function of the database (migration 0035), under an advisory lock, so that any
 number of nodes may call it at any time. A row whose day has no partition goes to the default
 partition, and moves when its day is made. `retention` drops what nobody keeps.
 """

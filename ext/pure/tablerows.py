@@ -125,8 +125,10 @@ JOB_COLUMNS: Columns = (
     Column("keep", BOOL, RARE),
 )
 
+_BY_NAME = {column.name: column for column in JOB_COLUMNS}
+
 PAGE_COLUMNS: Columns = tuple(
-    {column.name: column for column in JOB_COLUMNS}[name]._replace(rare=False)
+    _BY_NAME[name]._replace(rare=False)
     for name in (
         "id",
         "payload",

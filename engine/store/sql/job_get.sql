@@ -1,2 +1,2 @@
--- Within the project. The id is the partition key: one partition is read.
+-- Within the project. Looked for among open jobs and, by its id, in its day.
 SELECT * FROM jobs WHERE id = $1 AND project_id = $2

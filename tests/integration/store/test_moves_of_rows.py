@@ -27,6 +27,14 @@ WAITS = """SELECT EXISTS (SELECT FROM pg_stat_activity
 JOBS = "SELECT status, tableoid::regclass::text AS place FROM jobs"
 
 
+async def begun(look: Connection, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Somebody's work, once it waits for the test."""
+    task = asyncio.create_task(work)
+    while not task.done() and not await look.fetchval(WAITS):  # noqa: ASYNC110 - the server says it
+        await asyncio.sleep(0)
+    return task
+
+
 class Bench:
     """A shard with one job, what of it is written, and a look at the rows."""
 
@@ -56,27 +64,13 @@ class Bench:
         assert projection is not None
         return projection
 
-    async def begun(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Somebody's work, once it waits for the test."""
-        task = asyncio.create_task(work)
-        while not task.done() and not await self.look.fetchval(WAITS):  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        return task
-
     async def rows(self) -> list[tuple[str, str]]:
         return [(row["status"], row["place"]) for row in await self.look.fetch(JOBS)]
 
 
 @pytest.fixture
-async def look(postgres_url: str) -> AsyncIterator[Connection]:
-    connection = await connect(postgres_url, application_name="test look")
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def bench(postgres_url: str, look: Connection) -> AsyncIterator[Bench]:
-    bench = Bench(postgres_url, look)
+async def bench(postgres_url: str, connection: Connection) -> AsyncIterator[Bench]:
+    bench = Bench(postgres_url, connection)
     yield bench
     await bench.log.close()
     await bench.writer.close()
@@ -89,7 +83,7 @@ async def test_a_day_is_made_while_a_job_of_it_is_put_back(bench: Bench, how: Ho
     assert await bench.rows() == [("failed", "jobs_default")]
     async with bench.look.transaction():
         await bench.look.execute("SELECT ensure_partitions($1, $1)", TODAY)
-        writing = await bench.begun(bench.writer.write_jobs([put_back], how, EPOCHS))
+        writing = await begun(bench.look, bench.writer.write_jobs([put_back], how, EPOCHS))
     await writing
     assert await bench.rows() == [("pending", "jobs_open")]
 
@@ -105,7 +99,7 @@ async def test_a_day_goes_while_a_job_of_it_is_put_back(bench: Bench, postgres_u
     async def turn() -> None:
         """Of what is written and not committed yet."""
         drop = other.fetchval("SELECT drop_detached_jobs($1, '{}', '{}')", TODAY)
-        dropping.append(await bench.begun(drop))
+        dropping.append(await begun(bench.look, drop))
 
     await bench.writer.write_jobs([put_back], How.FAST, EPOCHS, turn)
     await asyncio.gather(*dropping)
@@ -137,9 +131,7 @@ async def test_attempts_are_read_while_open_jobs_are_moved(
 
     async with step.transaction():
         await step.execute(locks)
-        reading = asyncio.create_task(read())
-        while not await look.fetchval(WAITS):  # noqa: ASYNC110 - the server says it, to who asks
-            await asyncio.sleep(0)
+        reading = await begun(look, read())
         await step.execute(rest.partition("-- migrate: rollback")[0])
     assert await reading == []
     for connection in (step, reader, look):
