@@ -94,6 +94,18 @@ async def test_jobs_that_run(filled: Connection, plans: str) -> None:
         assert _rows_read(plan) == 1
 
 
+async def test_open_jobs_are_looked_for_among_open_ones(filled: Connection) -> None:
+    """No day of ended ones is touched, however many there are."""
+    for name, types, asked in (
+        ("jobs_of_queue", "uuid, uuid, integer", (QUEUE, FIRST_ID, 10)),
+        ("jobs_named", "uuid[]", ([QUEUE],)),
+        ("jobs_unfinished_of", "uuid[]", ([QUEUE],)),
+        ("jobs_away_count", "smallint[], bigint[]", (None, None)),
+    ):
+        plan = await _plan(filled, name, types, *asked)
+        assert {node.get("Relation Name") for node in _nodes(plan)} - {None} == {"jobs_open"}, name
+
+
 async def test_dead_letters(filled: Connection) -> None:
     """One of the queue: no statement looks at another row."""
     types = "uuid, timestamptz, uuid, timestamptz, timestamptz"
