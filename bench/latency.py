@@ -3,11 +3,13 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 
 from bench.figures import RawRun, quantile
+from bench.load.bare_way import FREE_SHARD, ROW_BYTES
 from bench.processes import BenchError
 from bench.stand import Run, Stand
 from bench.throughput import QUEUE, Options
@@ -17,8 +19,6 @@ WARM_UP_S = 1.0
 SPARE_S = 30.0
 EVERY_S = 0.02
 ATTACH_S = 20.0
-FREE_SHARD = 4_000
-BODY_BYTES = 300
 
 
 def latencies(name: str, values_ms: list[float]) -> dict[str, RawRun]:
@@ -69,6 +69,7 @@ def low_load(stand: Stand, options: Options) -> dict[str, RawRun]:
         worker.stop()
         starts = run.record()["latencies_ns"]
         floor_ms = asyncio.run(_bare_commits(run.url, options.seconds / 4))
+    way_ms = _bare_way(stand, replace(options, seconds=options.seconds / 4))
     if len(starts) != calls:
         raise BenchError(f"{calls} jobs submitted, {len(starts)} run")
     measured = starts[seen["warm_up_calls"] :]
@@ -79,7 +80,22 @@ def low_load(stand: Stand, options: Options) -> dict[str, RawRun]:
         run_of["reply_p99_ms"] = round(quantile(replies_ms, 0.99), 4)
         run_of["bare_commit_p50_ms"] = round(quantile(floor_ms, 0.5), 4)
         run_of["bare_commit_p99_ms"] = round(quantile(floor_ms, 0.99), 4)
+        run_of["bare_way_p50_ms"] = round(quantile(way_ms, 0.5), 4)
+        run_of["bare_way_p99_ms"] = round(quantile(way_ms, 0.99), 4)
     return found
+
+
+def _bare_way(stand: Stand, options: Options) -> list[float]:
+    """How long a frame takes to the sink at the same pace, from the call of the same client over a
+    commit, with nothing else on its way (`load/bare_way.py`); in milliseconds."""
+    with stand.run() as run:
+        relay, sink = run.bare_way()
+        seen = _calls(run, options, "--every", EVERY_S)
+        relay.stop()
+        found = json.loads(sink.finish(SPARE_S).splitlines()[-1])["latencies_ns"]
+    if len(found) != len(seen["latencies_ns"]):
+        raise BenchError(f"{len(seen['latencies_ns'])} calls, {len(found)} came to the sink")
+    return [latency / 1e6 for latency in found[seen["warm_up_calls"] :]]
 
 
 async def _bare_commits(url: str, seconds: float) -> list[float]:
@@ -92,7 +108,7 @@ async def _bare_commits(url: str, seconds: float) -> list[float]:
         for lsn in range(1, round(seconds / EVERY_S) + 1):
             await asyncio.sleep(EVERY_S)
             begun = time.perf_counter()
-            await append.fetch(FREE_SHARD, lsn, 1, 2, bytes(BODY_BYTES))
+            await append.fetch(FREE_SHARD, lsn, 1, 2, bytes(ROW_BYTES))
             took_ms.append((time.perf_counter() - begun) * 1e3)
         return took_ms
     finally:

@@ -189,13 +189,16 @@ class Run:
         """A worker that waits for the port of a node that is not there yet."""
         command = [sys.executable, "-m", "bench.load.prompt_worker"]
         worker = self.start("worker", [*command, "--port", str(self.port), "--queue", queue])
-        begun_s = time.monotonic()
-        while "here" not in worker.output:
-            worker.check()
-            if time.monotonic() - begun_s > START_S:
-                raise BenchError("the worker is not there")
-            time.sleep(LOOK_S)
+        _await_here(worker)
         return worker
+
+    def bare_way(self) -> tuple[Child, Child]:
+        """In the place of a node and of its worker: the relay and the sink of `load/bare_way.py`,
+        connected."""
+        relay = self.client("bare_way", "relay", "--url", self.url, name="relay")
+        sink = self.client("bare_way", "sink", name="sink")
+        _await_here(sink)
+        return relay, sink
 
     def client(self, module: str, *options: object, name: str = "client", key: str = "") -> Child:
         """A load client in a process of its own; of the project of the key."""
@@ -374,6 +377,16 @@ async def _make_project(url: str, name: str, api_key: str) -> None:
         await create_api_key(connection, project.id, name, api_key, [ALL_PERMISSIONS])
     finally:
         await connection.close()
+
+
+def _await_here(child: Child) -> None:
+    """Return when it says that it is there."""
+    begun_s = time.monotonic()
+    while "here" not in child.output:
+        child.check()
+        if time.monotonic() - begun_s > START_S:
+            raise BenchError(f"{child.name} is not there")
+        time.sleep(LOOK_S)
 
 
 def _script(name: str) -> str:

@@ -7,6 +7,7 @@ import msgspec
 
 PAYLOAD_BYTES = 60
 _STAMP = b'{"at":%d,"pad":"%s"}'
+_STAMP_BEGINS = b'{"at":'
 _PATH = '{"path":"/usr/lib/python3.11/asyncio/subprocess","n":%06d}'
 
 
@@ -23,6 +24,11 @@ def stamp_payload(at_ns: int) -> bytes:
     text = _STAMP % (at_ns, b"x" * (PAYLOAD_BYTES - len(text)))
     assert len(text) == PAYLOAD_BYTES, len(text)
     return text
+
+
+def stamp_of(text: bytes) -> int:
+    """When the call began, of whatever holds a stamp payload."""
+    return int(text[text.index(_STAMP_BEGINS) + len(_STAMP_BEGINS) :].split(b",", 1)[0])
 
 
 def single(job_type: str, text: bytes) -> bytes:
