@@ -20,7 +20,7 @@ from bench import backlog, herd, keyed, latency, paging, report, tenants, throug
 from bench.figures import TARGETS, Measured, RawRun
 from bench.processes import BenchError
 from bench.stand import Stand
-from bench.throughput import Options
+from bench.throughput import EVERY_S, Options
 
 RUNS = 3
 JOBS = 1_000_000
@@ -80,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--history", choices=("all", "failed", "none"), default="all", help="of the noisy tenant"
     )
+    options.add_argument(
+        "--every", type=float, default=EVERY_S, help="seconds between two jobs at low load"
+    )
     options.add_argument("--profile", action="store_true", help="show CPU time by process and job")
     options.add_argument("--no-warm-up", action="store_true", help="every run counts")
     options.add_argument("--store", action="store_true", help="store what short runs found")
@@ -131,6 +134,7 @@ def measure(
             concurrency=given.concurrency,
             profile=given.profile,
             history=given.history,
+            every_s=given.every,
         )
         figures = {
             figure: Measured(TARGETS[figure], commit=commit, measured_at=report.now())
@@ -193,6 +197,7 @@ def main() -> int:
         given.runs >= RUNS
         and given.seconds is None
         and given.jobs == JOBS
+        and given.every == EVERY_S
         and not (given.postgres or given.node_command)
     )
     if given.store or (whole and not given.no_store):

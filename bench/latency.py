@@ -17,7 +17,6 @@ from taskforge_server.engine.journal.statements import sql
 
 WARM_UP_S = 1.0
 SPARE_S = 30.0
-EVERY_S = 0.02
 ATTACH_S = 20.0
 
 
@@ -55,20 +54,20 @@ def sequential(stand: Stand, options: Options) -> dict[str, RawRun]:
 
 
 def low_load(stand: Stand, options: Options) -> dict[str, RawRun]:
-    """A job every 20 ms, with an idle worker: from the submit call to the handler."""
+    """A job every 20 ms, or as told, with an idle worker: from the submit call to the handler."""
     with stand.run() as run:
         run.node()
         run.api.create_queue(QUEUE)
         worker = run.worker(QUEUE, concurrency=options.concurrency)
         await_worker(run)
-        seen = _calls(run, options, "--every", EVERY_S)
+        seen = _calls(run, options, "--every", options.every_s)
         calls = len(seen["latencies_ns"])
         run.until(
             lambda: run.api.metrics()["jobs_succeeded_total"] >= calls, "the last job", SPARE_S
         )
         worker.stop()
         starts = run.record()["latencies_ns"]
-        floor_ms = asyncio.run(_bare_commits(run.url, options.seconds / 4))
+        floor_ms = asyncio.run(_bare_commits(run.url, options))
     way_ms = _bare_way(stand, replace(options, seconds=options.seconds / 4))
     if len(starts) != calls:
         raise BenchError(f"{calls} jobs submitted, {len(starts)} run")
@@ -90,7 +89,7 @@ def _bare_way(stand: Stand, options: Options) -> list[float]:
     commit, with nothing else on its way (`load/bare_way.py`); in milliseconds."""
     with stand.run() as run:
         relay, sink = run.bare_way()
-        seen = _calls(run, options, "--every", EVERY_S)
+        seen = _calls(run, options, "--every", options.every_s)
         relay.stop()
         found = json.loads(sink.finish(SPARE_S).splitlines()[-1])["latencies_ns"]
     if len(found) != len(seen["latencies_ns"]):
@@ -98,15 +97,15 @@ def _bare_way(stand: Stand, options: Options) -> list[float]:
     return [latency / 1e6 for latency in found[seen["warm_up_calls"] :]]
 
 
-async def _bare_commits(url: str, seconds: float) -> list[float]:
+async def _bare_commits(url: str, options: Options) -> list[float]:
     """What one row of the log costs at the same pace with nothing around it: the floor on this
     machine, in milliseconds. The shard is one that no node has."""
     connection = await asyncpg.connect(url)
     try:
         append = await connection.prepare(sql("log_append_one"))
         took_ms: list[float] = []
-        for lsn in range(1, round(seconds / EVERY_S) + 1):
-            await asyncio.sleep(EVERY_S)
+        for lsn in range(1, round(options.seconds / 4 / options.every_s) + 1):
+            await asyncio.sleep(options.every_s)
             begun = time.perf_counter()
             await append.fetch(FREE_SHARD, lsn, 1, 2, bytes(ROW_BYTES))
             took_ms.append((time.perf_counter() - begun) * 1e3)

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from bench.figures import RawRun, quantile
-from bench.latency import EVERY_S, SPARE_S, WARM_UP_S, latencies
+from bench.latency import SPARE_S, WARM_UP_S, latencies
 from bench.paging import FIRST_JOB_S, filled
 from bench.processes import BenchError
 from bench.stand import Api, Run, Stand
@@ -73,7 +73,7 @@ def _calls_under_load(run: Run, options: Options, key: str) -> tuple[dict[str, A
     calls = run.client(
         "calls",
         *("--queue", QUEUE, "--warm-up", WARM_UP_S, "--seconds", options.seconds),
-        *("--every", EVERY_S),
+        *("--every", options.every_s),
         name="quiet_client",
         key=key,
     )

@@ -18,6 +18,7 @@ DRAIN_S = 60.0
 LAG_S_MAX = 2.0
 CONNECTIONS = 64
 CPU_LOOK_S = 1.0
+EVERY_S = 0.02
 
 HEADS_AND_MARKS = """
     SELECT coalesce(bool_and(coalesce(p.lsn, 0) >= h.lsn), true)
@@ -45,6 +46,8 @@ class Options:
     profile: bool
     history: str = "all"
     """Of the queue, where the scenario does not say."""
+    every_s: float = EVERY_S
+    """From one job to the next, at low load."""
 
 
 def end_to_end(stand: Stand, options: Options, history: str) -> RawRun:

@@ -98,8 +98,12 @@ def sink(port: int) -> None:
         raise RuntimeError("the relay does not know a sink")
     print(HERE.decode(), flush=True)
     latencies_ns = array("q")
-    while frame := connection.recv(4096):
-        latencies_ns.append(time.monotonic_ns() - stamp_of(frame))
+    frames = b""
+    while received := connection.recv(4096):
+        now_ns, frames = time.monotonic_ns(), frames + received
+        while len(frames) >= FRAME_BYTES:
+            latencies_ns.append(now_ns - stamp_of(frames[:FRAME_BYTES]))
+            frames = frames[FRAME_BYTES:]
     print(json.dumps({"latencies_ns": list(latencies_ns)}))
 
 
