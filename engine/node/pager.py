@@ -169,30 +169,25 @@ class Pager:
         most, table = self.resident_jobs_max, shard.table
         if shard.number in self._refused():
             return False
-        self._let_go_scheduled(shard, most)
+        await self._let_go_scheduled(shard, most)
         if table.jobs_resident - table.unprojected <= most:
             # Hardly anybody may leave yet: it is not worth a look at all who wait. Those behind
             # jobs that are away leave by themselves.
             return bool(table.crowded(most))
+        some = limits.LET_GO_JOBS
         for index, job_type, _ in shard.table.crowded(most):
-            # The table may be read, or gone, after each pause.
-            while not shard.lost and not shard.table.reading:
-                released = shard.table.release(index, job_type, most // 2, limits.PAGE_JOBS_MAX)
-                await asyncio.sleep(0)
-                if released < limits.PAGE_JOBS_MAX:
-                    break
+            release = partial(table.release, index, job_type, most // 2, some, some)
+            await _in_portions(shard, release)
         return bool(shard.table.crowded(most))
 
-    def _let_go_scheduled(self, shard: Shard, most: int) -> None:
+    async def _let_go_scheduled(self, shard: Shard, most: int) -> None:
         table = shard.table
-        if table.reading:
-            return
         after_us = self._core.clock.now_us() + round(limits.HORIZON_S * 1e6)
         if latest_us := table.due_at(most):
             # Too many within the horizon. If they are all due at once, the time before that.
             middle_us = table.due_at(most // 2)
             after_us = min(after_us, middle_us if middle_us < latest_us else middle_us - 1)
-        table.release_scheduled(after_us)
+        await _in_portions(shard, partial(table.release_scheduled, after_us, limits.LET_GO_JOBS))
 
     # reading
 
@@ -362,6 +357,16 @@ def page_jobs(resident_jobs_max: int) -> int:
 def may_be_away(shard: Shard) -> bool:
     """Whether jobs of the shard may be in the tables alone."""
     return not shard.counted or shard.table.away_jobs != 0
+
+
+async def _in_portions(shard: Shard, release: Callable[[], int]) -> None:
+    """Let jobs of the shard go, and others have their turn in between."""
+    walking = True
+    # The table may be read, or gone, after each pause.
+    while walking and not shard.lost and not shard.table.reading:
+        released, walking = release(), shard.table.walking
+        if released or walking:
+            await asyncio.sleep(0)
 
 
 async def _end_reading(table: ShardTable, rows_max: int = 0) -> None:
