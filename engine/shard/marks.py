@@ -58,8 +58,7 @@ class Marks:
         """Show the books all that a takeover has marked, some at each step: others have their turn
         in between, but nobody uses the table yet. Children are kept for `read_children`."""
         while portion := table.take_marked(limits.MARKS_READ):
-            for job_id, options in portion:
-                told = read_told(options)
+            for job_id, options, told in _read_each(portion):
                 for book in self.books:
                     book.see(job_id, told)
                 if told.more.parents is not None:
@@ -92,9 +91,17 @@ class Marks:
         """Show the books what the table has marked; called after each turn that decides, after a
         takeover, and after each chunk of jobs that was loaded."""
         marked = table.take_marked()
-        for job_id, options in marked:
-            told = read_told(options)
+        for job_id, _, told in _read_each(marked):
             for book in self.books:
                 book.see(job_id, told)
         for pruned in self._pruned:
             pruned.prune(table, len(marked))
+
+
+def _read_each(marked: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes, Told]]:
+    """Each job with its options, as they stand and read: those of one request are often alike."""
+    before, told = b"", read_told(None)
+    for job_id, options in marked:
+        if options != before:
+            before, told = options, read_told(options)
+        yield job_id, options, told
