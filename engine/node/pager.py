@@ -166,18 +166,19 @@ class Pager:
 
     async def _let_go(self, shard: Shard) -> bool:
         """Let go of the shard's jobs beyond the bound; whether some lane is still beyond it."""
-        most, table = self.resident_jobs_max, shard.table
+        most = self.resident_jobs_max
         if shard.number in self._refused():
             return False
         await self._let_go_scheduled(shard, most)
+        table = shard.table  # another one, if the shard was lost meanwhile
         if table.jobs_resident - table.unprojected <= most:
             # Hardly anybody may leave yet: it is not worth a look at all who wait. Those behind
             # jobs that are away leave by themselves.
             return bool(table.crowded(most))
         some = limits.LET_GO_JOBS
-        for index, job_type, _ in shard.table.crowded(most):
+        for index, job_type, _ in table.crowded(most):
             release = partial(table.release, index, job_type, most // 2, some, some)
-            await _in_portions(shard, release)
+            await self._in_portions(shard, release)
         return bool(shard.table.crowded(most))
 
     async def _let_go_scheduled(self, shard: Shard, most: int) -> None:
@@ -187,7 +188,19 @@ class Pager:
             # Too many within the horizon. If they are all due at once, the time before that.
             middle_us = table.due_at(most // 2)
             after_us = min(after_us, middle_us if middle_us < latest_us else middle_us - 1)
-        await _in_portions(shard, partial(table.release_scheduled, after_us, limits.LET_GO_JOBS))
+        release = partial(table.release_scheduled, after_us, limits.LET_GO_JOBS)
+        await self._in_portions(shard, release)
+
+    async def _in_portions(self, shard: Shard, release: Callable[[], int]) -> None:
+        """Let jobs of the shard go, and others have their turn in between."""
+        walking = True
+        # After each pause the table may be read, or gone, or rows of it refused.
+        while walking and not (shard.lost or shard.table.reading):
+            if shard.number in self._refused():
+                return
+            released, walking = release(), shard.table.walking
+            if released or walking:
+                await asyncio.sleep(0)
 
     # reading
 
@@ -357,16 +370,6 @@ def page_jobs(resident_jobs_max: int) -> int:
 def may_be_away(shard: Shard) -> bool:
     """Whether jobs of the shard may be in the tables alone."""
     return not shard.counted or shard.table.away_jobs != 0
-
-
-async def _in_portions(shard: Shard, release: Callable[[], int]) -> None:
-    """Let jobs of the shard go, and others have their turn in between."""
-    walking = True
-    # The table may be read, or gone, after each pause.
-    while walking and not shard.lost and not shard.table.reading:
-        released, walking = release(), shard.table.walking
-        if released or walking:
-            await asyncio.sleep(0)
 
 
 async def _end_reading(table: ShardTable, rows_max: int = 0) -> None:

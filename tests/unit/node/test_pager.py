@@ -1,6 +1,7 @@
 """How many jobs that ended may wait for the tables before no more are brought; how they leave."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -93,9 +94,11 @@ def waiting_shard(clock: VirtualClock, jobs: int, in_us: int) -> RealShard:
     return RealShard(1, table, 1)
 
 
-def pager_of(clock: VirtualClock, shard: RealShard, resident_jobs_max: int) -> Pager:
+def pager_of(
+    clock: VirtualClock, shard: RealShard, resident_jobs_max: int, refused: Collection[int] = ()
+) -> Pager:
     core = Core({1: cast(Any, shard)}, clock)
-    return Pager(cast(Any, core), cast(Any, None), resident_jobs_max)
+    return Pager(cast(Any, core), cast(Any, None), resident_jobs_max, refused=lambda: refused)
 
 
 @pytest.mark.parametrize(
@@ -116,17 +119,26 @@ async def test_waiting_jobs_leave_in_portions(
     assert sum(shard.table.counts(0)) == 14
 
 
+@pytest.mark.parametrize("what", ["lost", "refused", "read"])
 @pytest.mark.parametrize("in_us", [0, 2 * HOUR_US])
-async def test_a_shard_that_is_lost_meanwhile_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, in_us: int
+async def test_a_shard_is_left_alone_when_it_is_lost_or_read_meanwhile_or_a_row_is_refused(
+    monkeypatch: pytest.MonkeyPatch, in_us: int, what: str
 ) -> None:
+    """A job whose row was refused is in memory alone."""
     monkeypatch.setattr(limits, "LET_GO_JOBS", 3)
     clock = VirtualClock()
     shard = waiting_shard(clock, 14, in_us)
     table = shard.table
-    turn = asyncio.ensure_future(pager_of(clock, shard, 8).turn())
+    refused = set[int]()
+    turn = asyncio.ensure_future(pager_of(clock, shard, 8, refused).turn())
     await asyncio.sleep(0)
     assert table.jobs_resident == 11
-    shard.on_fenced()
+    match what:
+        case "lost":
+            shard.on_fenced()
+        case "refused":
+            refused.add(1)
+        case "read":
+            table.begin_reading()
     await turn
     assert table.jobs_resident == 11
