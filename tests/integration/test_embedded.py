@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from taskforge_server.api.cli.embedded import EmbeddedError, EmbeddedServers
+from tests.support.processes import await_ends
 from tests.support.servers import SETTINGS, data_folder
 
 # Starts servers in another process and tells that it has, then waits for its end.
@@ -62,6 +63,14 @@ async def test_killed_servers_come_back(folder: Path) -> None:
         servers.valkey.kill()
         servers.valkey.start()
         assert _ping(servers)
+
+
+def test_they_end_with_a_killed_process(folder: Path) -> None:
+    other = _other_process(folder)
+    pids = _pids(other)
+    other.kill()
+    other.communicate()
+    await_ends(pids)
 
 
 async def test_orphans_of_a_killed_process_are_replaced(folder: Path) -> None:
