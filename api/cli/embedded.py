@@ -298,11 +298,21 @@ class Postgres(Server):
         if self._user is not None:
             _make_passable(self._binaries)
         self.run_dir.chmod(0o700)
-        if (self.folder / "global" / "pg_control").exists():
-            return
+        if not (self.folder / "global" / "pg_control").exists():
+            self._make_cluster()
+
+    def _make_cluster(self) -> None:
+        """Make it under another name, each time a new one: who is ended meanwhile leaves none that
+        is not whole, and its `initdb` may go on for a moment."""
+        parent = self.folder.parent
+        for left in parent.glob(f"{self.folder.name}-new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}-new-", dir=parent))
+        if self._user is not None:
+            os.chown(made, self._user.pw_uid, self._user.pw_gid)
         result = self._run(
             "initdb",
-            f"--pgdata={self.folder}",
+            f"--pgdata={made}",
             f"--username={SUPERUSER}",
             "--auth=trust",  # the socket's folder is closed to other users
             "--encoding=UTF8",
@@ -310,6 +320,8 @@ class Postgres(Server):
         )
         if result.returncode != 0:
             raise EmbeddedError(f"initdb: {result.stderr}")
+        made.rename(self.folder)
+        _flush(parent)
 
     def _is_ready(self) -> bool:
         """As pg_ctl does it: the last line of the pid file says so, with our child's pid."""
@@ -437,6 +449,15 @@ def _locked(path: Path) -> IO[str]:
             f"another process uses {path.parent}: stop it, or use another"
         ) from None
     return lock
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk know the names in the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _socket_dir(data_dir: Path) -> Path:

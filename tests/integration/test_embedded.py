@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import asyncpg
 import pytest
 
-from taskforge_server.api.cli.embedded import EmbeddedError, EmbeddedServers
+from taskforge_server.api.cli.embedded import EmbeddedError, EmbeddedServers, Postgres
 from tests.support.processes import await_ends
 from tests.support.servers import SETTINGS, data_folder
 
@@ -111,6 +112,29 @@ def test_a_failed_start_says_why_and_leaves_nothing(folder: Path) -> None:
         EmbeddedServers(folder, {"no_such_setting": "1"}).start()
     with EmbeddedServers(folder, SETTINGS) as servers:
         assert _ping(servers)
+
+
+async def test_an_interrupted_first_start_spoils_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Postgres._run
+
+    def half(self: Postgres, program: str, *arguments: str) -> NoReturn:
+        run(self, program, *arguments)
+        places = dict(argument.partition("=")[::2] for argument in arguments)
+        (Path(places["--pgdata"]) / "global" / "pg_control").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Postgres, "_run", half)
+        with pytest.raises(KeyboardInterrupt):
+            EmbeddedServers(folder, SETTINGS).start()
+    with EmbeddedServers(folder, SETTINGS) as servers:
+        await write(servers, 1)
+    assert {name for name in os.listdir(folder) if "postgres" in name} == {
+        "postgres",
+        "postgres.log",
+    }
 
 
 def test_stopping_twice(folder: Path) -> None:
