@@ -1,4 +1,5 @@
-"""The processes of a measurement: started, looked at through /proc, and ended by their id."""
+"""The processes of a measurement: started, looked at through /proc, and ended by their id, or by
+our own end."""
 
 import os
 import signal
@@ -7,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from taskforge_server.api.cli import tether
 
 STOP_S = 40.0
 LOG_TAIL_CHARS = 4_000
@@ -28,10 +31,10 @@ class Child:
         self._output_path = folder / f"{name}.out"
         with self.log_path.open("wb") as log, self._output_path.open("wb") as output:
             # A session of its own: a Ctrl-C is for us, and we end the others in their order.
-            self._process = subprocess.Popen(
+            self._process = tether.start(
                 command,
+                signal.SIGKILL,
                 env=environment,
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
                 start_new_session=True,
@@ -62,6 +65,7 @@ class Child:
         """Ask it to end, and wait; kill it when it does not."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
+        tether.release(self._process)
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -92,6 +96,7 @@ class Child:
             self.stop()
             return
         self._process.kill()
+        tether.release(self._process)
         self._process.wait()
 
     def _tail(self) -> str:

@@ -1,7 +1,8 @@
 """Child processes of a command: in sessions of their own, logged to files, ended in order.
 
 A Ctrl-C in the terminal reaches the parent alone, which then stops its children with SIGTERM, the
-youngest first, so that each finds those that it needs still there.
+youngest first, so that each finds those that it needs still there. When the parent is killed, all
+get that SIGTERM at once.
 """
 
 import os
@@ -12,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from taskforge_server.api.cli import tether
 
 STOP_TIMEOUT_S = 60.0
 """More than the grace that a worker and a node give what runs."""
@@ -37,9 +40,9 @@ class Child:
 
     def __enter__(self) -> Self:
         with self.log_path.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
+            self._process = tether.start(
                 self._command,
-                stdin=subprocess.DEVNULL,
+                signal.SIGTERM,
                 stdout=log,
                 stderr=log,
                 env=_environment() | self._variables,
@@ -74,12 +77,12 @@ class Child:
         process, self._process = self._process, None
         if process is None:
             return 0
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        process.send_signal(signal.SIGTERM)
+        tether.release(process)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
         return process.wait()
 
     def _tail(self) -> str:

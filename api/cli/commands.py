@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from taskforge_server.api.cli.interrupts import STATUS, Interrupted, interruptible
 from taskforge_server.engine.config import Config, about, load
 from taskforge_server.engine.errors import ConfigError, TaskForgeError
 from taskforge_server.engine.model.tenant import API_KEY_RANDOM_BYTES, api_key_text
@@ -64,6 +65,8 @@ def reported() -> Any:
     except (TaskForgeError, OSError) as error:
         typer.echo(f"taskforge: {error}", err=True)
         raise typer.Exit(FAILED) from None
+    except Interrupted:
+        raise typer.Exit(STATUS) from None
 
 
 def configuration(
@@ -164,7 +167,7 @@ def dev(
     from taskforge_server.api.cli.embedded import EmbeddedServers
     from taskforge_server.api.cli.serving import prepare, serve
 
-    with reported():
+    with reported(), interruptible() as stack:
         config = configuration(
             file,
             more,
@@ -174,32 +177,28 @@ def dev(
             port=port,
             log_level=log_level or "warning",
         )
-        servers = EmbeddedServers(config.data_dir)
-        servers.start()
-        try:
-            config = configuration(
-                file,
-                more,
-                as_json=False,
-                data_dir=data_dir,
-                host=host,
-                port=port,
-                log_level=log_level or "warning",
-                postgres_url=servers.postgres_url,
-                redis_url=servers.redis_url,
-                master_key_file=master_key_file(config),
-                api_key=config.api_key or api_key_of(config.data_dir),
-            )
-            asyncio.run(prepare(config))
-            scheme = "http" if config.tls_cert is None else "https"
+        servers = stack.enter_context(EmbeddedServers(config.data_dir))
+        config = configuration(
+            file,
+            more,
+            as_json=False,
+            data_dir=data_dir,
+            host=host,
+            port=port,
+            log_level=log_level or "warning",
+            postgres_url=servers.postgres_url,
+            redis_url=servers.redis_url,
+            master_key_file=master_key_file(config),
+            api_key=config.api_key or api_key_of(config.data_dir),
+        )
+        asyncio.run(prepare(config))
+        scheme = "http" if config.tls_cert is None else "https"
 
-            def tell(port: int) -> None:
-                url = f"{scheme}://{config.host}:{port}"
-                _tell_dev(url, str(config.api_key), servers.postgres_url)
+        def tell(port: int) -> None:
+            url = f"{scheme}://{config.host}:{port}"
+            _tell_dev(url, str(config.api_key), servers.postgres_url)
 
-            uvloop.run(serve(config, tell))
-        finally:
-            servers.stop()
+        uvloop.run(serve(config, tell))
 
 
 def master_key_file(config: Config) -> Path | None:

@@ -8,15 +8,12 @@ compared with what the API then says of each job; only if all of it holds is the
 
 import asyncio
 import shlex
-import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -26,6 +23,7 @@ from rich.table import Table
 from taskforge_server.api.cli.children import Child, ChildError
 from taskforge_server.api.cli.commands import api_key_of, master_key_of
 from taskforge_server.api.cli.embedded import EmbeddedServers
+from taskforge_server.api.cli.interrupts import STATUS, Interrupted, interruptible
 from taskforge_server.engine.store.pool import connect
 from taskforge_server.engine.store.statements import sql
 
@@ -38,12 +36,6 @@ PORT = 8040
 READY_S = 60.0
 POLL_S = 0.1
 SHOWN_MAX = 5
-INTERRUPTED = 130
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Interrupted(BaseException):
-    """Ctrl-C, or a polite request to end."""
 
 
 class DemoError(Exception):
@@ -89,14 +81,14 @@ class Demo:
         from taskforge import TaskForgeError
 
         try:
-            with ExitStack() as stack, _interruptible():
+            with interruptible() as stack:
                 try:
                     self._run(stack)
                 finally:
                     self._say("Stopping …")
         except Interrupted:
             self._say("Stopped.")
-            return 0 if self._held else INTERRUPTED
+            return 0 if self._held else STATUS
         except (ChildError, DemoError, TaskForgeError, OSError) as error:
             self._say(f"The demo failed: {error}")
             return 1
@@ -261,21 +253,3 @@ async def _jobs_by_status(postgres_url: str) -> dict[str, int]:
         return {row["status"]: row["jobs"] for row in await connection.fetch(sql("jobs_by_status"))}
     finally:
         await connection.close()
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """The first signal inside raises Interrupted; afterwards the end takes its course."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        for other in SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        raise Interrupted
-
-    for number in SIGNALS:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)

@@ -7,7 +7,8 @@ one data directory:
     DATA_DIR/postgres/   the cluster and its log; DATA_DIR/valkey/ likewise
     DATA_DIR/run/        the sockets (elsewhere when the path is too long for one)
 
-While the lock is ours, a server that still runs there lost its parent to a SIGKILL: `start` stops
+When this process dies, however that is, they end too (`tether`): Valkey at once, PostgreSQL with a
+checkpoint. While the lock is ours, a server that still runs there has not got so far: `start` stops
 it and starts anew. Durability stays on: `fsync`, `synchronous_commit` and `full_page_writes` are
 never touched. PostgreSQL refuses to run as root; started by root it runs as `postgres` or `nobody`,
 and the folders above its binaries and its data are made passable (o+x) for that user.
@@ -26,10 +27,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from taskforge_server.api.cli import tether
 from taskforge_server.api.cli.writeback import Writeback
 
 START_TIMEOUT_S = 300.0
@@ -102,15 +105,16 @@ class EmbeddedServers:
         return self
 
     def stop(self) -> None:
-        """Stop what runs; may be called twice."""
-        if self._writeback is not None:
-            self._writeback.stop()
-            self._writeback = None
-        self.postgres.stop()
-        self.valkey.stop()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Stop what runs, each whatever happens to the others; may be called twice."""
+        with ExitStack() as behind:
+            lock, self._lock = self._lock, None
+            if lock is not None:
+                behind.callback(lock.close)
+            behind.callback(self.valkey.stop)
+            behind.callback(self.postgres.stop)
+            writeback, self._writeback = self._writeback, None
+            if writeback is not None:
+                writeback.stop()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -129,6 +133,8 @@ class Server:
 
     name = ""
     stop_signal = signal.SIGTERM
+    orphan_signal = signal.SIGTERM
+    """What the child gets when this process is gone."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -147,7 +153,7 @@ class Server:
         self._process = self._spawn(command)
         while not ready():
             if self._process.poll() is not None:
-                self._process = None
+                self.reap()
                 raise EmbeddedError(f"{self.name} ended at its start\n{self._log_tail()}")
             if time.monotonic() > deadline_s:
                 raise EmbeddedError(f"{self.name} is not ready\n{self._log_tail()}")
@@ -156,9 +162,10 @@ class Server:
     def stop(self) -> None:
         """Ask the child to end; kill it when it does not."""
         process, self._process = self._process, None
-        if process is None or process.poll() is not None:
+        if process is None:
             return
         process.send_signal(self.stop_signal)
+        tether.release(process)
         try:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -174,12 +181,14 @@ class Server:
             except subprocess.TimeoutExpired:
                 self._process = process
                 raise EmbeddedError(f"{self.name} runs already") from None
+            tether.release(process)
 
     def kill(self) -> None:
         """End it without warning, as a crash would; `start` brings it back."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
+            tether.release(process)
             process.wait()
 
     def stop_orphan(self, pid_file: Path) -> None:
@@ -198,11 +207,12 @@ class Server:
         pid_file.unlink(missing_ok=True)
 
     def _spawn(self, command: Sequence[str]) -> "subprocess.Popen[bytes]":
+        """The child. Who is interrupted before it is noted loses it, and so ends it."""
         # A session of its own: a Ctrl-C in the terminal is for us; we stop the servers last.
         with self.log_path.open("ab") as log:
-            return subprocess.Popen(  # noqa: S603 - our own binaries and options
+            return tether.start(
                 command,
-                stdin=subprocess.DEVNULL,
+                self.orphan_signal,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -222,6 +232,7 @@ class Postgres(Server):
 
     name = "PostgreSQL"
     stop_signal = signal.SIGINT  # fast shutdown: end sessions, write a checkpoint
+    orphan_signal = stop_signal
 
     # The wheel brings 16 too, the oldest version that must work; tests run on it.
     binaries = "pginstall18/bin"
@@ -287,11 +298,21 @@ class Postgres(Server):
         if self._user is not None:
             _make_passable(self._binaries)
         self.run_dir.chmod(0o700)
-        if (self.folder / "global" / "pg_control").exists():
-            return
+        if not (self.folder / "global" / "pg_control").exists():
+            self._make_cluster()
+
+    def _make_cluster(self) -> None:
+        """Make it under another name, each time a new one: who is ended meanwhile leaves none that
+        is not whole, and its `initdb` may go on for a moment."""
+        parent = self.folder.parent
+        for left in parent.glob(f"{self.folder.name}-new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}-new-", dir=parent))
+        if self._user is not None:
+            os.chown(made, self._user.pw_uid, self._user.pw_gid)
         result = self._run(
             "initdb",
-            f"--pgdata={self.folder}",
+            f"--pgdata={made}",
             f"--username={SUPERUSER}",
             "--auth=trust",  # the socket's folder is closed to other users
             "--encoding=UTF8",
@@ -299,6 +320,8 @@ class Postgres(Server):
         )
         if result.returncode != 0:
             raise EmbeddedError(f"initdb: {result.stderr}")
+        made.rename(self.folder)
+        _flush(parent)
 
     def _is_ready(self) -> bool:
         """As pg_ctl does it: the last line of the pid file says so, with our child's pid."""
@@ -325,6 +348,7 @@ class Valkey(Server):
     """Valkey 9 without persistence: what it knows may vanish at any time."""
 
     name = "Valkey"
+    orphan_signal = signal.SIGKILL  # it keeps nothing, and must not take its successor's socket
 
     def __init__(self, folder: Path, run_dir: Path) -> None:
         super().__init__(folder)
@@ -425,6 +449,15 @@ def _locked(path: Path) -> IO[str]:
             f"another process uses {path.parent}: stop it, or use another"
         ) from None
     return lock
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk know the names in the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _socket_dir(data_dir: Path) -> Path:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from taskforge import Client, JobHandle, QueueSettings, RetryPolicy
+from taskforge_server.api.cli import tether
 from taskforge_server.api.cli.commands import master_key_of
 from taskforge_server.api.cli.embedded import EmbeddedServers
 from taskforge_server.api.cli.main import app
@@ -39,8 +40,9 @@ def command(arguments: list[str], **variables: str) -> Iterator[subprocess.Popen
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("TASKFORGE_")
     }
-    process = subprocess.Popen(
+    process = tether.start(
         [*COMMAND, *arguments],
+        signal.SIGTERM,
         env=environment | variables,
         stdout=subprocess.PIPE,
         text=True,
@@ -50,6 +52,7 @@ def command(arguments: list[str], **variables: str) -> Iterator[subprocess.Popen
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
+        tether.release(process)
         status = process.wait(60)
         assert process.stdout is not None
         process.stdout.close()

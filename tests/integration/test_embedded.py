@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import asyncpg
 import pytest
 
-from taskforge_server.api.cli.embedded import EmbeddedError, EmbeddedServers
+from taskforge_server.api.cli.embedded import EmbeddedError, EmbeddedServers, Postgres
+from tests.support.processes import await_ends
 from tests.support.servers import SETTINGS, data_folder
 
 # Starts servers in another process and tells that it has, then waits for its end.
@@ -64,6 +66,14 @@ async def test_killed_servers_come_back(folder: Path) -> None:
         assert _ping(servers)
 
 
+def test_they_end_with_a_killed_process(folder: Path) -> None:
+    other = _other_process(folder)
+    pids = _pids(other)
+    other.kill()
+    other.communicate()
+    await_ends(pids)
+
+
 async def test_orphans_of_a_killed_process_are_replaced(folder: Path) -> None:
     other = _other_process(folder)
     postmaster_pid, valkey_pid = _pids(other)
@@ -102,6 +112,29 @@ def test_a_failed_start_says_why_and_leaves_nothing(folder: Path) -> None:
         EmbeddedServers(folder, {"no_such_setting": "1"}).start()
     with EmbeddedServers(folder, SETTINGS) as servers:
         assert _ping(servers)
+
+
+async def test_an_interrupted_first_start_spoils_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Postgres._run
+
+    def half(self: Postgres, program: str, *arguments: str) -> NoReturn:
+        run(self, program, *arguments)
+        places = dict(argument.partition("=")[::2] for argument in arguments)
+        (Path(places["--pgdata"]) / "global" / "pg_control").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Postgres, "_run", half)
+        with pytest.raises(KeyboardInterrupt):
+            EmbeddedServers(folder, SETTINGS).start()
+    with EmbeddedServers(folder, SETTINGS) as servers:
+        await write(servers, 1)
+    assert {name for name in os.listdir(folder) if "postgres" in name} == {
+        "postgres",
+        "postgres.log",
+    }
 
 
 def test_stopping_twice(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""`taskforge` commands as processes, as a user at a terminal has them."""
+"""`taskforge` commands as processes, as a user at a terminal has them.
+
+They end with the tests, even with killed ones.
+"""
 
 import os
 import re
@@ -9,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from taskforge_server.api.cli import tether
 
 TASKFORGE = (sys.executable, "-m", "taskforge_server.api.cli")
 STOP_S = 60
@@ -21,9 +26,9 @@ class Command:
         self, *arguments: str, cwd: Path | None = None, variables: Mapping[str, str] | None = None
     ) -> None:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("TASKFORGE_")}
-        self._process = subprocess.Popen(
+        self._process = tether.start(
             arguments,
-            stdin=subprocess.DEVNULL,
+            signal.SIGTERM,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -32,6 +37,10 @@ class Command:
             start_new_session=True,
         )
         self.output = ""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def __enter__(self) -> Self:
         return self
@@ -59,10 +68,15 @@ class Command:
         self.output += self._process.stdout.read()
         return self._process.wait()
 
-    def interrupt(self) -> int:
-        """Press Ctrl-C; the exit status."""
-        self._process.send_signal(signal.SIGINT)
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Press Ctrl-C, or what the signal says; the exit status."""
+        self._process.send_signal(number)
         return self.end()
+
+    def kill(self) -> None:
+        """Take it away without a warning."""
+        self._process.kill()
+        self._process.wait()
 
     def stop(self) -> None:
         """Make sure that it is gone."""
@@ -73,5 +87,6 @@ class Command:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        tether.release(self._process)
         if self._process.stdout is not None:
             self._process.stdout.close()

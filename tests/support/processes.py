@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,6 +50,27 @@ def until(
             raise AssertionError(f"after {timeout_s:g} s still not: {what}\n{tail()}")
         _never.wait(every_s)
     return result
+
+
+def await_ends(pids: Iterable[int], timeout_s: float = EXIT_S) -> None:
+    """Wait for the end of processes that may be nobody's children; one that stays is killed, and
+    fails the test."""
+    stayed = [pid for pid in pids if not _ends(pid, timeout_s)]
+    assert not stayed, f"processes {stayed} are there after {timeout_s:g} s"
+
+
+def _ends(pid: int, timeout_s: float) -> bool:
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if select.select([process], [], [], timeout_s)[0]:
+            return True
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        return False
+    finally:
+        os.close(process)
 
 
 def _ports() -> Iterator[int]:
