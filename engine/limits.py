@@ -435,10 +435,6 @@ LAG_LOOKS_MAX: Final = 256
 LEAVE_JOBS: Final = 16_384
 """Jobs that stayed for a reading and leave before the loop gets its turn: some 5 ms."""
 
-LET_GO_JOBS: Final = 8_192
-"""Waiting jobs that are looked at, and let go, before the loop gets its turn: some 3 ms, and 7 ms
-where a million wait in no order."""
-
 REGROUP_LOOKS: Final = 8_192
 """Places in memory that are looked at for jobs of a queue in which keys begin to matter, before the
 loop gets its turn: some 8 ms if all are of that queue."""

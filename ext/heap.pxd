@@ -25,6 +25,7 @@ cdef class Heap:
     cpdef bint remove(self, uint32_t item) noexcept
     cpdef void clear(self) noexcept
     cdef uint64_t key_at_rank(self, uint32_t rank) except? 0
+    cdef list items_from(self, uint64_t key)
     cdef uint32_t count_until(self, uint64_t key, uint32_t most) noexcept
     cdef int resize(self, uint32_t capacity) noexcept
     cdef void shrink(self) noexcept

@@ -14,14 +14,13 @@ The arrays double when full and halve when less than a quarter is used, down to 
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 ITEMS_MAX = 1 << 28
 
 cdef enum:
     C_ITEMS_MAX = 1 << 28  # 1 GiB of positions: far beyond what a node holds
     CAPACITY_MIN = 64
-    RANKED_MAX = 16_384
 
 
 @cython.final
@@ -182,23 +181,22 @@ cdef class Heap:
         return (key, item) if self.peek_into(&key, &item) else None
 
     cdef uint64_t key_at_rank(self, uint32_t rank) except? 0:
-        """The key of the entry before which so many stand; where there are more than RANKED_MAX, about
-        so many, by as many entries from all over: some 0.3 ms, and wrong by a hundredth at most."""
-        cdef uint32_t count = min(self.size, <uint32_t>RANKED_MAX), i
-        cdef uint64_t drawn = 1
+        """The key of the entry before which so many stand. Takes time in the order of the size."""
         cdef uint64_t* keys
         if rank >= self.size:
             raise ValueError(f"rank {rank} of {self.size} entries")
-        keys = <uint64_t*>malloc(count * sizeof(uint64_t))
+        keys = <uint64_t*>malloc(self.size * sizeof(uint64_t))
         if keys == NULL:
             raise MemoryError("ranks of a heap")
-        for i in range(count):
-            # A heap has patterns, so none of the places may follow from another (Knuth's MMIX).
-            drawn = drawn * <uint64_t>6364136223846793005 + <uint64_t>1442695040888963407
-            keys[i] = self.keys[i if count == self.size else (drawn >> 32) * self.size >> 32]
-        cdef uint64_t key = select_rank(keys, count, <uint32_t>(<uint64_t>rank * count // self.size))
+        memcpy(keys, self.keys, self.size * sizeof(uint64_t))
+        cdef uint64_t key = select_rank(keys, self.size, rank)
         free(keys)
         return key
+
+    cdef list items_from(self, uint64_t key):
+        """The items of all entries whose key is not less, in no order."""
+        cdef uint32_t position
+        return [self.items[position] for position in range(self.size) if self.keys[position] >= key]
 
     cdef uint32_t count_until(self, uint64_t key, uint32_t most) noexcept:
         """How many entries have a key that is not greater; `most` or more when there are so many."""

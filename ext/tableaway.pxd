@@ -11,8 +11,6 @@ cdef class Pages(Stored):
     cdef readonly Py_ssize_t departures     # how many open jobs were let go
     cdef int64_t due_place_us   # scheduled jobs that are away are due behind this time and id
     cdef bytes due_place_id
-    cdef readonly bint walking  # the last release did not look at all
-    cdef uint32_t due_walked    # of the due heap; as in a lane
 
     cdef Lane _lane_named(self, object queue, str job_type)
     cdef int _read_on(self, Lane lane, int priority, uint64_t hi, uint64_t lo) except -1
@@ -21,5 +19,4 @@ cdef class Pages(Stored):
     cdef int _bounded(self) except -1
     cdef int _may_leave(self, const Job *job) except -1
     cdef int _let_go_behind(self, uint32_t slot, Job *job) except -1
-    cdef int _check_release(self, Py_ssize_t looks_max) except -1
     cdef int _let_go(self, uint32_t slot, Job *job) except -1

@@ -38,12 +38,6 @@ cdef inline bint before(const Job *one, const Job *other) noexcept:
         one.id_hi < other.id_hi or (one.id_hi == other.id_hi and one.id_lo < other.id_lo)))
 
 
-cdef inline uint32_t walk_from(uint32_t walked, uint32_t size, Py_ssize_t looks_max) noexcept:
-    """Where in a heap the next look begins, downwards. Who leaves is replaced by whoever stands
-    behind, so all places before the last look are as they were, but for jobs that rose there."""
-    return walked if 0 < walked < size and looks_max < size else size
-
-
 cdef class Pages(Stored):
     """What the table adds to its jobs so that not all of them must be here."""
 
@@ -55,39 +49,34 @@ cdef class Pages(Stored):
         cdef QueueState q = self._queue_at(queue)
         return self._lane_of(q, self._type_of(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)))
 
-    def release(self, queue, str job_type not None, Py_ssize_t keep, Py_ssize_t most,
-                Py_ssize_t looks_max=I32_MAX):
+    def release(self, queue, str job_type not None, Py_ssize_t keep, Py_ssize_t most):
         """Let go of the last jobs that wait in a lane, up to `most`, but for its first `keep` and those
-        that must stay; how many went. With `looks_max` only so many are looked at, from the end of
-        the heap on; while `walking`, the next call looks at others. ValueError while rows are read."""
+        that must stay; how many went. ValueError while rows are read."""
         cdef QueueState q = self._queue_at(queue)
         cdef Lane lane = self._lane_named(queue, job_type)
         cdef uint32_t position
         cdef uint64_t least
-        cdef Py_ssize_t looked = 0, found = 0, released = 0, i
+        cdef Py_ssize_t found = 0, released = 0, i
         cdef Job *job
         cdef Job *first = NULL
         cdef uint32_t *slots
         cdef uint64_t *keys
-        self._check_release(looks_max)
+        if self.reading:
+            raise ValueError("nothing leaves while rows are read")
         if not 0 <= keep < lane.heap.size or most <= 0 or q.moving:
             return 0
         least = lane.heap.key_at_rank(<uint32_t>keep)
-        position = walk_from(lane.walked, lane.heap.size, looks_max)
-        slots = <uint32_t *>malloc(min(looks_max, position) * sizeof(uint32_t))
-        keys = <uint64_t *>malloc(min(looks_max, position) * sizeof(uint64_t))
+        slots = <uint32_t *>malloc(lane.heap.size * sizeof(uint32_t))
+        keys = <uint64_t *>malloc(lane.heap.size * sizeof(uint64_t))
         try:
             if slots == NULL or keys == NULL:
                 raise MemoryError()
-            while position and looked < looks_max:
-                position -= 1
+            for position in range(lane.heap.size):
                 if lane.heap.keys[position] >= least:
-                    looked += 1
                     job = job_at(self.slots, lane.heap.items[position])
                     if not stays(job, 0):
                         slots[found], keys[found] = lane.heap.items[position], job.key
                         found += 1
-            lane.walked, self.walking = position, position > 0
             if found > most:
                 least = select_rank(keys, <uint32_t>found, <uint32_t>(found - most))
             for i in range(found):
@@ -108,46 +97,22 @@ cdef class Pages(Stored):
             free(slots)
             free(keys)
 
-    def release_scheduled(self, int64_t after_us, Py_ssize_t looks_max=I32_MAX):
+    def release_scheduled(self, int64_t after_us):
         """Let go of scheduled jobs that are due later than that, but for those that must stay; how
-        many went. `looks_max` and errors as in `release`."""
-        cdef uint32_t position
-        cdef int64_t due_us
-        cdef Py_ssize_t looked = 0, found = 0, i
+        many went. ValueError while rows are read."""
+        cdef uint32_t slot
+        cdef Py_ssize_t released = 0
         cdef Job *job
-        cdef uint32_t *slots
-        self._check_release(looks_max)
-        if not self.due_heap.size:
-            return 0
-        position = walk_from(self.due_walked, self.due_heap.size, looks_max)
-        slots = <uint32_t *>malloc(min(looks_max, position) * sizeof(uint32_t))
-        if slots == NULL:
-            raise MemoryError()
-        try:
-            while position and looked < looks_max:
-                position -= 1
-                due_us = <int64_t>self.due_heap.keys[position]
-                if after_us < due_us < NEVER:
-                    looked += 1
-                    slots[found] = self.due_heap.items[position]
-                    found += not stays(job_at(self.slots, slots[found]), F_ROW_DUE)
-            self.due_walked, self.walking = position, position > 0
-            for i in range(found):
-                job = job_at(self.slots, slots[i])
-                (<QueueState>PyList_GET_ITEM(self.queues, job.queue)).away_scheduled += 1
-                self._let_go(slots[i], job)
-        finally:
-            free(slots)
-        if found and after_us < self.due_place_us:
-            self.due_place_us, self.due_place_id = after_us, LAST_ID
-        return found
-
-    cdef int _check_release(self, Py_ssize_t looks_max) except -1:
-        check("looks_max", looks_max, 1, I32_MAX)
         if self.reading:
             raise ValueError("nothing leaves while rows are read")
-        self.walking = False
-        return 0
+        for slot in self.due_heap.items_from(<uint64_t>after_us + 1):
+            job = job_at(self.slots, slot)
+            if job.due_us < NEVER and not stays(job, F_ROW_DUE):
+                (<QueueState>PyList_GET_ITEM(self.queues, job.queue)).away_scheduled += 1
+                released += self._let_go(slot, job)
+        if released and after_us < self.due_place_us:
+            self.due_place_us, self.due_place_id = after_us, LAST_ID
+        return released
 
     def projected(self, Projection p not None, bint whole=False):
         """It is in the tables: jobs unchanged since then are clean, final ones are freed. `whole`: the

@@ -61,7 +61,6 @@ cdef class Lane:
     cdef uint64_t place_hi, place_lo    # the id, and the priority, behind which they stand
     cdef int place_priority
     cdef Py_ssize_t read        # rows of the reading under way; -1: the lane is not read
-    cdef uint32_t walked        # `release` goes on before this place of the heap; 0: at its end
 
 
 cdef class QueueState:

@@ -23,8 +23,7 @@ parents of ten thousand cost some twenty of their lists, not ten thousand.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
 from typing import Protocol
@@ -102,26 +101,11 @@ class Dependencies:
         self._sweep_s = inf
         self._wake = asyncio.Event()
         self._working = False
-        # Shards on their way, and set while there is none.
-        self._coming: set[Shard] = set()
-        # Numbers of shards that came; parents that were not asked yet whether they are in others
-        # that came before.
-        self._came: set[int] = set()
-        self._asked: list[bytes] = []
-        self._asked_for: set[int] = set()
-        self._all_here = asyncio.Event()
-        self._all_here.set()
 
     @property
     def busy(self) -> bool:
         """There is something to look at or to decide."""
-        return self._working or self._more
-
-    @property
-    def _more(self) -> bool:
-        return bool(
-            self._looks or self._verdicts or self.waiting.halved or self._came or self._asked
-        )
+        return bool(self._working or self._looks or self._verdicts or self.waiting.halved)
 
     # what a shard's jobs say
 
@@ -169,34 +153,10 @@ class Dependencies:
         return waited_for
 
     def adopt(self, number: int) -> None:
-        """A shard came, or more of its jobs: parents in it can be watched, soon."""
-        self._came.add(number)
-        self._wake.set()
-
-    def _look_where_came(self) -> None:
-        """Of all parents look at those in shards that came, some each time."""
-        if not self._asked:
-            self._asked_for, self._came = self._came, set()
-            self._asked = list(self.waiting.parents) if self._asked_for else []
-        some = self._asked[-limits.PARENTS_SWEEP_MAX :]
-        del self._asked[-limits.PARENTS_SWEEP_MAX :]
-        self.look([parent_id for parent_id in some if shard_of(parent_id) in self._asked_for])
-
-    @contextmanager
-    def coming(self, shard: Shard) -> Iterator[Iterator[None]]:
-        """See what the jobs of a shard wait for that is taken over, some at each step, before it is
-        used. Nothing is decided meanwhile: it might be about a job of this shard."""
-        self._coming.add(shard)
-        self._all_here.clear()
-        try:
-            yield shard.marks.read_children(SeenParents(self, shard))
-        except BaseException:
-            self.drop(shard)
-            raise
-        finally:
-            self._coming.remove(shard)
-            if not self._coming:
-                self._all_here.set()
+        """A shard came, or more of its jobs: parents in it can be watched."""
+        self.look(
+            [parent_id for parent_id in self.waiting.parents if shard_of(parent_id) == number]
+        )
 
     def drop(self, shard: Shard) -> None:
         """The shard is gone, and what its jobs wait for is another owner's to know."""
@@ -227,7 +187,6 @@ class Dependencies:
                 pass  # time for a sweep
             self._wake.clear()
             try:
-                await self._all_here.wait()
                 self._sweep_in_time()
                 await self.work()
             except TaskForgeError as error:
@@ -244,9 +203,7 @@ class Dependencies:
             self._working = False
 
     async def _work(self) -> None:
-        while self._more:
-            await self._all_here.wait()
-            self._look_where_came()
+        while self._looks or self._verdicts or self.waiting.halved:
             batch = list(islice(self._looks, limits.PARENTS_LOOK_MAX))
             for parent_id in batch:
                 del self._looks[parent_id]
@@ -254,14 +211,10 @@ class Dependencies:
             if asked:
                 self._later.update(asked)
                 statuses = await self.rows.statuses(asked)
-                if self._coming:
-                    self.look(asked)  # what is known by now may be old when all are here
-                    continue
                 for parent_id in asked:
                     self._found(parent_id, statuses.get(parent_id))
             self._decide()
             await asyncio.sleep(0)
-            await self._all_here.wait()
             self._sweep_in_time()
 
     def _sweep_in_time(self) -> None:

@@ -52,11 +52,6 @@ class Parents(msgspec.Struct, frozen=True, omit_defaults=True):
     not_before_us: int = 0
     """When the job may start, parents or not; 0: at once."""
 
-    @property
-    def count(self) -> int:
-        """How many edges there are."""
-        return len(self.edges) * 3 // 4 // EDGE_BYTES
-
 
 def packed(edges: Iterable[Edge]) -> str:
     """The inverse of `unpacked`."""

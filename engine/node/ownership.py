@@ -149,11 +149,7 @@ class Ownership:
                 shard = Shard(taken.table.shard, taken.table, taken.epoch, self._on_lost)
                 for _ in shard.marks.read(shard.table):
                     await asyncio.sleep(0)
-                stored = await self._read_usage(shard.number)
-                with self._core.dependencies.coming(shard) as children:
-                    for _ in children:
-                        await asyncio.sleep(0)
-                    self._adopt(shard, taken, stored)
+                self._adopt(shard, taken, await self._read_usage(shard.number))
                 counting = asyncio.create_task(self._count(shard, taken.counted))
                 self._counting[counting] = taken.counted
                 counting.add_done_callback(self._counting.pop)

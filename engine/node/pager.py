@@ -166,41 +166,33 @@ class Pager:
 
     async def _let_go(self, shard: Shard) -> bool:
         """Let go of the shard's jobs beyond the bound; whether some lane is still beyond it."""
-        most = self.resident_jobs_max
+        most, table = self.resident_jobs_max, shard.table
         if shard.number in self._refused():
             return False
-        await self._let_go_scheduled(shard, most)
-        table = shard.table  # another one, if the shard was lost meanwhile
+        self._let_go_scheduled(shard, most)
         if table.jobs_resident - table.unprojected <= most:
             # Hardly anybody may leave yet: it is not worth a look at all who wait. Those behind
             # jobs that are away leave by themselves.
             return bool(table.crowded(most))
-        some = limits.LET_GO_JOBS
-        for index, job_type, _ in table.crowded(most):
-            release = partial(table.release, index, job_type, most // 2, some, some)
-            await self._in_portions(shard, release)
+        for index, job_type, _ in shard.table.crowded(most):
+            # The table may be read, or gone, after each pause.
+            while not shard.lost and not shard.table.reading:
+                released = shard.table.release(index, job_type, most // 2, limits.PAGE_JOBS_MAX)
+                await asyncio.sleep(0)
+                if released < limits.PAGE_JOBS_MAX:
+                    break
         return bool(shard.table.crowded(most))
 
-    async def _let_go_scheduled(self, shard: Shard, most: int) -> None:
+    def _let_go_scheduled(self, shard: Shard, most: int) -> None:
         table = shard.table
+        if table.reading:
+            return
         after_us = self._core.clock.now_us() + round(limits.HORIZON_S * 1e6)
         if latest_us := table.due_at(most):
             # Too many within the horizon. If they are all due at once, the time before that.
             middle_us = table.due_at(most // 2)
             after_us = min(after_us, middle_us if middle_us < latest_us else middle_us - 1)
-        release = partial(table.release_scheduled, after_us, limits.LET_GO_JOBS)
-        await self._in_portions(shard, release)
-
-    async def _in_portions(self, shard: Shard, release: Callable[[], int]) -> None:
-        """Let jobs of the shard go, and others have their turn in between."""
-        walking = True
-        # After each pause the table may be read, or gone, or rows of it refused.
-        while walking and not (shard.lost or shard.table.reading):
-            if shard.number in self._refused():
-                return
-            released, walking = release(), shard.table.walking
-            if released or walking:
-                await asyncio.sleep(0)
+        table.release_scheduled(after_us)
 
     # reading
 

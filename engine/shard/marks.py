@@ -10,7 +10,6 @@ looks whether the job still lives, and forgets it then. Plain jobs never come he
 A job is seen again whenever it is told something new: a book must take that for the whole truth.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -51,57 +50,38 @@ class Marks:
         """`pruned` are books that forget by themselves what ended long before they look at it."""
         self._pruned = [*pruned]
         self.books: list[Book] = [*self._pruned, *books]
-        # Not as they were read: of a hundred thousand the garbage collector has 40 ms to look at.
-        self._kept: deque[tuple[bytes, bytes]] = deque()
+        self._kept: list[tuple[bytes, Told]] = []
 
     def read(self, table: ShardTable) -> Iterator[None]:
         """Show the books all that a takeover has marked, some at each step: others have their turn
-        in between, but nobody uses the table yet. Children are kept for `read_children`."""
+        in between, but nobody uses the table yet. Children are kept for the book that comes last.
+        """
         while portion := table.take_marked(limits.MARKS_READ):
-            for job_id, options, told in _read_each(portion):
+            for job_id, options in portion:
+                told = read_told(options)
                 for book in self.books:
                     book.see(job_id, told)
                 if told.more.parents is not None:
-                    self._kept.append((job_id, options))
+                    self._kept.append((job_id, told))
             for pruned in self._pruned:
                 pruned.prune(table, len(portion))
             yield
 
-    def read_children(self, book: Book) -> Iterator[None]:
-        """Show the book the jobs with parents that were kept, as `read` does: some jobs and edges
-        at each step."""
-        shown = 0
-        while self._kept:
-            job_id, options = self._kept.popleft()
-            told = read_told(options)
-            book.see(job_id, told)
-            shown += 1 if told.more.parents is None else 1 + told.more.parents.count
-            if shown >= limits.PARENTS_LOOK_MAX:
-                shown = 0
-                yield
-
     def add_children(self, book: Book) -> None:
-        """One more book, about jobs with parents alone: it sees what is still kept for it, and all
-        that comes."""
+        """One more book, about jobs with parents alone: it sees what was kept for it, and all that
+        comes."""
         self.books.append(book)
-        for _ in self.read_children(book):
-            pass
+        kept, self._kept = self._kept, []
+        for job_id, told in kept:
+            book.see(job_id, told)
 
     def drain(self, table: ShardTable) -> None:
         """Show the books what the table has marked; called after each turn that decides, after a
         takeover, and after each chunk of jobs that was loaded."""
         marked = table.take_marked()
-        for job_id, _, told in _read_each(marked):
+        for job_id, options in marked:
+            told = read_told(options)
             for book in self.books:
                 book.see(job_id, told)
         for pruned in self._pruned:
             pruned.prune(table, len(marked))
-
-
-def _read_each(marked: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes, Told]]:
-    """Each job with its options, as they stand and read: those of one request are often alike."""
-    before, told = b"", read_told(None)
-    for job_id, options in marked:
-        if options != before:
-            before, told = options, read_told(options)
-        yield job_id, options, told

@@ -18,8 +18,6 @@ that was told nothing special (`more`).
   is freed afterwards, some at each call, and until all have gone nobody reads anew. So a row that
   comes is of a job that is here, and is passed over, or true.
 - A queue in which group keys matter lets nobody go: who starts next rests on all of its keys.
-- A look at all who wait may take many calls (`looks_max`, `walking`). Whom it passes over, for he
-  came or moved meanwhile, the next one finds.
 - Nobody changes a job that is away: a command brings it here first (`fault_in`).
 - A new owner knows nothing of what is away but its lanes; how many there are is counted while the
   shard works already (`count_away`), so the numbers may be below zero until then.
@@ -78,7 +76,6 @@ class Pages(Fold):
         self.shard = shard
         self.reading = False
         self.departures = 0
-        self.walking = False
         self._lanes: dict[Lane, Away] = {}
         self._away: dict[tuple[int, str], int] = {}
         self._come = False  # what was read; those that stayed for it leave
@@ -123,15 +120,12 @@ class Pages(Fold):
     def away_jobs(self) -> int:
         return sum(self._away.values())
 
-    def release(
-        self, queue: int, job_type: str, keep: int, most: int, looks_max: int = I32_MAX
-    ) -> int:
+    def release(self, queue: int, job_type: str, keep: int, most: int) -> int:
         lane = self._lane(queue, job_type)
-        self._check_release(looks_max)
+        self._check_leave()
         waiting = self._waiting(queue, job_type)
         leaving = [job for job in waiting[keep:] if not self._stays(job)] if keep >= 0 else []
         leaving = leaving[max(0, len(leaving) - most) :] if most > 0 else []
-        leaving = self._walked_to(leaving, looks_max)
         if leaving:
             first = leaving[0]
             before = (first.order[0], (int.from_bytes(first.id) - 1).to_bytes(16))
@@ -139,15 +133,14 @@ class Pages(Fold):
         self._let_go(leaving)
         return len(leaving)
 
-    def release_scheduled(self, after_us: int, looks_max: int = I32_MAX) -> int:
-        self._check_release(looks_max)
+    def release_scheduled(self, after_us: int) -> int:
+        self._check_leave()
         leaving = [
             job
             for queue in range(len(self._queues))
             for job in self._in[queue, SCHEDULED].values()
             if after_us < job.due_us < NEVER_US and not self._stays(job)
         ]
-        leaving = self._walked_to(leaving, looks_max)
         if leaving and (self._due_place is None or after_us < self._due_place[0]):
             self._due_place = (after_us, LAST_ID)
         self._let_go(leaving)
@@ -177,16 +170,9 @@ class Pages(Fold):
         job = self._jobs.get(job_id)
         return job is not None and job.lsn == lsn
 
-    def _check_release(self, looks_max: int) -> None:
-        check_range("looks_max", looks_max, 1, I32_MAX)
+    def _check_leave(self) -> None:
         if self.reading:
             raise ValueError("nothing leaves while rows are read")
-        self.walking = False
-
-    def _walked_to(self, leaving: list[Job], looks_max: int) -> list[Job]:
-        """The last of those that may leave; here nobody else is looked at."""
-        self.walking = len(leaving) > looks_max
-        return leaving[-looks_max:]
 
     def _stays(self, job: Job) -> bool:
         known = job.id not in self._dirty and job.id not in self._projecting()

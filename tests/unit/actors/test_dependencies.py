@@ -66,33 +66,6 @@ async def test_a_parent_elsewhere_is_looked_at_however_busy_the_node_is(
         running.cancel()
 
 
-async def test_when_a_shard_comes_parents_are_looked_at_in_portions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """All of them, though others come all the time."""
-    parts, rows, asked = EngineParts(), Rows(), list[Sequence[bytes]]()
-    source = IdSource(ELSEWHERE, 1)
-    parents = [source.next(1_700_000_000_000_000) for _ in range(12)]
-    child = child_of(parts, parts.queue("mail"), *(Edge(parent, "block") for parent in parents))
-    rows.known = dict.fromkeys(parents, "failed")
-    parts.dependencies.rows = rows
-    await parts.dependencies.work()
-    rows.known = dict.fromkeys(parents, "succeeded")  # their owner ran them again
-
-    async def statuses(job_ids: Sequence[bytes]) -> dict[bytes, JobStatus]:
-        asked.append(job_ids)
-        if len(asked) < 9:
-            parts.dependencies.adopt(1)
-        return await Rows.statuses(rows, job_ids)
-
-    monkeypatch.setattr(rows, "statuses", statuses)
-    monkeypatch.setattr(limits, "PARENTS_SWEEP_MAX", 2)
-    parts.dependencies.adopt(ELSEWHERE)
-    await parts.dependencies.work()
-    assert [len(each) for each in asked] == [2] * 6
-    assert status(parts, child) == "pending"
-
-
 @pytest.mark.parametrize(
     ("on_failure", "end"),
     [("block", "cancelled"), ("cancel", "cancelled"), ("run_anyway", "pending")],

@@ -1,7 +1,6 @@
 """Jobs that leave memory and come back, far more often than in the machine of all commands; and how
 those leave that stayed for a reading."""
 
-import random
 from types import ModuleType
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis.stateful import rule
 
 from taskforge_server.ext import table as compiled
 from taskforge_server.ext.pure import table as pure
-from tests.support.table_bench import NOW_US, Bench, jobs_of
+from tests.support.table_bench import NOW_US, Bench
 from tests.support.table_model import (
     TYPES,
     Call,
@@ -136,66 +135,6 @@ def test_those_that_stayed_for_a_reading_leave_some_at_a_time(impl: ModuleType) 
     assert bench.table.jobs_resident == 0
     with pytest.raises(ValueError, match="no rows"):
         bench.table.end_reading()
-
-
-def test_a_lane_is_let_go_in_portions_and_nothing_overtakes(impl: ModuleType) -> None:
-    """In between jobs start, in their order; all do in the end."""
-    bench, drawn = Bench(impl), random.Random(1)
-    bench.submit(*({"priority": drawn.choice([0, 5, 9])} for _ in range(300)))
-    projected = bench.project()
-    jobs = sorted(jobs_of(projected), key=lambda job: (-job["priority"], job["id"]))
-    wanted = [job["id"] for job in jobs]
-    started, gone, walking = [], 0, True
-    while walking:
-        portion = bench.table.release(0, "mail", 20, 99, 40)
-        gone, walking = gone + portion, bench.table.walking
-        assert portion <= 40
-        started += [token[:16] for token in bench.start(3)]
-        assert started == wanted[: len(started)]
-    assert 0 <= 300 - 20 - gone <= 30, "but for a few that moved meanwhile"
-    assert bench.table.jobs_resident == 300 - gone
-    assert bench.table.counts(0) == (300 - len(started), 0, len(started))
-    data = b"".join(projected.jobs_copy)
-    rows = {data[start + 6 : start + 22]: data[start:end] for start, end in impl.split_rows(data)}
-    _, place = (bench.table.begin_reading(), bench.table.place(0, "mail"))
-    behind = [job for job in jobs if (-job["priority"], job["id"]) > (-place[0], place[1])]
-    bench.table.page_in(b"".join(rows[job["id"]] for job in behind))
-    bench.table.end_reading(301)
-    started += [token[:16] for token in bench.start(300)]
-    started += [token[:16] for token in bench.start(300)]
-    assert started == wanted
-
-
-def test_scheduled_jobs_are_let_go_in_portions(impl: ModuleType) -> None:
-    bench = Bench(impl)
-    held, watched, soon, *_ = bench.submit(
-        {"due_us": impl.NEVER_US},
-        *({"due_us": NOW_US + n} for n in (300, 100)),
-        *({"due_us": NOW_US + 200 + n % 2} for n in range(50)),
-    )
-    bench.table.watch(watched, True)
-    bench.project()
-    gone, walking = [], True
-    while walking:
-        gone.append(bench.table.release_scheduled(NOW_US + 100, 20))
-        walking = bench.table.walking
-        assert bench.table.due_place() == (NOW_US + 100, b"\xff" * 16), "from the first one on"
-        assert bench.table.counts(0) == (0, 53, 0)
-    assert (sum(gone), max(gone)) == (50, 20)
-    assert {job["id"] for job in bench.table.snapshot()} == {held, watched, soon}
-
-
-def test_how_many_stay_of_very_many_is_told_by_some_of_them() -> None:
-    """Whatever their order."""
-    bench, many = Bench(compiled), 40_000
-    bench.submit(*({"due_us": NOW_US + 1 + n * 7_919 % many} for n in range(many)))
-    assert bench.table.due_at(many // 4) - NOW_US == pytest.approx(many // 4, rel=0.05)
-    assert bench.table.due_at(many) == 0
-    bench.submit(*({"priority": (0, 5, 9)[n % 3]} for n in range(many)))
-    bench.commit()
-    bench.table.projected(bench.collect(rows_max=2 * many))
-    bench.table.release(0, "mail", many // 2, many)
-    assert bench.table.jobs_resident - many == pytest.approx(many // 2, rel=0.05)
 
 
 @pytest.mark.parametrize(("subject", "examples"), [(pure, 15), (compiled, 40)])

@@ -4,13 +4,11 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from typing import Any
 
 import pytest
 
 from taskforge_server.engine import limits
 from taskforge_server.engine.actors.graphs import Graph, GraphJob
-from taskforge_server.engine.actors.worker import WorkerActor
 from taskforge_server.engine.errors import InternalError, ShareUsedUp
 from taskforge_server.engine.journal.memory import MemoryShardLog
 from taskforge_server.engine.model.graph import OnFailure
@@ -19,7 +17,7 @@ from taskforge_server.engine.model.queue import QueueRef, QueueSettings
 from taskforge_server.engine.node.graphdoors import GraphDoors
 from taskforge_server.ext.pure import tablelog
 from tests.support.engine_node import MemoryNode
-from tests.support.engine_parts import PROJECT, KeptOutlet, done
+from tests.support.engine_parts import PROJECT, done
 
 log_ = logging.getLogger(__name__)
 
@@ -106,69 +104,3 @@ async def test_a_graph_that_fails_half_way_is_not_there(monkeypatch: pytest.Monk
         await asyncio.wait_for(node.core.arrival(0), 10)
         await asyncio.wait_for(node.core.arrival(1), 10)
         assert [shard.table.jobs_resident for shard in node.core.shards.values()] == [0, 0]
-
-
-async def node_with_children(node: MemoryNode, count: int) -> tuple[WorkerActor, KeptOutlet]:
-    """A job of the first queue runs, so many of the second wait for it; who runs it."""
-    worker, outlet = await node.worker(ONE, TWO)
-    graph = Graph([job(ONE), *[job(TWO, 0)] * count], [[0], range(1, count + 1)])
-    await doors(node).submit(graph, None)
-    await arrive(outlet, 1)
-    return worker, outlet
-
-
-async def arrive(outlet: KeptOutlet, count: int) -> list[bytes]:
-    while len(outlet.tokens()) < count:
-        outlet.arrived.clear()
-        await asyncio.wait_for(outlet.arrived.wait(), 30)
-    return outlet.tokens()
-
-
-async def test_children_are_seen_in_many_turns_before_their_shard_is_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Others work meanwhile; and a parent that ends then lets them go when the shard is here."""
-    monkeypatch.setattr(limits, "PARENTS_LOOK_MAX", 2)
-    async with MemoryNode(MemoryShardLog(), shards=(0, 1), refs=(ONE, TWO)) as node:
-        worker, outlet = await node_with_children(node, 40)
-        (root,) = outlet.tokens()
-        children = node.core.dependencies.waiting.children
-        node.core.shards[1].give_up()
-        seen = []
-        while 1 not in node.core.shards:
-            seen.append(len(children))
-            if len(children) == 5:
-                await worker.receive([done(1, root)])
-            await asyncio.sleep(0)
-        assert {*range(1, 40)} < {*seen}, "each edge and each job counts"
-        ended = node.core.shards[0].table
-        assert ended.peek(root[:16])[0] == "succeeded"
-        assert ended.get(root[:16])["lsn"] <= ended.committed_lsn, "it ended in between"
-        assert len(children) == 40, "nothing was decided about a shard that is not here"
-        assert len(await arrive(outlet, 41)) == 41
-
-
-async def test_children_of_a_shard_that_does_not_come_are_forgotten(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "RETAKE_PAUSE_S", 0.0)
-    async with MemoryNode(MemoryShardLog(), shards=(0, 1), refs=(ONE, TWO)) as node:
-        worker, outlet = await node_with_children(node, 40)
-        waiting = node.core.dependencies.waiting
-        adopt, seen, failed = node.core.adopt, [], asyncio.Event()
-
-        def fail_once(*arguments: Any) -> None:
-            seen.append((len(waiting.children), waiting.edges.used))
-            if not failed.is_set():
-                failed.set()
-                raise RuntimeError
-            adopt(*arguments)
-
-        monkeypatch.setattr(node.core, "adopt", fail_once)
-        node.core.shards[1].give_up()
-        await failed.wait()
-        assert (waiting.children, waiting.parents, waiting.edges.used) == ({}, {}, 0)
-        await asyncio.wait_for(node.core.arrival(1), 10)
-        assert seen == [(40, 40)] * 2
-        await worker.receive([done(1, outlet.tokens()[0])])
-        assert len(await arrive(outlet, 41)) == 41

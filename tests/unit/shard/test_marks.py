@@ -88,16 +88,6 @@ def test_submitted_changed_replayed_and_loaded_jobs_are_seen_alike() -> None:
     assert drained(loaded) == live
 
 
-def test_each_job_is_seen_with_what_it_was_told() -> None:
-    """Many of a request were told the same."""
-    table = fresh()
-    wanted = {
-        submitted(table, JobOptions(expires_us=told)): JobOptions(expires_us=told)
-        for told in (1, 1, 2, 1, 1, 3, 3)
-    }
-    assert drained(table) == wanted
-
-
 def test_a_takeover_shows_the_books_all_in_many_steps() -> None:
     """Also to the book about children that comes when it is over."""
     table, book, late = Gives(1, 7), Seen(), Seen()
